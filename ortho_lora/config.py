@@ -1,0 +1,285 @@
+"""The configuration of a run: the single source of every setting, validated before any model is loaded."""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+
+from ortho_lora.errors import OrthoLoraError
+from ortho_lora.tasks.packaged import PACKAGED
+
+Rule = Literal["sum", "pcgrad", "pcgrad-inplace"]
+Scope = Literal["block", "module", "model"]
+
+METHODS: dict[str, tuple[Rule, Scope]] = {
+    "joint": ("sum", "block"),
+    "ortho-lora": ("pcgrad", "block"),
+    "pcgrad": ("pcgrad", "model"),
+    "single": ("sum", "block"),  # with one adapter for each task
+}
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class _Task(_Strict):
+    name: Name
+    """Name of the task in the record."""
+    loss_weight: float = Field(1.0, gt=0, le=1e6)
+    """Factor on the task's loss, and so on its gradient."""
+
+
+class PackagedTask(_Task):
+    """A task whose data comes from a package of the ordinary registry."""
+
+    name: Literal[tuple(PACKAGED)]  # type: ignore[valid-type]
+
+
+class FileTask(_Task):
+    """The user's own data: CSV, TSV, JSONL or Parquet."""
+
+    path: Path
+    """File with the examples."""
+    text: str
+    """Column with the text."""
+    label: str
+    """Column with the label."""
+    text_pair: str | None = None
+    """Column with a second text."""
+    kind: Literal["auto", "classification", "regression"] = "auto"
+    """What the label is; `auto` tells from its values."""
+    validation_path: Path | None = None
+    """File with the validation examples; without it a part of `path` is held out."""
+
+
+class HubTask(_Task):
+    """A data set of the Hugging Face hub, or a local copy in its layout."""
+
+    dataset: str
+    """As in `glue/sst2`; GLUE's tasks need nothing more."""
+    text: str | None = None
+    """Column with the text."""
+    label: str | None = None
+    """Column with the label."""
+    text_pair: str | None = None
+    """Column with a second text."""
+    kind: Literal["auto", "classification", "regression"] = "auto"
+    """What the label is."""
+
+
+class DialTask(_Task):
+    """A twin of a two-class task: the same texts in the same step, labels flipped with probability `rho`."""
+
+    twin_of: Name
+    """The task that it copies."""
+    rho: float = Field(ge=0, le=1)
+    """Probability that a label is flipped; the gradients' cosine is then about 1 - 2 rho."""
+    own_head: bool = False
+    """Give the twin a head of its own, which can absorb the flip, in place of the original's."""
+
+
+_KINDS = {"path": "file", "dataset": "hub", "twin_of": "dial"}
+
+
+def _kind_of(task: Any) -> str:
+    fields = task if isinstance(task, dict) else vars(task)
+    return next((kind for field, kind in _KINDS.items() if field in fields), "packaged")
+
+
+Task = Annotated[
+    Annotated[PackagedTask, Tag("packaged")]
+    | Annotated[FileTask, Tag("file")]
+    | Annotated[HubTask, Tag("hub")]
+    | Annotated[DialTask, Tag("dial")],
+    Discriminator(_kind_of),
+]
+
+
+def expand_task(short: str) -> dict[str, Any]:
+    """The long form of `trec`, `hf:glue/sst2`, `movies@0.7` (dial) or `movies@0.7+head` (twin with its own head)."""
+    if short.startswith("hf:"):
+        dataset = short.removeprefix("hf:")
+        return {"name": Path(dataset).name, "dataset": dataset}
+    if dial := re.fullmatch(r"(?P<twin_of>[^@]+)@(?P<rho>[^@+]+)(?P<head>\+head)?", short):
+        own_head = dial["head"] is not None
+        name = f"{dial['twin_of']}-flip{dial['rho']}" + ("-own" if own_head else "")
+        return {"name": name, "twin_of": dial["twin_of"], "rho": dial["rho"], "own_head": own_head}
+    return {"name": short}
+
+
+class Config(_Strict):
+    """Every setting of a run."""
+
+    model: str = "minilm"
+    """`minilm` (packaged), a local directory, or a hub id; read with safetensors only, never with remote code."""
+    tasks: tuple[Task, ...] = Field(("trec", "tweets", "movies"), min_length=1, max_length=64, validate_default=True)
+    """Packaged names, `hf:...`, `movies@0.7` for a dial, or mappings with the fields of a task."""
+
+    method: Literal["joint", "ortho-lora", "pcgrad", "single"] = "ortho-lora"
+    """A rule and a scope under a name; `single` trains one adapter for each task."""
+    rule: Rule | None = None
+    """Projection rule, in place of the method's."""
+    scope: Scope | None = None
+    """What the Gram matrix is summed over before projecting, in place of the method's."""
+
+    rank: int = Field(8, ge=1, le=4096)
+    """Rank of the adapter."""
+    alpha: float = Field(16.0, gt=0)
+    """LoRA scaling: the adapter's output is multiplied by alpha / rank."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """Dropout on the adapter's input."""
+    target_modules: tuple[str, ...] | None = None
+    """Names of the linear layers to adapt; null: the ones PEFT knows for the architecture (BERT: query, value)."""
+    pooling: Literal["mean", "first", "last"] = "mean"
+    """How token states become one vector for the heads."""
+    encoder_dropout: bool = False
+    """Also use the frozen encoder's own dropout while training."""
+
+    batch_size: int = Field(16, ge=1)
+    """Examples a task in each step."""
+    max_length: int = Field(64, ge=2)
+    """Tokens a text is cut to."""
+    steps: int = Field(200, ge=1)
+    """Optimizer steps."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """Optimizer."""
+    learning_rate: float = Field(5e-4, gt=0)
+    """Learning rate of the adapter."""
+    head_learning_rate: float = Field(5e-3, gt=0)
+    """Learning rate of the task heads."""
+    weight_decay: float = Field(0.01, ge=0)
+    """Decoupled weight decay."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the learning rate goes after the warm-up."""
+    warmup_steps: int = Field(0, ge=0)
+    """Steps over which the learning rate rises."""
+    clip: float | None = Field(None, gt=0)
+    """Largest norm of the update's gradient, after projection; null: not clipped."""
+
+    eval_every: int = Field(20, ge=1)
+    """Steps between evaluations; there is always one at step 0 and one at the end."""
+    eval_examples: int | None = Field(512, ge=1)
+    """Fixed random subset of each evaluation split; null: all of it."""
+    eval_batch_size: int = Field(64, ge=1)
+    """Examples a forward pass in evaluation."""
+    record_every: int = Field(1, ge=1)
+    """Steps between records of gradients; losses are recorded in every step."""
+    flush_rows: int = Field(1_000_000, ge=1)
+    """Rows of a table after which a part is written."""
+    flush_seconds: float = Field(2.0, gt=0)
+    """Seconds after which a part is written."""
+
+    seed: int = Field(0, ge=0, lt=2**31)
+    """Seed of initialisation, batches, dropout and order of projection."""
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    """`auto` takes an accelerator where there is one."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """`bf16`: mixed precision; the adapter stays in float32."""
+    gradient_mode: Literal["auto", "fused", "sequential"] = "auto"
+    """One pass over all tasks' batches together, or one pass a task."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads of torch; null: one a physical core."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_tasks(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(tasks := values.get("tasks", ("trec", "tweets", "movies")), list | tuple):
+            values = {**values, "tasks": [expand_task(task) if isinstance(task, str) else task for task in tasks]}
+        return values
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [task.name for task in self.tasks]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"task {name!r} is given {names.count(name)} times: give each task a name of its own")
+        for task in self.tasks:
+            if isinstance(task, DialTask):
+                if task.twin_of not in names:
+                    raise ValueError(
+                        f"task {task.name!r} is a twin of {task.twin_of!r}, which is not among the tasks"
+                        f" ({', '.join(names)}): add it"
+                    )
+                original = self.tasks[names.index(task.twin_of)]
+                if isinstance(original, DialTask):
+                    raise ValueError(f"task {task.name!r} is a twin of the twin {original.name!r}: name the original task")
+        if self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps is {self.warmup_steps}: expected fewer than the {self.steps} steps")
+        if self.method == "single" and (self.rule or self.scope):
+            raise ValueError("method 'single' has nothing to project: leave rule and scope out")
+        return self
+
+    @property
+    def effective_rule(self) -> Rule:
+        return self.rule or METHODS[self.method][0]
+
+    @property
+    def effective_scope(self) -> Scope:
+        return self.scope or METHODS[self.method][1]
+
+    @property
+    def label(self) -> str:
+        """The method's name, or `rule@scope` where one of them was given."""
+        if self.rule is None and self.scope is None:
+            return self.method
+        pair = (self.effective_rule, self.effective_scope)
+        named = [name for name, of_method in METHODS.items() if of_method == pair and name != "single"]
+        return named[0] if named else "@".join(pair)
+
+
+def load_config(path: Path | None = None, overrides: dict[str, Any] | None = None) -> Config:
+    """Read a configuration file (YAML), if any, and replace some of its settings.
+
+    Raises:
+        OrthoLoraError: the file cannot be read, or a key or value is refused; the sentence names the nearest valid one.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except (OSError, UnicodeDecodeError) as error:
+            raise OrthoLoraError(f"configuration {path}: cannot be read ({error}).") from error
+        except yaml.YAMLError as error:
+            raise OrthoLoraError(f"configuration {path}: not valid YAML ({error}).") from error
+        if not isinstance(values, dict):
+            raise OrthoLoraError(f"configuration {path}: expected settings as `key: value`, found {values!r}.")
+    try:
+        return Config.model_validate({**values, **(overrides or {})})
+    except ValidationError as error:
+        raise OrthoLoraError(explain(error)) from error
+
+
+def explain(error: ValidationError) -> str:
+    """The refused settings in words: where, what was given, what was expected."""
+    return "\n".join(dict.fromkeys(_sentence(dict(detail)) for detail in error.errors()))
+
+
+def _sentence(detail: dict[str, Any]) -> str:
+    path = [str(part) for part in detail["loc"] if part not in ("packaged", "file", "hub", "dial")]
+    where = ".".join(path)
+    given = detail["input"]
+    if detail["type"] == "extra_forbidden":
+        kinds = [PackagedTask, FileTask, HubTask, DialTask] if len(path) > 1 else [Config]
+        valid = {name for kind in kinds for name in kind.model_fields}
+        return f"{where}: there is no such setting{_nearest(path[-1], valid)}."
+    if detail["type"] == "literal_error":
+        expected = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
+        remedy = _nearest(str(given), expected)
+        if path[0] == "tasks" and path[-1] == "name":
+            remedy += "; own data needs `path`, a hub's data set is `hf:NAME`, a conflict dial `TASK@0.7`"
+        return f"{where}: {given!r} given, expected one of {', '.join(expected)}{remedy}."
+    message = detail["msg"].removeprefix("Value error, ")
+    if not where:
+        return f"{message}."
+    return f"{where}: {given!r} given; {message[0].lower()}{message[1:]}."
+
+
+def _nearest(given: str, valid: Any) -> str:
+    close = difflib.get_close_matches(given, sorted(valid), n=1, cutoff=0.5)
+    return f"; nearest: {close[0]!r}" if close else ""

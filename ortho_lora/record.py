@@ -1,0 +1,112 @@
+"""Writes the record of a run: Parquet parts, the manifest that says which count, and the run's status."""
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ortho_lora.errors import OrthoLoraError
+from ortho_lora.schema import TABLES, RunInfo, State, Status, check_run_id, replace_text
+
+
+def create_run_dir(runs_dir: Path, run_id: str) -> Path:
+    """Make the directory of a new run.
+
+    Raises:
+        OrthoLoraError: the name is not allowed or taken, or the directory cannot be written.
+    """
+    run_dir = runs_dir / check_run_id(run_id)
+    try:
+        runs_dir.mkdir(parents=True, exist_ok=True)
+        run_dir.mkdir()
+    except FileExistsError:
+        raise OrthoLoraError(f"run {run_id!r} exists in {runs_dir}: choose another --name, or delete it.") from None
+    except OSError as error:
+        raise OrthoLoraError(f"{run_dir}: cannot be made ({error.strerror}): choose a --runs-dir you may write.") from error
+    return run_dir
+
+
+class Recorder:
+    """Collects rows and writes them in parts, each complete or absent, in step order."""
+
+    def __init__(self, run_dir: Path, info: RunInfo, *, flush_rows: int, flush_seconds: float) -> None:
+        self.run_dir = run_dir
+        self.flush_rows, self.flush_seconds = flush_rows, flush_seconds
+        self.manifest: dict[str, list[str]] = {table: [] for table in TABLES}
+        self._rows: dict[str, list[dict[str, np.ndarray]]] = {table: [] for table in TABLES}
+        self._last_flush = time.monotonic()
+        process = psutil.Process()
+        self._process = (process.pid, process.create_time())
+        self._tasks = np.array(info.task_names)
+        self._info = info
+        for table in TABLES:
+            (run_dir / table).mkdir()
+        replace_text(run_dir / "run.json", info.model_dump_json(indent=1))
+
+    def add(self, table: str, **columns: np.ndarray | Sequence[object] | int | float | str) -> None:
+        """Add rows to a table: arrays of one length, or scalars that hold for all of them; NaN is null."""
+        rows = max(len(value) for value in columns.values() if not isinstance(value, str) and np.ndim(value))
+        self._rows[table].append({name: np.broadcast_to(np.asarray(value), rows) for name, value in columns.items()})
+
+    def flush_if_due(self) -> None:
+        """Flush where enough rows have come, or enough time has gone by."""
+        rows = max(sum(len(chunk["step"]) for chunk in chunks) for chunks in self._rows.values())
+        if rows >= self.flush_rows or (rows and time.monotonic() - self._last_flush >= self.flush_seconds):
+            self.flush()
+
+    def flush(self) -> None:
+        """Write all waiting rows, each table's as one part, then publish the parts."""
+        for table, chunks in self._rows.items():
+            if not chunks:
+                continue
+            schema = TABLES[table]
+            columns = [
+                _column(np.concatenate([chunk[field.name] for chunk in chunks]), field.type) for field in schema
+            ]
+            name = f"part-{len(self.manifest[table]):06d}.parquet"
+            _write(self.run_dir / table / name, pa.Table.from_arrays(columns, schema=schema))
+            self.manifest[table].append(name)
+            chunks.clear()
+        replace_text(self.run_dir / "manifest.json", json.dumps(self.manifest))
+        self._last_flush = time.monotonic()
+
+    def status(self, state: State, **fields: object) -> Status:
+        """Replace `status.json`, and return what it says."""
+        pid, started = self._process
+        status = Status.model_validate(
+            {"state": state, "pid": pid, "process_start_time": started, "heartbeat": time.time(), **fields}
+        )
+        replace_text(self.run_dir / "status.json", status.model_dump_json(indent=1))
+        return status
+
+
+def _column(values: np.ndarray, dtype: pa.DataType) -> pa.Array:
+    if pa.types.is_dictionary(dtype):
+        names, indices = np.unique(values, return_inverse=True)
+        return pa.DictionaryArray.from_arrays(pa.array(indices, dtype.index_type), pa.array(names.tolist(), pa.string()))
+    return pa.array(values, from_pandas=pa.types.is_floating(dtype)).cast(dtype)
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    """Write a part under a temporary name, flush it to disk, and rename it."""
+    schema = table.schema
+    temporary = path.with_name(f".{path.name}")
+    with open(temporary, "wb") as file:
+        pq.write_table(
+            table,
+            file,
+            compression="zstd",
+            compression_level=1,
+            use_dictionary=[field.name for field in schema if not pa.types.is_floating(field.type)],
+            use_byte_stream_split=[field.name for field in schema if pa.types.is_floating(field.type)],
+            row_group_size=max(table.num_rows, 1),
+        )
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

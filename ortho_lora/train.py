@@ -1,0 +1,524 @@
+"""Train one adapter on several tasks, and record how their gradients agree before and after projection."""
+
+import importlib.metadata
+import logging
+import os
+import platform
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from peft import PeftModel
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, get_scheduler
+
+from ortho_lora import adapters, gradients
+from ortho_lora.adapters import Block
+from ortho_lora.batches import Batch, TaskSampler, padding_waste, seed_of
+from ortho_lora.config import Config
+from ortho_lora.errors import OrthoLoraError
+from ortho_lora.evaluation import evaluation_subsets, evaluate
+from ortho_lora.gram import combine, cosines, cosines_after, gram, norms, scope_groups, sum_over
+from ortho_lora.model import MultiTaskModel, load_encoder, use_dropout
+from ortho_lora.projection import Projection, effective_weights, project
+from ortho_lora.record import Recorder, create_run_dir
+from ortho_lora.schema import ModuleInfo, RunInfo, State, Status, TaskInfo
+from ortho_lora.tasks import TaskData, load_tasks
+from ortho_lora.tasks.metrics import majority_baseline
+
+log = logging.getLogger("ortho_lora")
+
+# Above this ratio of tokens, one pass a task costs less than one pass over all of them (benchmarks/gradient_modes.py).
+LARGEST_PADDING_WASTE = 2.0
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tasks that share an adapter: all of them, or with method `single` each task alone."""
+
+    adapter: str
+    tasks: list[int]
+    blocks: list[Block]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One group's step, on the CPU: T tasks, N blocks."""
+
+    losses: Tensor  # [T]
+    gram: Tensor  # [N, T, T]
+    half_products: Tensor  # [N, T]
+    projection: Projection  # [N, T, T] each
+
+
+def train(
+    config: Config,
+    runs_dir: Path,
+    run_id: str | None = None,
+    *,
+    command: Sequence[str] = (),
+    report: Callable[[Status], None] = lambda status: None,
+) -> Path:
+    """Train as `config` says, and leave the record of the run under `runs_dir`.
+
+    Args:
+        config: all settings.
+        runs_dir: directory of the runs; made where missing.
+        run_id: name of the run; by default the time (UTC) and the method.
+        command: what the user typed, for the record.
+        report: called with the run's status whenever it changes.
+
+    Returns:
+        The run's directory.
+
+    Raises:
+        OrthoLoraError: bad input, or a loss or gradient that is not finite.
+    """
+    tasks = load_tasks(config.tasks, config.seed)
+    run_dir = create_run_dir(runs_dir, run_id or _new_run_id(runs_dir, config))
+    with _stop_on_signal() as stop:
+        try:
+            training = _Training(config, tasks, run_dir, command, report, stop)
+        except BaseException:
+            shutil.rmtree(run_dir)  # nothing was measured: leave the name free
+            raise
+        with _log_to(run_dir / "log.txt"):
+            return training.run()
+
+
+class _Training:
+    def __init__(
+        self,
+        config: Config,
+        tasks: list[TaskData],
+        run_dir: Path,
+        command: Sequence[str],
+        report: Callable[[Status], None],
+        stop: threading.Event,
+    ) -> None:
+        self.config, self.tasks, self.run_dir, self.report, self.stop = config, tasks, run_dir, report, stop
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        torch.manual_seed(seed_of(config.seed, "dropout"))
+        self.device = _device(config.device)
+        self.step = 0
+        self.losses: dict[str, float] = {}
+        self.step_seconds = self.evaluation_seconds = 0.0
+        self.last_status = 0.0
+
+        encoder, self.tokenizer = load_encoder(config.model)
+        apart = config.method == "single"
+        names = [f"task{index}" for index in range(len(tasks))] if apart else ["default"]
+        self.encoder: PeftModel = adapters.attach(
+            encoder,
+            names,
+            rank=config.rank,
+            alpha=config.alpha,
+            dropout=config.dropout,
+            target_modules=config.target_modules,
+            seed=seed_of(config.seed, "adapter"),
+        )
+        self.groups = [
+            Group(name, [index] if apart else list(range(len(tasks))), adapters.blocks(self.encoder, name))
+            for index, name in enumerate(names)
+        ]
+        self.model = MultiTaskModel(
+            self.encoder,
+            tasks,
+            width=encoder.config.hidden_size,
+            pooling=config.pooling,
+            share_heads=not apart,
+            generator=torch.Generator().manual_seed(seed_of(config.seed, "heads")),
+        ).to(self.device)
+        self.mode = _gradient_mode(config, tasks, self.groups, self.tokenizer)
+        self.sampler = TaskSampler(tasks, config.batch_size, config.seed)
+        self.subsets = evaluation_subsets(tasks, config.eval_examples, config.seed)
+        self.orders = torch.Generator().manual_seed(seed_of(config.seed, "order"))
+        lora = [block.parameter for group in self.groups for block in group.blocks]
+        heads = self.model.head_parameters()
+        rates = [
+            {"params": lora, "lr": config.learning_rate},
+            {"params": heads, "lr": config.head_learning_rate},
+        ]
+        optimizer = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[config.optimizer]
+        self.optimizer = optimizer(rates, weight_decay=config.weight_decay)
+        self.scheduler = get_scheduler(
+            "constant_with_warmup" if config.schedule == "constant" else config.schedule,
+            self.optimizer,
+            num_warmup_steps=config.warmup_steps,
+            num_training_steps=config.steps,
+        )
+        self.recorder = Recorder(
+            run_dir,
+            self._identity(command),
+            flush_rows=config.flush_rows,
+            flush_seconds=config.flush_seconds,
+        )
+
+    def run(self) -> Path:
+        config = self.config
+        try:
+            log.info("%s on %s, %s gradients", config.label, self.device, self.mode)
+            self._evaluate()
+            while self.step < config.steps and not self.stop.is_set():
+                self._train_step()
+                self.recorder.flush_if_due()
+                self._say("running", "training", at_most_every=0.25)
+                if self.step % config.eval_every == 0 and self.step < config.steps and not self.stop.is_set():
+                    self._evaluate()
+            stopped = self.step < config.steps
+            if not stopped:
+                self._evaluate()
+            self._say("stopping" if stopped else "running", "saving")
+            self._save()
+            self.recorder.flush()
+            self._say("stopped" if stopped else "finished", "done")
+        except BaseException as error:
+            # Whatever ends the run, what was measured is kept and the status says why.
+            log.exception("the run failed at step %d", self.step)
+            self.recorder.flush()
+            self._say("failed", "done", message=str(error) or type(error).__name__)
+            raise
+        return self.run_dir
+
+    def _train_step(self) -> None:
+        started = time.perf_counter()
+        config = self.config
+        use_dropout(self.model, encoder=config.encoder_dropout)
+        indices = self.sampler.next()
+        rate = self.scheduler.get_last_lr()[0]
+        self.optimizer.zero_grad()
+        measured = []
+        places = np.zeros(len(self.tasks), dtype=np.int16)
+        for group in self.groups:
+            order = torch.randperm(len(group.tasks), generator=self.orders).tolist()
+            for place, index in enumerate(order):
+                places[group.tasks[index]] = place
+            if len(self.groups) > 1:
+                self.encoder.set_adapter(group.adapter)
+            measured.append(self._measure(group, indices, order))
+            if config.clip is not None:
+                shared = [block.parameter for block in group.blocks]
+                heads = {p for task in group.tasks for p in self.model.heads[self.model.owners[task]].parameters()}
+                torch.nn.utils.clip_grad_norm_([*shared, *heads], config.clip)
+        self.optimizer.step()
+        self.scheduler.step()
+        seconds = time.perf_counter() - started
+        self.step_seconds += seconds
+
+        losses = torch.cat([of_group.losses for of_group in measured]).tolist()
+        self.losses = {self.tasks[t].name: losses[t] for t in range(len(self.tasks))}
+        names = [task.name for task in self.tasks]
+        self.recorder.add(
+            "steps", step=self.step, task=names, loss=losses, learning_rate=rate, seconds=seconds, order=places
+        )
+        if self.step % config.record_every == 0:
+            for group, of_group in zip(self.groups, measured, strict=True):
+                record_gradients(self.recorder, self.step, group.blocks, [names[t] for t in group.tasks], of_group)
+        self.step += 1
+
+    def _measure(self, group: Group, indices: Sequence[Sequence[int]], order: Sequence[int]) -> Measured:
+        """Set the gradients of a group's blocks and heads, and return what was measured of them."""
+        config = self.config
+        tasks = [self.tasks[t] for t in group.tasks]
+        chosen = [indices[t] for t in group.tasks]
+        batch = Batch(tasks, chosen, self.tokenizer, config.max_length, self.device)
+        weights = [config.tasks[t].loss_weight for t in group.tasks]
+        losses = torch.zeros(len(tasks), device=self.device)
+        autocast = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=config.precision == "bf16")
+
+        def together() -> None:
+            with autocast():
+                pooled = self.model.pooled(batch.together()).split(batch.sizes)
+                each = [
+                    self.model.loss(task, states, labels)
+                    for task, states, labels in zip(group.tasks, pooled, batch.labels, strict=True)
+                ]
+            torch.stack([weight * loss for weight, loss in zip(weights, each, strict=True)]).sum().backward()
+            losses.copy_(torch.stack(each).detach())
+
+        def one(task: int, rows: slice, share: float) -> None:
+            tokens, labels = batch.part(task, rows)
+            with autocast():
+                loss = self.model.loss(group.tasks[task], self.model.pooled(tokens), labels)
+            (weights[task] * share * loss).backward()
+            losses[task] += share * loss.detach()
+
+        if self.mode == "fused":
+            found = gradients.fused(group.blocks, batch.sizes, together)
+        else:
+            found = gradients.sequential(group.blocks, batch.sizes, one)
+
+        precise = torch.float32 if self.device.type == "mps" else torch.float64
+        block_gram = torch.stack([gram(by_task.flatten(1)).to(precise) for by_task in found.blocks])  # [N, T, T]
+        modules = list(dict.fromkeys(block.path for block in group.blocks))
+        scopes, count = scope_groups([modules.index(b.path) for b in group.blocks], config.effective_scope)
+        scoped = sum_over(block_gram, torch.tensor(scopes, device=self.device), count)
+        projection = project(scoped, config.effective_rule, order)
+        if config.effective_rule != "sum":
+            gradients.apply_weights(group.blocks, found, effective_weights(projection.coefficients))
+        measured = _to_cpu(Measured(losses, block_gram, found.half_products, projection))
+        self._check_finite(group, measured)
+        return measured
+
+    def _check_finite(self, group: Group, measured: Measured) -> None:
+        """Refuse the step before the optimizer has seen it."""
+        squares = measured.gram.diagonal(dim1=-2, dim2=-1).sum(0)  # [T]
+        for task, loss, square in zip(group.tasks, measured.losses.tolist(), squares.tolist(), strict=True):
+            what = "loss" if not np.isfinite(loss) else "gradient" if not np.isfinite(square) else None
+            if what:
+                raise OrthoLoraError(
+                    f"task {self.tasks[task].name!r}: its {what} is not finite at step {self.step} (loss {loss:g}): try a"
+                    f" lower learning_rate than {self.config.learning_rate:g}, a warm-up or clip, or look at its labels."
+                )
+
+    def _evaluate(self) -> None:
+        started = time.perf_counter()
+        self._say("running", "evaluating")
+        self.model.eval()
+        for group in self.groups:
+            if len(self.groups) > 1:
+                self.encoder.set_adapter(group.adapter)
+            for task in group.tasks:
+                if self.stop.is_set():
+                    return
+                for split, subset in self.subsets[task].items():
+                    scores = evaluate(
+                        self.model,
+                        task,
+                        self.tasks[task],
+                        subset,
+                        self.tokenizer,
+                        max_length=self.config.max_length,
+                        batch_size=self.config.eval_batch_size,
+                        device=self.device,
+                    )
+                    self.recorder.add(
+                        "metrics",
+                        step=self.step,
+                        split=split,
+                        task=self.tasks[task].name,
+                        metric=list(scores),
+                        value=list(scores.values()),
+                        examples=len(subset),
+                    )
+                    listed = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+                    log.info("step %d  %s  %s  %s", self.step, self.tasks[task].name, split, listed)
+        self.evaluation_seconds = time.perf_counter() - started
+        self.recorder.flush()
+
+    def _save(self) -> None:
+        """Write the adapter and the heads, complete or not at all."""
+        final = self.run_dir / "adapter"
+        temporary = self.run_dir / ".adapter"
+        shutil.rmtree(temporary, ignore_errors=True)
+        for group in self.groups:
+            self.encoder.save_pretrained(str(temporary), selected_adapters=[group.adapter])
+            if group.adapter != "default":
+                (temporary / group.adapter).rename(temporary / self.tasks[group.tasks[0]].name)
+        heads = {
+            f"{self.tasks[owner].name}.{name}": value.detach().cpu().contiguous()
+            for owner in sorted(set(self.model.owners))
+            for name, value in self.model.heads[owner].named_parameters()
+        }
+        save_file(heads, temporary / "heads.safetensors")
+        temporary.rename(final)
+
+    def _say(self, state: State, phase: str, message: str = "", at_most_every: float = 0.0) -> None:
+        now = time.monotonic()
+        if now - self.last_status < at_most_every:
+            return
+        self.last_status = now
+        status = self.recorder.status(
+            state,
+            step=self.step,
+            total=self.config.steps,
+            phase=phase,
+            eta_seconds=self._eta() if state == "running" and phase != "saving" else None,
+            losses={name: loss for name, loss in self.losses.items() if np.isfinite(loss)},
+            message=message,
+        )
+        self.report(status)
+
+    def _eta(self) -> float | None:
+        if not self.step:
+            return None
+        left = self.config.steps - self.step
+        return left * self.step_seconds / self.step + (left // self.config.eval_every + 1) * self.evaluation_seconds
+
+    def _identity(self, command: Sequence[str]) -> RunInfo:
+        config = self.config
+        packages = ("torch", "transformers", "peft", "numpy", "scikit-learn", "pyarrow", "ortho-lora")
+        infos = []
+        for task, settings, subsets in zip(self.tasks, config.tasks, self.subsets, strict=True):
+            infos.append(
+                TaskInfo(
+                    name=task.name,
+                    kind=task.kind,
+                    classes=task.classes,
+                    metrics=task.metrics,
+                    train_examples=len(task.train),
+                    evaluation_examples={split: len(subset) for split, subset in subsets.items()},
+                    majority=majority_baseline(task, subsets),
+                    twin_of=task.twin_of,
+                    shares_head=task.shares_head,
+                    loss_weight=settings.loss_weight,
+                )
+            )
+        first = self.groups[0].blocks
+        return RunInfo(
+            run_id=self.run_dir.name,
+            created=time.time(),
+            method=config.label,
+            rule=config.effective_rule,
+            scope=config.effective_scope,
+            seed=config.seed,
+            gradient_mode=self.mode,
+            config=config.model_dump(mode="json"),
+            tasks=tuple(infos),
+            modules=tuple(
+                ModuleInfo(
+                    layer=a.layer,
+                    module=a.module,
+                    path=a.path,
+                    shapes={"A": tuple(a.parameter.shape), "B": tuple(b.parameter.shape)},
+                )
+                for a, b in zip(first[::2], first[1::2], strict=True)
+            ),
+            versions={name: importlib.metadata.version(name) for name in packages} | {"python": platform.python_version()},
+            command=list(command),
+        )
+
+
+def record_gradients(
+    recorder: Recorder, step: int, blocks: Sequence[Block], tasks: Sequence[str], measured: Measured
+) -> None:
+    """Add a step's rows of `pairs` and `norms`: N blocks, T tasks, P = T (T - 1) / 2 pairs."""
+    count = len(blocks)
+    names = np.array(tasks)
+    matrix, coefficients = measured.gram, measured.projection.coefficients
+    where = {
+        "layer": np.array([block.layer for block in blocks]),
+        "module": np.array([block.module for block in blocks]),
+        "branch": np.array([block.branch for block in blocks]),
+    }
+
+    def rows(width: int) -> dict[str, np.ndarray]:
+        return {name: np.repeat(values, width) for name, values in where.items()}
+
+    i, j = np.triu_indices(len(tasks), 1)
+    if len(i):
+        before, after = cosines(matrix).numpy(), cosines_after(matrix, coefficients).numpy()
+        projected = measured.projection.projected.numpy()
+        recorder.add(
+            "pairs",
+            step=step,
+            **rows(len(i)),
+            task_i=np.tile(names[i], count),
+            task_j=np.tile(names[j], count),
+            cos_before=before[:, i, j].ravel(),
+            cos_after=after[:, i, j].ravel(),
+            projected_ij=projected[:, i, j].ravel(),
+            projected_ji=projected[:, j, i].ravel(),
+        )
+    recorder.add(
+        "norms",
+        step=step,
+        **rows(len(tasks)),
+        task=np.tile(names, count),
+        norm_before=norms(matrix).numpy().ravel(),
+        norm_after=norms(combine(matrix, coefficients)).numpy().ravel(),
+        half_product=measured.half_products.numpy().ravel(),
+        weight=effective_weights(coefficients).numpy().ravel(),
+    )
+
+
+def _to_cpu(measured: Measured) -> Measured:
+    """Everything that was measured, in one copy."""
+    tensors = [measured.losses, measured.gram, measured.half_products, *measured.projection]
+    packed = torch.cat([tensor.detach().to(measured.gram.dtype).flatten() for tensor in tensors]).cpu()
+    parts = packed.split([tensor.numel() for tensor in tensors])
+    losses, matrix, products, coefficients, projected = (
+        part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)
+    )
+    return Measured(losses, matrix, products, Projection(coefficients, projected.bool()))
+
+
+def _gradient_mode(
+    config: Config, tasks: Sequence[TaskData], groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase
+) -> str:
+    special = sorted({block.module for group in groups for block in group.blocks if not block.plain})
+    if config.gradient_mode == "fused" and special:
+        raise OrthoLoraError(
+            f"gradient_mode 'fused' needs plain LoRA linear layers, and {', '.join(special)} are not: use 'sequential'."
+        )
+    if config.gradient_mode != "auto":
+        return config.gradient_mode
+    if special:
+        return "sequential"
+    if len(groups) > 1:
+        return "fused"
+    waste = padding_waste(tasks, config.batch_size, config.max_length, tokenizer, seed_of(config.seed, "padding"))
+    return "fused" if waste <= LARGEST_PADDING_WASTE else "sequential"
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        found = torch.accelerator.current_accelerator(check_available=True)
+        return found if found is not None else torch.device("cpu")
+    device = torch.device(name)
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[device.type]
+    if not present:
+        raise OrthoLoraError(f"device {name!r}: this machine or this build of torch has none: use device=auto or cpu.")
+    return device
+
+
+def _new_run_id(runs_dir: Path, config: Config) -> str:
+    stem = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{config.label.replace('@', '-')}"
+    taken = (stem if n == 1 else f"{stem}-{n}" for n in range(1, 1000))
+    return next(name for name in taken if not (runs_dir / name).exists())
+
+
+@contextmanager
+def _log_to(path: Path) -> Iterator[None]:
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
+@contextmanager
+def _stop_on_signal() -> Iterator[threading.Event]:
+    """An event that Ctrl-C or SIGTERM sets, so that a step ends before the run does; a second Ctrl-C interrupts."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def handle(number: int, frame: object) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.set()
+        os.write(2, b"\nstopping after this step ...\n")
+
+    former = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
