@@ -50,7 +50,8 @@ class SegmentGradients:
                 f"gradient_mode 'fused': a layer received {len(inputs)} rows for {sum(self.sizes)} examples, so its"
                 " examples cannot be told apart: use gradient_mode=sequential for this model."
             )
-        inputs, gradient = inputs.float(), gradient.float()
+        dtype = torch.promote_types(gradient.dtype, torch.float32)  # sums over tokens in half precision lose digits
+        inputs, gradient = inputs.to(dtype), gradient.to(dtype)
         if len(set(self.sizes)) == 1:
             rows = gradient.reshape(len(self.sizes), -1, gradient.shape[-1])  # [S, tokens, out]
             columns = inputs.reshape(len(self.sizes), -1, inputs.shape[-1])  # [S, tokens, in]

@@ -15,18 +15,23 @@ from ortho_lora.errors import OrthoLoraError
 from ortho_lora.schema import TABLES, RunInfo, State, Status, check_run_id, replace_text
 
 
+def check_free(runs_dir: Path, run_id: str) -> str:
+    """Return `run_id`; raise OrthoLoraError where the name is not allowed, or a run carries it already."""
+    if (runs_dir / check_run_id(run_id)).exists():
+        raise OrthoLoraError(f"run {run_id!r} exists in {runs_dir}: choose another --name, or delete it.")
+    return run_id
+
+
 def create_run_dir(runs_dir: Path, run_id: str) -> Path:
     """Make the directory of a new run.
 
     Raises:
         OrthoLoraError: the name is not allowed or taken, or the directory cannot be written.
     """
-    run_dir = runs_dir / check_run_id(run_id)
+    run_dir = runs_dir / check_free(runs_dir, run_id)
     try:
         runs_dir.mkdir(parents=True, exist_ok=True)
         run_dir.mkdir()
-    except FileExistsError:
-        raise OrthoLoraError(f"run {run_id!r} exists in {runs_dir}: choose another --name, or delete it.") from None
     except OSError as error:
         raise OrthoLoraError(f"{run_dir}: cannot be made ({error.strerror}): choose a --runs-dir you may write.") from error
     return run_dir

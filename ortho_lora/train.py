@@ -31,7 +31,7 @@ from ortho_lora.evaluation import evaluation_subsets, evaluate
 from ortho_lora.gram import combine, cosines, cosines_after, gram, norms, scope_groups, sum_over
 from ortho_lora.model import MultiTaskModel, load_encoder, use_dropout
 from ortho_lora.projection import Projection, effective_weights, project
-from ortho_lora.record import Recorder, create_run_dir
+from ortho_lora.record import Recorder, check_free, create_run_dir
 from ortho_lora.schema import ModuleInfo, RunInfo, State, Status, TaskInfo
 from ortho_lora.tasks import TaskData, load_tasks
 from ortho_lora.tasks.metrics import majority_baseline
@@ -84,16 +84,20 @@ def train(
     Raises:
         OrthoLoraError: bad input, or a loss or gradient that is not finite.
     """
-    tasks = load_tasks(config.tasks, config.seed)
-    run_dir = create_run_dir(runs_dir, run_id or _new_run_id(runs_dir, config))
+    run_id = check_free(runs_dir, run_id or _new_run_id(runs_dir, config))
     with _stop_on_signal() as stop:
-        try:
-            training = _Training(config, tasks, run_dir, command, report, stop)
-        except BaseException:
-            shutil.rmtree(run_dir)  # nothing was measured: leave the name free
-            raise
+        training = _Training(config, load_tasks(config.tasks, config.seed), report, stop)
+        # Made when all that may be refused was accepted: a failed start leaves no directory.
+        run_dir = create_run_dir(runs_dir, run_id)
         with _log_to(run_dir / "log.txt"):
-            return training.run()
+            recorder = Recorder(
+                run_dir,
+                training.identity(run_id, command),
+                flush_rows=config.flush_rows,
+                flush_seconds=config.flush_seconds,
+            )
+            training.run(recorder)
+    return run_dir
 
 
 class _Training:
@@ -101,18 +105,17 @@ class _Training:
         self,
         config: Config,
         tasks: list[TaskData],
-        run_dir: Path,
-        command: Sequence[str],
         report: Callable[[Status], None],
         stop: threading.Event,
     ) -> None:
-        self.config, self.tasks, self.run_dir, self.report, self.stop = config, tasks, run_dir, report, stop
+        self.config, self.tasks, self.report, self.stop = config, tasks, report, stop
         if config.threads:
             torch.set_num_threads(config.threads)
         torch.manual_seed(seed_of(config.seed, "dropout"))
         self.device = _device(config.device)
         self.step = 0
         self.losses: dict[str, float] = {}
+        self.recorder: Recorder
         self.step_seconds = self.evaluation_seconds = 0.0
         self.last_status = 0.0
 
@@ -158,15 +161,10 @@ class _Training:
             num_warmup_steps=config.warmup_steps,
             num_training_steps=config.steps,
         )
-        self.recorder = Recorder(
-            run_dir,
-            self._identity(command),
-            flush_rows=config.flush_rows,
-            flush_seconds=config.flush_seconds,
-        )
 
-    def run(self) -> Path:
+    def run(self, recorder: Recorder) -> None:
         config = self.config
+        self.recorder = recorder
         try:
             log.info("%s on %s, %s gradients", config.label, self.device, self.mode)
             self._evaluate()
@@ -189,7 +187,6 @@ class _Training:
             self.recorder.flush()
             self._say("failed", "done", message=str(error) or type(error).__name__)
             raise
-        return self.run_dir
 
     def _train_step(self) -> None:
         started = time.perf_counter()
@@ -319,8 +316,8 @@ class _Training:
 
     def _save(self) -> None:
         """Write the adapter and the heads, complete or not at all."""
-        final = self.run_dir / "adapter"
-        temporary = self.run_dir / ".adapter"
+        final = self.recorder.run_dir / "adapter"
+        temporary = self.recorder.run_dir / ".adapter"
         shutil.rmtree(temporary, ignore_errors=True)
         for group in self.groups:
             self.encoder.save_pretrained(str(temporary), selected_adapters=[group.adapter])
@@ -356,7 +353,7 @@ class _Training:
         left = self.config.steps - self.step
         return left * self.step_seconds / self.step + (left // self.config.eval_every + 1) * self.evaluation_seconds
 
-    def _identity(self, command: Sequence[str]) -> RunInfo:
+    def identity(self, run_id: str, command: Sequence[str]) -> RunInfo:
         config = self.config
         packages = ("torch", "transformers", "peft", "numpy", "scikit-learn", "pyarrow", "ortho-lora")
         infos = []
@@ -377,7 +374,7 @@ class _Training:
             )
         first = self.groups[0].blocks
         return RunInfo(
-            run_id=self.run_dir.name,
+            run_id=run_id,
             created=time.time(),
             method=config.label,
             rule=config.effective_rule,

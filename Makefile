@@ -1,0 +1,50 @@
+# make app    set up, train the demo run where there is none, open the dashboard
+# make test   set up, then every test
+# make check  lint, format, types
+
+PYTHON ?= python3
+VENV ?= .venv
+PORT ?= 8501
+RUNS_DIR ?= runs
+BIN := $(VENV)/bin
+
+.PHONY: app test check browser clean
+
+app: $(VENV)/.installed
+	$(BIN)/python -m ortho_lora assets
+	@ls "$(RUNS_DIR)"/*/run.json >/dev/null 2>&1 \
+		|| $(BIN)/python -m ortho_lora train --config examples/demo.yaml --runs-dir "$(RUNS_DIR)" --name demo
+	ORTHO_LORA_RUNS_DIR="$(RUNS_DIR)" $(BIN)/streamlit run app/main.py --server.port $(PORT)
+
+test: $(VENV)/.installed-dev browser
+	$(BIN)/python -m ortho_lora assets
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+# Set-up runs again only when a requirements file has changed.
+$(VENV)/.installed: requirements.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+# Without a browser the browser tests say so and are skipped; in CI they fail.
+browser:
+	@for name in chromium chromium-browser google-chrome google-chrome-stable; do \
+		command -v $$name >/dev/null && exit 0; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; \
+	elif command -v apt-get >/dev/null && sudo -n true 2>/dev/null; then \
+		sudo apt-get update -qq && sudo apt-get install -y -qq chromium >/dev/null; \
+	else echo "no Chrome or Chromium found: the browser tests will be skipped"; fi
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

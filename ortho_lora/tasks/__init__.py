@@ -1,0 +1,46 @@
+"""Tasks: packaged ones, the user's own files, data sets of the hub, and twins with a dial for conflict."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from ortho_lora.tasks.data import Split, TaskData
+
+if TYPE_CHECKING:  # config imports the names of the packaged tasks from here
+    from ortho_lora.config import Task
+
+__all__ = ["Split", "TaskData", "load_tasks"]
+
+
+def load_tasks(configs: Iterable["Task"], seed: int) -> list[TaskData]:
+    """The tasks of a validated configuration, in its order; `seed` decides which labels a dial flips.
+
+    Raises OrthoLoraError for data that cannot be had or does not fit.
+    """
+    from ortho_lora.config import DialTask
+
+    configs = list(configs)
+    loaded = {task.name: _load(task) for task in configs if not isinstance(task, DialTask)}
+    for task in configs:
+        if isinstance(task, DialTask):
+            from ortho_lora.tasks.dial import make_twin
+
+            original = loaded[task.twin_of]
+            loaded[task.name] = make_twin(original, task.rho, name=task.name, own_head=task.own_head, seed=seed)
+    return [loaded[task.name] for task in configs]
+
+
+def _load(task: "Task") -> TaskData:
+    from ortho_lora.config import FileTask, HubTask
+
+    # Imported where needed: a configuration can be checked without pandas, and packaged tasks need no `datasets`.
+    if isinstance(task, FileTask):
+        from ortho_lora.tasks.files import load_file
+
+        return load_file(**task.model_dump(exclude={"loss_weight"}))
+    if isinstance(task, HubTask):
+        from ortho_lora.tasks.hub import load_hub
+
+        return load_hub(**task.model_dump(exclude={"loss_weight"}))
+    from ortho_lora.tasks.packaged import load_packaged
+
+    return load_packaged(task.name)

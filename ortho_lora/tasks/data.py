@@ -1,0 +1,105 @@
+"""What a task is, once loaded: texts, labels and a split that never changes."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Kind = Literal["classification", "regression"]
+
+VALIDATION_SHARE = 0.2
+METRICS_OF_KIND: dict[Kind, tuple[str, ...]] = {
+    "classification": ("accuracy", "macro_f1"),
+    "regression": ("r2", "rmse", "spearman"),
+}
+
+
+@dataclass(frozen=True)
+class Split:
+    """N examples."""
+
+    texts: list[str]
+    labels: NDArray[np.int64] | NDArray[np.float32]
+    """Class indices (int64) or regression targets (float32), [N]."""
+    text_pairs: list[str] | None = None
+    """Second texts, for tasks on pairs."""
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def keys(self) -> list[str]:
+        """What tells examples apart: the normalised texts."""
+        return [normalise(*texts) for texts in zip(self.texts, self.text_pairs or [""] * len(self), strict=True)]
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task, ready to train and to evaluate."""
+
+    name: str
+    kind: Kind
+    classes: tuple[str, ...]
+    """Name of each class index; empty for regression."""
+    train: Split
+    evaluation: dict[str, Split]
+    """`validation`, for MNLI also `validation_mismatched`."""
+    metrics: tuple[str, ...]
+    """Names in `ortho_lora.tasks.metrics.METRICS`; the first is the primary one."""
+    twin_of: str | None = None
+    """Name of the task whose texts this one draws, in the same step."""
+    shares_head: bool = False
+    """With `twin_of`: also uses that task's head."""
+
+    @property
+    def outputs(self) -> int:
+        """Number of the head's outputs."""
+        return len(self.classes) or 1
+
+
+def normalise(text: str, text_pair: str = "") -> str:
+    """The text without differences of case and white space, which make no new example."""
+    first, second = (" ".join(part.split()).casefold() for part in (text, text_pair))
+    return f"{first}\0{second}" if second else first
+
+
+def hash_fraction(key: str, purpose: str) -> float:
+    """A number in [0, 1) that depends on nothing but its arguments; different purposes give independent ones."""
+    digest = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8, key=purpose.encode()).digest()
+    return (int.from_bytes(digest, "big") >> 11) / 2**53  # the 53 bits that a float holds
+
+
+def is_validation(key: str, share: float = VALIDATION_SHARE) -> bool:
+    """Whether the example with this text is held out.
+
+    Read from a hash of the normalised text: it needs no seed, no order and no other example, so that adding rows
+    moves none, and a text that occurs twice is never in both splits.
+    """
+    return hash_fraction(normalise(key), "split") < share
+
+
+def first_of_each(keys: Iterable[object]) -> list[int]:
+    """Indices of the first occurrence of each key, in order."""
+    first: dict[object, int] = {}
+    for index, key in enumerate(keys):
+        first.setdefault(key, index)
+    return list(first.values())
+
+
+def take(split: Split, indices: Sequence[int]) -> Split:
+    """The examples of `split` at `indices`."""
+    pairs = None if split.text_pairs is None else [split.text_pairs[i] for i in indices]
+    return Split([split.texts[i] for i in indices], split.labels[list(indices)], pairs)
+
+
+def hold_out(split: Split, keys: Sequence[str] | None = None) -> tuple[Split, Split]:
+    """(train, validation) of `split` by `is_validation` of each example's key, by default its texts.
+
+    Examples that share a key stay together.
+    """
+    held = [is_validation(key) for key in (split.keys if keys is None else keys)]
+    train = take(split, [index for index, out in enumerate(held) if not out])
+    return train, take(split, [index for index, out in enumerate(held) if out])
