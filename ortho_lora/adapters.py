@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora import LoraLayer
 from peft.tuners.lora import Linear as LoraLinear
+from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from ortho_lora.errors import OrthoLoraError
@@ -56,7 +56,9 @@ def attach(
                 torch.manual_seed(seed)
                 model.add_adapter(adapter, config)
     except ValueError as error:
-        linear = sorted({name.rsplit(".", 1)[-1] for name, part in encoder.named_modules() if isinstance(part, nn.Linear)})
+        linear = sorted(
+            {name.rsplit(".", 1)[-1] for name, part in encoder.named_modules() if isinstance(part, nn.Linear)}
+        )
         given = ", ".join(targets) if targets else "none"
         raise OrthoLoraError(
             f"target_modules: {given} given for {type(encoder).__name__}, whose linear layers are {', '.join(linear)}:"
@@ -68,7 +70,9 @@ def attach(
 def blocks(model: nn.Module, adapter: str) -> list[Block]:
     """The blocks of one adapter in the order of the model's modules, A before B."""
     found = [
-        (path, layer) for path, layer in model.named_modules() if isinstance(layer, LoraLayer) and adapter in layer.lora_A
+        (path, layer)
+        for path, layer in model.named_modules()
+        if isinstance(layer, LoraLayer) and adapter in layer.lora_A
     ]
     names = _module_names([path for path, _ in found])
     return [

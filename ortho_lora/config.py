@@ -189,7 +189,9 @@ class Config(_Strict):
     @model_validator(mode="before")
     @classmethod
     def _expand_tasks(cls, values: Any) -> Any:
-        if isinstance(values, dict) and isinstance(tasks := values.get("tasks", ("trec", "tweets", "movies")), list | tuple):
+        if isinstance(values, dict) and isinstance(
+            tasks := values.get("tasks", ("trec", "tweets", "movies")), list | tuple
+        ):
             values = {**values, "tasks": [expand_task(task) if isinstance(task, str) else task for task in tasks]}
         return values
 
@@ -208,7 +210,9 @@ class Config(_Strict):
                     )
                 original = self.tasks[names.index(task.twin_of)]
                 if isinstance(original, DialTask):
-                    raise ValueError(f"task {task.name!r} is a twin of the twin {original.name!r}: name the original task")
+                    raise ValueError(
+                        f"task {task.name!r} is a twin of the twin {original.name!r}: name the original task"
+                    )
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps is {self.warmup_steps}: expected fewer than the {self.steps} steps")
         if self.method == "single" and (self.rule or self.scope):
@@ -265,7 +269,7 @@ def _sentence(detail: dict[str, Any]) -> str:
     where = ".".join(path)
     given = detail["input"]
     if detail["type"] == "extra_forbidden":
-        kinds = [PackagedTask, FileTask, HubTask, DialTask] if len(path) > 1 else [Config]
+        kinds: list[type[_Strict]] = [PackagedTask, FileTask, HubTask, DialTask] if len(path) > 1 else [Config]
         valid = {name for kind in kinds for name in kind.model_fields}
         return f"{where}: there is no such setting{_nearest(path[-1], valid)}."
     if detail["type"] == "literal_error":

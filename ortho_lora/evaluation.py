@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from ortho_lora.batches import seed_of, take
+from ortho_lora.batches import seed_of
 from ortho_lora.model import MultiTaskModel, tokenize
 from ortho_lora.tasks import Split, TaskData
+from ortho_lora.tasks.data import take
 from ortho_lora.tasks.metrics import score
 
 
@@ -17,7 +18,9 @@ def evaluation_subsets(tasks: Sequence[TaskData], limit: int | None, seed: int) 
     """At most `limit` examples of each evaluation split, the same in every evaluation, and for a twin its original's."""
     return [
         {
-            name: split if limit is None or len(split) <= limit else take(split, _chosen(split, task, name, limit, seed))
+            name: split
+            if limit is None or len(split) <= limit
+            else take(split, _chosen(split, task, name, limit, seed))
             for name, split in task.evaluation.items()
         }
         for task in tasks
@@ -30,31 +33,35 @@ def _chosen(split: Split, task: TaskData, name: str, limit: int, seed: int) -> S
 
 
 @torch.inference_mode()
-def evaluate(
+def encode(
     model: MultiTaskModel,
-    task: int,
-    data: TaskData,
     split: Split,
     tokenizer: PreTrainedTokenizerBase,
     *,
     max_length: int,
     batch_size: int,
     device: torch.device,
-) -> dict[str, float]:
-    """The task's metrics on `split`, and the mean `loss`."""
+) -> Tensor:
+    """What the heads see of each example of `split`: `[N, width]`."""
     by_length = np.argsort([len(text) for text in split.texts], kind="stable")  # little padding
-    outputs = []
+    pooled = []
     for start in range(0, len(split), batch_size):
         rows = take(split, by_length[start : start + batch_size].tolist())
-        tokens = tokenize(tokenizer, rows.texts, rows.text_pairs, max_length=max_length, device=device)
-        outputs.append(model.scores(task, model.pooled(tokens)).float().cpu())
-    scores = torch.cat(outputs)
-    labels = split.labels[by_length]
-    targets = torch.from_numpy(labels)
+        pooled.append(
+            model.pooled(tokenize(tokenizer, rows.texts, rows.text_pairs, max_length=max_length, device=device))
+        )
+    return torch.cat(pooled)[np.argsort(by_length)]
+
+
+@torch.inference_mode()
+def evaluate(model: MultiTaskModel, task: int, data: TaskData, split: Split, pooled: Tensor) -> dict[str, float]:
+    """The mean `loss` and the task's metrics on `split`, whose examples were encoded to `pooled` [N, width]."""
+    scores = model.scores(task, pooled).float().cpu()
+    targets = torch.from_numpy(split.labels)
     if data.kind == "classification":
         loss = nn.functional.cross_entropy(scores, targets)
         predictions = scores.argmax(-1).numpy()
     else:
         loss = nn.functional.mse_loss(scores, targets)
         predictions = scores.numpy()
-    return {"loss": loss.item(), **score(data.metrics, labels, predictions, data.classes)}
+    return {"loss": loss.item(), **score(data.metrics, split.labels, predictions, data.classes)}

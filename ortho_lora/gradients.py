@@ -107,7 +107,7 @@ def fused(blocks: Sequence[Block], sizes: Sequence[int], backward: Callable[[], 
 def sequential(
     blocks: Sequence[Block], sizes: Sequence[int], backward: Callable[[int, slice, float], None]
 ) -> TaskGradients:
-    """Gradients of all tasks from a forward and backward pass for each half batch of each task.
+    """Gradients of all tasks from passes of their own: one a task, or one for each half where a block is not `plain`.
 
     Works for every layer, and leaves `.grad` of everything outside the blocks as one joint pass would.
 
@@ -117,6 +117,11 @@ def sequential(
         backward: called with a task, the slice of its examples, and their share of the task's batch: a forward and
             backward pass of the mean loss over the slice, times that share.
     """
+    if all(block.plain for block in blocks):
+        alone = [fused(blocks, [size], partial(backward, task, slice(0, size), 1.0)) for task, size in enumerate(sizes)]
+        by_block = [torch.cat(of_block) for of_block in zip(*(task.blocks for task in alone), strict=True)]
+        return TaskGradients(by_block, torch.cat([task.half_products for task in alone], dim=1))
+
     by_task = []  # T of N of [halves, *shape]
     for task, size in enumerate(sizes):
         passes = []
@@ -126,7 +131,10 @@ def sequential(
                 block.parameter.grad = None
             backward(task, slice(start, start + length), length / size)
             passes.append(
-                [torch.zeros_like(b.parameter) if b.parameter.grad is None else b.parameter.grad.clone() for b in blocks]
+                [
+                    torch.zeros_like(b.parameter) if b.parameter.grad is None else b.parameter.grad.clone()
+                    for b in blocks
+                ]
             )
             start += length
         by_task.append([torch.stack(gradients) for gradients in zip(*passes, strict=True)])

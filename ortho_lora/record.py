@@ -33,7 +33,9 @@ def create_run_dir(runs_dir: Path, run_id: str) -> Path:
         runs_dir.mkdir(parents=True, exist_ok=True)
         run_dir.mkdir()
     except OSError as error:
-        raise OrthoLoraError(f"{run_dir}: cannot be made ({error.strerror}): choose a --runs-dir you may write.") from error
+        raise OrthoLoraError(
+            f"{run_dir}: cannot be made ({error.strerror}): choose a --runs-dir you may write."
+        ) from error
     return run_dir
 
 
@@ -71,9 +73,7 @@ class Recorder:
             if not chunks:
                 continue
             schema = TABLES[table]
-            columns = [
-                _column(np.concatenate([chunk[field.name] for chunk in chunks]), field.type) for field in schema
-            ]
+            columns = [_column(np.concatenate([chunk[field.name] for chunk in chunks]), field.type) for field in schema]
             name = f"part-{len(self.manifest[table]):06d}.parquet"
             _write(self.run_dir / table / name, pa.Table.from_arrays(columns, schema=schema))
             self.manifest[table].append(name)
@@ -94,7 +94,9 @@ class Recorder:
 def _column(values: np.ndarray, dtype: pa.DataType) -> pa.Array:
     if pa.types.is_dictionary(dtype):
         names, indices = np.unique(values, return_inverse=True)
-        return pa.DictionaryArray.from_arrays(pa.array(indices, dtype.index_type), pa.array(names.tolist(), pa.string()))
+        return pa.DictionaryArray.from_arrays(
+            pa.array(indices, dtype.index_type), pa.array(names.tolist(), pa.string())
+        )
     return pa.array(values, from_pandas=pa.types.is_floating(dtype)).cast(dtype)
 
 

@@ -41,7 +41,9 @@ class Setup:
             weight = self.mask.unsqueeze(-1)
             pooled = (states * weight).sum(1) / weight.sum(1)
             losses = [
-                nn.functional.cross_entropy(self.heads[task](pooled[list(self.rows(task))]), self.labels[list(self.rows(task))])
+                nn.functional.cross_entropy(
+                    self.heads[task](pooled[list(self.rows(task))]), self.labels[list(self.rows(task))]
+                )
                 for task in range(len(self.sizes))
             ]
             torch.stack(losses).sum().backward()

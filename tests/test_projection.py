@@ -103,7 +103,9 @@ def test_three_tasks_may_still_conflict_after_projection():
 
 def test_order_matters_with_three_tasks():
     vectors = random_gradients(3, 3, 1) - random_gradients(3, 3, 1).mean(0)  # they sum to zero: all conflict
-    weights = {tuple(effective_weights(coefficients(gram(vectors), "pcgrad", o)).tolist()) for o in permutations(range(3))}
+    weights = {
+        tuple(effective_weights(coefficients(gram(vectors), "pcgrad", o)).tolist()) for o in permutations(range(3))
+    }
     assert len(weights) > 1
 
 

@@ -16,7 +16,7 @@ from ortho_lora.tasks.data import Split, TaskData
 Values = NDArray[Any]
 
 
-def _accuracy(labels: Values, predictions: Values, classes: int) -> float:
+def _accuracy(labels: Values, predictions: Values, _: int) -> float:
     from sklearn.metrics import accuracy_score
 
     return float(accuracy_score(labels, predictions))
@@ -28,37 +28,37 @@ def _macro_f1(labels: Values, predictions: Values, classes: int) -> float:
     return float(f1_score(labels, predictions, labels=range(classes), average="macro", zero_division=0))
 
 
-def _f1(labels: Values, predictions: Values, classes: int) -> float:
+def _f1(labels: Values, predictions: Values, _: int) -> float:
     from sklearn.metrics import f1_score
 
     return float(f1_score(labels, predictions, labels=[1], average="macro", zero_division=0))
 
 
-def _matthews(labels: Values, predictions: Values, classes: int) -> float:
+def _matthews(labels: Values, predictions: Values, _: int) -> float:
     from sklearn.metrics import matthews_corrcoef
 
     return float(matthews_corrcoef(labels, predictions)) if _vary(labels, predictions) else 0.0
 
 
-def _pearson(labels: Values, predictions: Values, classes: int) -> float:
+def _pearson(labels: Values, predictions: Values, _: int) -> float:
     from scipy.stats import pearsonr
 
     return float(pearsonr(labels, predictions).statistic) if _vary(labels, predictions) else 0.0
 
 
-def _spearman(labels: Values, predictions: Values, classes: int) -> float:
+def _spearman(labels: Values, predictions: Values, _: int) -> float:
     from scipy.stats import spearmanr
 
     return float(spearmanr(labels, predictions).statistic) if _vary(labels, predictions) else 0.0
 
 
-def _rmse(labels: Values, predictions: Values, classes: int) -> float:
+def _rmse(labels: Values, predictions: Values, _: int) -> float:
     from sklearn.metrics import root_mean_squared_error
 
     return float(root_mean_squared_error(labels, predictions))
 
 
-def _r2(labels: Values, predictions: Values, classes: int) -> float:
+def _r2(labels: Values, predictions: Values, _: int) -> float:
     from sklearn.metrics import r2_score
 
     return float(r2_score(labels, predictions)) if _vary(labels) else 0.0  # nothing to explain

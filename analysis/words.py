@@ -1,0 +1,112 @@
+"""Sentences that say what a frame of `analysis.queries` shows, for whoever cannot see its figure."""
+
+import pandas as pd
+
+
+def layer_name(layer: int) -> str:
+    """A layer as shown: its index, or `other` for modules outside the numbered layers."""
+    return "other" if layer < 0 else str(layer)
+
+
+def span(first: int, last: int) -> str:
+    """`step 3` or `steps 3 to 8`."""
+    return f"step {first}" if first == last else f"steps {first} to {last}"
+
+
+def describe(frame: pd.DataFrame) -> str:
+    """One sentence on a frame of `analysis.queries`: its strongest conflict, or what else its figure is about."""
+    columns = set(frame.columns)
+    for needed, sentence in _SENTENCES:
+        if needed <= columns:
+            return sentence(frame) if len(frame) else "Nothing is recorded yet."
+    raise ValueError(f"no sentence for a frame with the columns {sorted(columns)}; expected one of analysis.queries.")
+
+
+def _pairs(frame: pd.DataFrame) -> str:
+    found = frame.dropna(subset="cos_before")
+    if found.empty:
+        return "No pair of tasks is measured yet."
+    low = found.loc[found["cos_before"].idxmin()]
+    pair = f"{low['task_i']} and {low['task_j']} on branch {low['branch']}"
+    corrected = "" if pd.isna(low["corrected"]) else f"; corrected for batch noise {low['corrected']:+.2f}"
+    after = "" if pd.isna(low["cos_after"]) else f", after it {low['cos_after']:+.2f}"
+    lowest = "Strongest conflict" if low["cos_before"] < 0 else "No pair conflicts on average; the lowest"
+    return (
+        f"{lowest}: {pair}, mean cosine before projection {low['cos_before']:+.2f} "
+        f"({low['rate_before']:.0%} negative{corrected}){after}."
+    )
+
+
+def _layers(frame: pd.DataFrame) -> str:
+    found = frame.dropna(subset="cos_before")
+    if found.empty:
+        return "No layer is measured yet."
+    low = found.loc[found["cos_before"].idxmin()]
+    where = f"layer {layer_name(low['layer'])} of branch {low['branch']}, {span(low['step'], low['step_end'])}"
+    return f"Lowest mean cosine before projection: {low['cos_before']:+.2f} in {where}."
+
+
+def _directed(frame: pd.DataFrame) -> str:
+    found = frame.dropna(subset="frequency")
+    if found.empty:
+        return "No projection is measured yet."
+    top = found.loc[found["frequency"].idxmax()]
+    if top["frequency"] == 0:
+        return "No gradient was projected."
+    return (
+        f"Most often projected: {top['task']} against {top['against']} on branch {top['branch']}, "
+        f"in {top['frequency']:.0%} of its measurements."
+    )
+
+
+def _by_branch(frame: pd.DataFrame) -> str:
+    means = frame.groupby("branch")["frequency"].mean().dropna()
+    if means.empty:
+        return "No projection is measured yet."
+    listed = " and ".join(f"{mean:.0%} on branch {branch}" for branch, mean in means.items())
+    return f"On average {listed} of the directed pairs are projected."
+
+
+def _one_pair(frame: pd.DataFrame) -> str:
+    means = frame.groupby("branch")[["cos_before", "cos_after"]].mean().dropna(subset="cos_before")
+    if means.empty:
+        return "The pair is not measured yet."
+    listed = " and ".join(
+        f"{row.cos_before:+.2f} before, {row.cos_after:+.2f} after on branch {row.Index}" for row in means.itertuples()
+    )
+    return f"Mean cosine {listed}."
+
+
+def _weights(frame: pd.DataFrame) -> str:
+    means = frame.groupby("task")["weight"].mean()
+    return (
+        f"Mean effective weights lie between {means.min():.2f} ({means.idxmin()}) and "
+        f"{means.max():.2f} ({means.idxmax()}); the plain sum has 1."
+    )
+
+
+def _metrics(frame: pd.DataFrame) -> str:
+    last = frame.drop_duplicates(["run", "split", "task", "metric"], keep="last")
+    listed = [
+        f"{row.task} {row.metric} {row.value:.2f} ({row.run}, {row.split})"
+        for row in last[last["metric"] != "loss"].itertuples()
+    ]
+    return f"Last values: {'; '.join(listed)}."
+
+
+def _losses(frame: pd.DataFrame) -> str:
+    last = frame.drop_duplicates(["run", "task"], keep="last")
+    return f"Last losses: {'; '.join(f'{row.task} {row.loss:.2f} ({row.run})' for row in last.itertuples())}."
+
+
+# The first whose columns are there.
+_SENTENCES = [
+    ({"task_i", "cos_before"}, _pairs),
+    ({"layer", "cos_before"}, _layers),
+    ({"against"}, _directed),
+    ({"frequency"}, _by_branch),
+    ({"cos_before"}, _one_pair),
+    ({"weight"}, _weights),
+    ({"metric"}, _metrics),
+    ({"loss"}, _losses),
+]
