@@ -1,5 +1,6 @@
 """Which runs there are, and in which state."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -146,4 +147,6 @@ def _row(run: Run) -> dict[str, object]:
 
 
 def _metrics_text(names: Sequence[str], values: Mapping[str, float]) -> str:
-    return " · ".join(f"{name} {f'{values[name]:.2f}'.replace('0.', '.')}" for name in names if name in values)
+    """Like `trec .86 · tweets .70`."""
+    short = {name: re.sub(r"^(-?)0\.", r"\1.", f"{value:.2f}") for name, value in values.items()}
+    return " · ".join(f"{name} {short[name]}" for name in names if name in short)

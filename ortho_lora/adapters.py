@@ -47,7 +47,12 @@ def attach(
         OrthoLoraError: the target modules are not in the model, or PEFT knows none for its architecture.
     """
     targets = list(target_modules) if target_modules else None
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # any number
+        lora_dropout=dropout,
+        target_modules=targets,
+    )
     try:
         with torch.random.fork_rng():
             torch.manual_seed(seed)

@@ -82,7 +82,9 @@ class Batch:
 
     def _tokens(self, splits: Sequence[Split]) -> dict[str, Tensor]:
         texts = [text for split in splits for text in split.texts]
-        pairs = [pair for split in splits for pair in split.text_pairs or [None] * len(split)]
+        pairs: list[str | None] = []
+        for split in splits:
+            pairs += split.text_pairs or [None] * len(split)
         return tokenize(self.tokenizer, texts, pairs, max_length=self.max_length, device=self.device)
 
 

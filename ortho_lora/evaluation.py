@@ -15,7 +15,7 @@ from ortho_lora.tasks.metrics import score
 
 
 def evaluation_subsets(tasks: Sequence[TaskData], limit: int | None, seed: int) -> list[dict[str, Split]]:
-    """At most `limit` examples of each evaluation split, the same in every evaluation, and for a twin its original's."""
+    """At most `limit` examples of each evaluation split, the same each time, and for a twin its original's."""
     return [
         {
             name: split

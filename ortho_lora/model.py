@@ -32,8 +32,8 @@ def load_encoder(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         model = AutoModel.from_pretrained(source, trust_remote_code=False, use_safetensors=True, dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise OrthoLoraError(
-            f"model {name!r}: cannot be loaded: expected 'minilm', a directory or a hub id with config.json, a tokenizer"
-            f" and safetensors weights ({str(error).strip().splitlines()[0]})"
+            f"model {name!r}: cannot be loaded: expected 'minilm', a directory or a hub id with config.json, a"
+            f" tokenizer and safetensors weights ({str(error).strip().splitlines()[0]})"
         ) from error
     if model.config.is_encoder_decoder:
         model = model.get_encoder()
@@ -74,9 +74,11 @@ class MultiTaskModel(nn.Module):
         ]
         self.kinds = [task.kind for task in tasks]
         self.heads = nn.ModuleList(nn.Linear(width, task.outputs) for task in tasks)
-        for head in self.heads:
-            nn.init.normal_(head.weight, std=0.02, generator=generator)
-            nn.init.zeros_(head.bias)
+        for name, parameter in self.heads.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.normal_(parameter, std=0.02, generator=generator)
 
     def head_parameters(self) -> list[nn.Parameter]:
         """Parameters of the heads in use."""

@@ -3,13 +3,14 @@
 import json
 import os
 import time
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import ArrayLike, NDArray
 
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.schema import TABLES, RunInfo, State, Status, check_run_id, replace_text
@@ -46,20 +47,18 @@ class Recorder:
         self.run_dir = run_dir
         self.flush_rows, self.flush_seconds = flush_rows, flush_seconds
         self.manifest: dict[str, list[str]] = {table: [] for table in TABLES}
-        self._rows: dict[str, list[dict[str, np.ndarray]]] = {table: [] for table in TABLES}
+        self._rows: dict[str, list[dict[str, NDArray[Any]]]] = {table: [] for table in TABLES}
         self._last_flush = time.monotonic()
         process = psutil.Process()
         self._process = (process.pid, process.create_time())
-        self._tasks = np.array(info.task_names)
-        self._info = info
         for table in TABLES:
             (run_dir / table).mkdir()
         replace_text(run_dir / "run.json", info.model_dump_json(indent=1))
 
-    def add(self, table: str, **columns: np.ndarray | Sequence[object] | int | float | str) -> None:
+    def add(self, table: str, **columns: ArrayLike) -> None:
         """Add rows to a table: arrays of one length, or scalars that hold for all of them; NaN is null."""
-        rows = max(len(value) for value in columns.values() if not isinstance(value, str) and np.ndim(value))
-        self._rows[table].append({name: np.broadcast_to(np.asarray(value), rows) for name, value in columns.items()})
+        arrays = np.broadcast_arrays(*columns.values())
+        self._rows[table].append(dict(zip(columns, arrays, strict=True)))
 
     def flush_if_due(self) -> None:
         """Flush where enough rows have come, or enough time has gone by."""
@@ -91,7 +90,7 @@ class Recorder:
         return status
 
 
-def _column(values: np.ndarray, dtype: pa.DataType) -> pa.Array:
+def _column(values: NDArray[Any], dtype: pa.DataType) -> pa.Array:
     if pa.types.is_dictionary(dtype):
         names, indices = np.unique(values, return_inverse=True)
         return pa.DictionaryArray.from_arrays(

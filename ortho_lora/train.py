@@ -1,17 +1,12 @@
 """Train one adapter on several tasks, and record how their gradients agree before and after projection."""
 
 import importlib.metadata
-import logging
-import os
 import platform
 import shutil
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -28,15 +23,14 @@ from ortho_lora.batches import Batch, TaskSampler, padding_waste, seed_of
 from ortho_lora.config import Config
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.evaluation import encode, evaluate, evaluation_subsets
-from ortho_lora.gram import combine, cosines, cosines_after, gram, norms, scope_groups, sum_over
+from ortho_lora.life import log, log_to, new_run_id, stop_on_signal
+from ortho_lora.measure import Measured, measure, record_gradients, to_cpu
 from ortho_lora.model import MultiTaskModel, load_encoder, use_dropout
-from ortho_lora.projection import Projection, effective_weights, project
+from ortho_lora.projection import effective_weights
 from ortho_lora.record import Recorder, check_free, create_run_dir
 from ortho_lora.schema import ModuleInfo, RunInfo, State, Status, TaskInfo
 from ortho_lora.tasks import TaskData, load_tasks
 from ortho_lora.tasks.metrics import majority_baseline
-
-log = logging.getLogger("ortho_lora")
 
 # Above this ratio of tokens, one pass a task costs less than one pass over all of them (benchmarks/gradient_modes.py).
 LARGEST_PADDING_WASTE = 1.1
@@ -49,16 +43,6 @@ class Group:
     adapter: str
     tasks: list[int]
     blocks: list[Block]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One group's step, on the CPU: T tasks, N blocks."""
-
-    losses: Tensor  # [T]
-    gram: Tensor  # [N, T, T]
-    half_products: Tensor  # [N, T]
-    projection: Projection  # [N, T, T] each
 
 
 def train(
@@ -84,12 +68,12 @@ def train(
     Raises:
         OrthoLoraError: bad input, or a loss or gradient that is not finite.
     """
-    run_id = check_free(runs_dir, run_id or _new_run_id(runs_dir, config))
-    with _stop_on_signal() as stop:
+    run_id = check_free(runs_dir, run_id or new_run_id(runs_dir, config.label))
+    with stop_on_signal() as stop:
         training = _Training(config, load_tasks(config.tasks, config.seed), report, stop)
         # Made when all that may be refused was accepted: a failed start leaves no directory.
         run_dir = create_run_dir(runs_dir, run_id)
-        with _log_to(run_dir / "log.txt"):
+        with log_to(run_dir / "log.txt"):
             recorder = Recorder(
                 run_dir,
                 training.identity(run_id, command),
@@ -256,15 +240,12 @@ class _Training:
         else:
             found = gradients.sequential(group.blocks, batch.sizes, one)
 
-        precise = torch.float32 if self.device.type == "mps" else torch.float64
-        block_gram = torch.stack([gram(by_task.flatten(1)).to(precise) for by_task in found.blocks])  # [N, T, T]
-        modules = list(dict.fromkeys(block.path for block in group.blocks))
-        scopes, count = scope_groups([modules.index(b.path) for b in group.blocks], config.effective_scope)
-        scoped = sum_over(block_gram, torch.tensor(scopes, device=self.device), count)
-        projection = project(scoped, config.effective_rule, order)
+        matrices, projection = measure(
+            group.blocks, found, rule=config.effective_rule, scope=config.effective_scope, order=order
+        )
         if config.effective_rule != "sum":
             gradients.apply_weights(group.blocks, found, effective_weights(projection.coefficients))
-        measured = _to_cpu(Measured(losses, block_gram, found.half_products, projection))
+        measured = to_cpu(losses, matrices, found.half_products, projection)
         self._check_finite(group, measured)
         return measured
 
@@ -275,8 +256,8 @@ class _Training:
             what = "loss" if not np.isfinite(loss) else "gradient" if not np.isfinite(square) else None
             if what:
                 raise OrthoLoraError(
-                    f"task {self.tasks[task].name!r}: its {what} is not finite at step {self.step} (loss {loss:g}): try a"
-                    f" lower learning_rate than {self.config.learning_rate:g}, a warm-up or clip, or look at its labels."
+                    f"task {self.tasks[task].name!r}: its {what} is not finite at step {self.step} (loss {loss:g}):"
+                    f" try a lower learning_rate than {self.config.learning_rate:g}, warmup_steps or clip."
                 )
 
     def _evaluate(self) -> None:
@@ -402,60 +383,6 @@ class _Training:
         )
 
 
-def record_gradients(
-    recorder: Recorder, step: int, blocks: Sequence[Block], tasks: Sequence[str], measured: Measured
-) -> None:
-    """Add a step's rows of `pairs` and `norms`: N blocks, T tasks, P = T (T - 1) / 2 pairs."""
-    count = len(blocks)
-    names = np.array(tasks)
-    matrix, coefficients = measured.gram, measured.projection.coefficients
-    where = {
-        "layer": np.array([block.layer for block in blocks]),
-        "module": np.array([block.module for block in blocks]),
-        "branch": np.array([block.branch for block in blocks]),
-    }
-
-    def rows(width: int) -> dict[str, np.ndarray]:
-        return {name: np.repeat(values, width) for name, values in where.items()}
-
-    i, j = np.triu_indices(len(tasks), 1)
-    if len(i):
-        before, after = cosines(matrix).numpy(), cosines_after(matrix, coefficients).numpy()
-        projected = measured.projection.projected.numpy()
-        recorder.add(
-            "pairs",
-            step=step,
-            **rows(len(i)),
-            task_i=np.tile(names[i], count),
-            task_j=np.tile(names[j], count),
-            cos_before=before[:, i, j].ravel(),
-            cos_after=after[:, i, j].ravel(),
-            projected_ij=projected[:, i, j].ravel(),
-            projected_ji=projected[:, j, i].ravel(),
-        )
-    recorder.add(
-        "norms",
-        step=step,
-        **rows(len(tasks)),
-        task=np.tile(names, count),
-        norm_before=norms(matrix).numpy().ravel(),
-        norm_after=norms(combine(matrix, coefficients)).numpy().ravel(),
-        half_product=measured.half_products.numpy().ravel(),
-        weight=effective_weights(coefficients).numpy().ravel(),
-    )
-
-
-def _to_cpu(measured: Measured) -> Measured:
-    """Everything that was measured, in one copy."""
-    tensors = [measured.losses, measured.gram, measured.half_products, *measured.projection]
-    packed = torch.cat([tensor.detach().to(measured.gram.dtype).flatten() for tensor in tensors]).cpu()
-    parts = packed.split([tensor.numel() for tensor in tensors])
-    losses, matrix, products, coefficients, projected = (
-        part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)
-    )
-    return Measured(losses, matrix, products, Projection(coefficients, projected.bool()))
-
-
 def _gradient_mode(
     config: Config, tasks: Sequence[TaskData], groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase
 ) -> str:
@@ -483,44 +410,3 @@ def _device(name: str) -> torch.device:
     if not present:
         raise OrthoLoraError(f"device {name!r}: this machine or this build of torch has none: use device=auto or cpu.")
     return device
-
-
-def _new_run_id(runs_dir: Path, config: Config) -> str:
-    stem = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{config.label.replace('@', '-')}"
-    taken = (stem if n == 1 else f"{stem}-{n}" for n in range(1, 1000))
-    return next(name for name in taken if not (runs_dir / name).exists())
-
-
-@contextmanager
-def _log_to(path: Path) -> Iterator[None]:
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        handler.close()
-
-
-@contextmanager
-def _stop_on_signal() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or SIGTERM sets, so that a step ends before the run does; a second Ctrl-C interrupts."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def handle(number: int, frame: object) -> None:
-        if stop.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.set()
-        os.write(2, b"\nstopping after this step ...\n")
-
-    former = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)

@@ -25,7 +25,7 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def registry(tmp_path, monkeypatch, cache):  # noqa: ARG001 (an empty cache goes with it)
+def registry(tmp_path, monkeypatch, cache):
     """A directory that pip takes for the whole registry."""
     directory = tmp_path / "registry"
     directory.mkdir()

@@ -48,8 +48,12 @@ def task_heatmap(
         "corrected": [("corrected", "measured", "")],
     }[value]
     branches = sorted(frame["branch"].unique())
+    height = _matrix_height(len(tasks), len(shown))
     figure = theme.panels(
-        [f"branch {branch}{when}" for _, _, when in shown for branch in branches], len(shown), len(branches)
+        [f"branch {branch}{when}" for _, _, when in shown for branch in branches],
+        len(shown),
+        len(branches),
+        vertical_spacing=40 / height,
     )
     for (row, (column, count, _)), (col, branch) in product(enumerate(shown, 1), enumerate(branches, 1)):
         cells = {}
@@ -76,13 +80,13 @@ def task_heatmap(
             "cmax": 1 if rate else limit,
             "colorbar": _colour_bar(bar)
             | (
-                {"tickvals": [0, 0.25, 0.5, 0.75, 1], "ticktext": ["0%", "25%", "50%: chance", "75%", "100%"]}
+                {"tickvals": [0, 0.25, 0.5, 0.75, 1], "ticktext": ["0%", "25%", "50%<br>chance", "75%", "100%"]}
                 if rate
                 else {}
             ),
         }
     )
-    return theme.finish(figure, dark=dark, height=_matrix_height(len(tasks), len(shown)))
+    return theme.finish(figure, dark=dark, height=height)
 
 
 def projection_pairs(frame: pd.DataFrame, tasks: Sequence[str], *, dark: bool = False) -> go.Figure:

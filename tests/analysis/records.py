@@ -141,7 +141,7 @@ def gradient_tables(
 def noisy_halves(
     true: np.ndarray, shape: tuple[int, int, int, int], noise: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Gradients of half batches, [*shape, tasks, 2, width]: `true` [tasks, width] plus noise of its own for each half."""
+    """Gradients of half batches, [*shape, tasks, 2, width]: `true` [tasks, width] plus noise for each half."""
     size = (*shape, len(true), 2, true.shape[1])
     return true[:, None, :] + noise * rng.standard_normal(size)
 

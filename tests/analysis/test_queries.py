@@ -88,13 +88,13 @@ def test_corrected_is_the_ratio_of_sums(run: Path, tables: Tables) -> None:
     found = queries.task_matrix(run, ALL).set_index(["branch", "task_i", "task_j"])["corrected"]
     norms = tables["norms"].set_index(["step", "layer", "module", "branch", "task"])
     for (branch, one, other), corrected in found.items():
-        rows = tables["pairs"].query("branch == @branch and task_i == @one and task_j == @other")
+        pairs = tables["pairs"]
+        rows = pairs[(pairs["branch"] == branch) & (pairs["task_i"] == one) & (pairs["task_j"] == other)]
         blocks = rows.set_index(["step", "layer", "module", "branch"])["cos_before"].fillna(0)
         i, j = (norms.xs(task, level="task").loc[blocks.index] for task in (one, other))
         product = (blocks * i["norm_before"] * j["norm_before"]).sum()
-        assert corrected == pytest.approx(
-            product / np.sqrt(i["half_product"].sum() * j["half_product"].sum()), rel=1e-4
-        )
+        power = i["half_product"].sum() * j["half_product"].sum()
+        assert corrected == pytest.approx(product / np.sqrt(power), rel=1e-4)
 
 
 @pytest.mark.parametrize("selection", SELECTIONS)
@@ -278,7 +278,7 @@ TRUE = {("one", "two"): -0.5, ("one", "three"): 0.3, ("two", "three"): 0.0}
 
 @pytest.fixture(scope="module")
 def noisy_run(records: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Gradients of known cosine under noise seven times their size, those of the last task without any signal."""
+    """Gradients of known cosine under noise three times their size, those of the last task without any signal."""
     gram = np.eye(3)
     names = ["one", "two", "three"]
     for (one, other), cosine in TRUE.items():
@@ -287,7 +287,7 @@ def noisy_run(records: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> 
     true = np.zeros((5, 50))
     true[:3, :3] = np.linalg.cholesky(gram)
     true[3] = -true[0]  # a twin's
-    halves = records.noisy_halves(true, (150, 4, 2, 2), 1.0, np.random.default_rng(3))
+    halves = records.noisy_halves(true, (300, 4, 2, 2), 0.6, np.random.default_rng(3))
     halves[..., 3, :, :] += halves[..., 0, :, :] - true[0]  # draws the same texts: part of the noise is the same
     tasks = [records.task_info(name) for name in (*names, "twin", "silent")]
     tasks[3] = records.task_info("twin", twin_of="one")
@@ -303,9 +303,9 @@ def test_corrected_finds_the_cosine_beneath_the_noise(noisy_run: Path) -> None:
     for (one, other), cosine in TRUE.items():
         for branch in "AB":
             row = found.loc[branch, one, other]
-            assert row["corrected"] == pytest.approx(cosine, abs=0.05)
-            assert abs(row["cos_before"]) <= abs(cosine) / 10 + 0.01  # which the raw mean does not
-    assert queries.noise(noisy_run, ALL).query("task != 'silent'")["same_task_cosine"].lt(0.05).all()
+            assert row["corrected"] == pytest.approx(cosine, abs=0.08)  # 3 standard errors
+            assert abs(row["cos_before"]) <= abs(cosine) / 8 + 0.01  # which the raw mean does not
+    assert queries.noise(noisy_run, ALL).query("task != 'silent'")["same_task_cosine"].lt(0.1).all()
 
 
 def test_no_corrected_cosine_without_signal_or_for_shared_texts(noisy_run: Path) -> None:

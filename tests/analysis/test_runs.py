@@ -32,7 +32,7 @@ def test_no_directory_no_runs(tmp_path: Path) -> None:
     assert runs_table([]).empty
 
 
-def test_broken_runs_are_listed_with_their_problem(run: Path, records: ModuleType, tmp_path: Path) -> None:
+def test_broken_runs_are_listed_with_their_problem(run: Path, tmp_path: Path) -> None:
     (tmp_path / "bare").mkdir()
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "run.json").write_text('{"schema_version"')
@@ -105,10 +105,8 @@ def test_table(run: Path, tables: dict[str, pd.DataFrame]) -> None:
 
 
 def test_a_thousand_runs_take_seconds_at_most(records: ModuleType, tmp_path: Path) -> None:
-    info, status = (
-        records.run_info("x", [records.task_info("trec")]).model_dump_json(),
-        records.status().model_dump_json(),
-    )
+    info = records.run_info("x", [records.task_info("trec")]).model_dump_json()
+    status = records.status().model_dump_json()
     for index in range(1000):
         path = tmp_path / f"run{index}"
         path.mkdir()
@@ -117,3 +115,13 @@ def test_a_thousand_runs_take_seconds_at_most(records: ModuleType, tmp_path: Pat
     started = time.perf_counter()
     assert len(runs_table(list_runs(tmp_path))) == 1000
     assert time.perf_counter() - started < 10
+
+
+def test_final_values_of_any_size(records: ModuleType, tables: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+    names = ["movies", "tweets", "trec"]
+    metrics = tables["metrics"].copy()
+    for name, value in zip(names, (10.25, -0.5, 1.0), strict=True):
+        metrics.loc[metrics["task"] == name, "value"] = value
+    info = records.run_info("any", [records.task_info(name) for name in names])
+    records.write_run(tmp_path / "any", info, records.status(), {"metrics": metrics}, parts=7)
+    assert runs_table(list_runs(tmp_path))["final"].tolist() == ["movies 10.25 · tweets -.50 · trec 1.00"]

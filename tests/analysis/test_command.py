@@ -1,0 +1,35 @@
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from analysis.__main__ import app
+from analysis.queries import Selection, task_matrix
+
+
+def test_json(run: Path) -> None:
+    result = CliRunner().invoke(app, ["summary", str(run), "--json"])
+    assert result.exit_code == 0
+    document = json.loads(result.stdout)
+    assert (document["state"], document["tasks"]) == ("finished", ["movies", "tweets", "trec"])
+    assert [row["majority"] for row in document["metrics"]] == [0.5] * 3
+    expected = task_matrix(run, Selection())
+    assert [row["cos_before"] for row in document["pairs"]] == pytest.approx(expected["cos_before"].tolist())
+
+
+def test_text(run: Path) -> None:
+    result = CliRunner().invoke(app, ["summary", str(run)])
+    assert result.exit_code == 0
+    for words in ("first: finished", "majority", "movies – tweets", "by chance"):
+        assert words in result.stdout
+
+
+@pytest.mark.parametrize(("name", "message"), [("absent", "'absent': not in"), ("bare", "no run.json")])
+def test_errors_are_one_sentence(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "bare").mkdir()
+    result = CliRunner().invoke(app, ["summary", str(tmp_path / name)])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: ")
+    assert message in result.stderr
+    assert result.stdout == ""
