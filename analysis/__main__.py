@@ -18,7 +18,19 @@ from ortho_lora.errors import OrthoLoraError
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False, help=__doc__)
 
 _SPLIT = "validation"
-_MATRIX = ["branch", "task_i", "task_j", "cos_before", "cos_low", "cos_high", "rate_before", "corrected", "cos_after"]
+_MATRIX = [
+    "branch",
+    "task_i",
+    "task_j",
+    "cos_before",
+    "cos_low",
+    "cos_high",
+    "rate_before",
+    "corrected",
+    "corrected_low",
+    "corrected_high",
+    "cos_after",
+]
 
 
 @app.callback()
@@ -93,23 +105,28 @@ def _print(document: dict[str, Any]) -> None:
     for row in document["metrics"]:
         metrics.add_row(row["task"], row["metric"], _number(row["value"], ".3f"), _number(row["majority"], ".3f"))
     console.print(metrics)
-    pairs = Table("branch", "tasks", box=SIMPLE_HEAD, title="Cosine of the tasks' gradients", title_justify="left")
-    for heading in ("before", "±95%", "conflicts", "corrected", "after"):
-        pairs.add_column(heading, justify="right")
-    for row in document["pairs"]:
-        half_width = None if row["cos_low"] is None else (row["cos_high"] - row["cos_low"]) / 2
-        pairs.add_row(
-            row["branch"],
-            f"{row['task_i']} – {row['task_j']}",
-            _number(row["cos_before"], "+.3f"),
-            _number(half_width, ".3f"),
-            _number(row["rate_before"], ".0%"),
-            _number(row["corrected"], "+.3f"),
-            _number(row["cos_after"], "+.3f"),
-        )
-    console.print(pairs)
+    for branch in sorted({row["branch"] for row in document["pairs"]}):
+        pairs = Table("tasks", box=SIMPLE_HEAD, title=f"Cosines on branch {branch}", title_justify="left")
+        for heading in ("before", "95% interval", "conflicts", "corrected", "95% interval", "after"):
+            pairs.add_column(heading, justify="right", no_wrap=heading != "95% interval")
+        for row in document["pairs"]:
+            if row["branch"] == branch:
+                pairs.add_row(
+                    f"{row['task_i']} – {row['task_j']}",
+                    _number(row["cos_before"], "+.2f"),
+                    _interval(row["cos_low"], row["cos_high"]),
+                    _number(row["rate_before"], ".0%"),
+                    _number(row["corrected"], "+.2f"),
+                    _interval(row["corrected_low"], row["corrected_high"]),
+                    _number(row["cos_after"], "+.2f"),
+                )
+        console.print(pairs)
     console.print(document["sentence"], highlight=False)
     console.print("Unrelated tasks conflict about half of the time by chance: read the cosines and their intervals.")
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "–" if low is None or high is None else f"{low:+.2f} {high:+.2f}"
 
 
 def _number(value: float | None, style: str) -> str:

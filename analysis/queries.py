@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.database import BINNED, Selection, ask
-from analysis.statistics import Floats, clear_mean, interval
+from analysis.statistics import Floats, clear_mean, cosine_interval, cosine_of_sums, interval
 from ortho_lora.schema import TaskInfo, read_run
 
 __all__ = [
@@ -88,7 +88,8 @@ def task_matrix(run: Path, selection: Selection) -> pd.DataFrame:
         null with fewer than 8 steps;
         corrected: sum of <g_i, g_j> / sqrt(sum h_i sum h_j) with the half products h, the cosine of the gradients
         without their batch noise, so of more steps and blocks and weighted by their norms; null where a signal is
-        (see `noise`), and for tasks that draw the same texts: their noise is shared, their raw cosine the right one.
+        (see `noise`), and for tasks that draw the same texts: their noise is shared, their raw cosine the right one;
+        corrected_low, corrected_high: its 95% interval by the jackknife over batches of steps.
     """
     frame = ask(
         run,
@@ -317,12 +318,12 @@ def shares_texts(tasks: Sequence[TaskInfo], one: str, other: str) -> bool:
 
 
 def _corrected(run: Path, selection: Selection) -> pd.DataFrame:
-    """Branch, task_i, task_j, corrected."""
-    frame = ask(
+    """Branch, task_i, task_j, corrected, corrected_low, corrected_high."""
+    by_step = ask(
         run,
         ["pairs", "norms"],
         """
-        SELECT branch, task_i, task_j,
+        SELECT branch, task_i, task_j, step,
             sum(coalesce(cos_before, 0) * CAST(i.norm_before AS DOUBLE) * j.norm_before) AS product,
             sum(CAST(i.half_product AS DOUBLE)) AS half_i, sum(CAST(j.half_product AS DOUBLE)) AS half_j
         FROM pairs
@@ -336,15 +337,19 @@ def _corrected(run: Path, selection: Selection) -> pd.DataFrame:
     clear = noise(run, selection).dropna(subset="signal")
     has_signal = set(zip(clear["branch"], clear["task"], strict=True))
     tasks = read_run(run).tasks
+    frame = by_step[_PAIR].drop_duplicates(ignore_index=True)
     usable = np.array(
         [
             {(branch, one), (branch, other)} <= has_signal and not shares_texts(tasks, one, other)
-            for branch, one, other in frame[_PAIR].itertuples(index=False, name=None)
+            for branch, one, other in frame.itertuples(index=False, name=None)
         ],
         dtype=bool,
     )
-    power = (frame["half_i"] * frame["half_j"]).where(usable & (frame["half_i"] > 0) & (frame["half_j"] > 0))
-    return frame[_PAIR].assign(corrected=frame["product"] / np.sqrt(power))
+    sums = [_series(by_step, _PAIR, column, frame) for column in ("product", "half_i", "half_j")]
+    low, high = cosine_interval(*sums)
+    for name, values in (("", cosine_of_sums(*sums)), ("_low", np.maximum(low, -1)), ("_high", np.minimum(high, 1))):
+        frame[f"corrected{name}"] = np.where(usable, values, np.nan)
+    return frame
 
 
 def _configured(run: Path) -> Callable[[pd.Series], pd.Series]:

@@ -29,10 +29,11 @@ def _pairs(frame: pd.DataFrame) -> str:
     low = found.loc[found["cos_before"].idxmin()]
     pair = f"{low['task_i']} and {low['task_j']} on branch {low['branch']}"
     corrected = "" if pd.isna(low["corrected"]) else f"; corrected for batch noise {low['corrected']:+.2f}"
+    clear = ", not clearly below 0" if low["cos_before"] < 0 and not low["cos_high"] < 0 else ""
     after = "" if pd.isna(low["cos_after"]) else f", after it {low['cos_after']:+.2f}"
     lowest = "Strongest conflict" if low["cos_before"] < 0 else "No pair conflicts on average; the lowest"
     return (
-        f"{lowest}: {pair}, mean cosine before projection {low['cos_before']:+.2f} "
+        f"{lowest}: {pair}, mean cosine before projection {low['cos_before']:+.2f}{clear} "
         f"({low['rate_before']:.0%} negative{corrected}){after}."
     )
 

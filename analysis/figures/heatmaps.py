@@ -184,7 +184,9 @@ def _pair_words(pair: Mapping[str, Any], value: str, column: str, count: str) ->
     if value == "corrected":
         if pd.isna(pair[column]):
             return "no corrected cosine: too little signal above the batch noise, or the tasks share their texts"
-        return f"corrected for batch noise {pair[column]:+.3f}<br>raw mean cosine {pair['cos_before']:+.3f}"
+        low, high = pair["corrected_low"], pair["corrected_high"]
+        interval = "" if pd.isna(low) else f"<br>95% interval {low:+.3f} to {high:+.3f}"
+        return f"corrected for batch noise {pair[column]:+.3f}{interval}<br>raw mean cosine {pair['cos_before']:+.3f}"
     if not pair[count]:
         return "not measured: a gradient is zero in every step"
     name, style = ("cos", "+.3f") if value == "cosine" else ("rate", ".1%")

@@ -21,7 +21,7 @@ def test_json(run: Path) -> None:
 def test_text(run: Path) -> None:
     result = CliRunner().invoke(app, ["summary", str(run)])
     assert result.exit_code == 0
-    for words in ("first: finished", "majority", "movies – tweets", "by chance"):
+    for words in ("first: finished", "majority", "Cosines on branch B", "by chance"):
         assert words in result.stdout
 
 

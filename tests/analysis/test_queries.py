@@ -305,6 +305,7 @@ def test_corrected_finds_the_cosine_beneath_the_noise(noisy_run: Path) -> None:
             row = found.loc[branch, one, other]
             assert row["corrected"] == pytest.approx(cosine, abs=0.08)  # 3 standard errors
             assert abs(row["cos_before"]) <= abs(cosine) / 8 + 0.01  # which the raw mean does not
+            assert row["corrected_low"] < row["corrected"] < row["corrected_high"]
     assert queries.noise(noisy_run, ALL).query("task != 'silent'")["same_task_cosine"].lt(0.1).all()
 
 

@@ -104,19 +104,6 @@ def test_table(run: Path, tables: dict[str, pd.DataFrame]) -> None:
     assert (row["done"], row["total"], row["tasks"]) == (40, 40, "movies, tweets, trec")
 
 
-def test_a_thousand_runs_take_seconds_at_most(records: ModuleType, tmp_path: Path) -> None:
-    info = records.run_info("x", [records.task_info("trec")]).model_dump_json()
-    status = records.status().model_dump_json()
-    for index in range(1000):
-        path = tmp_path / f"run{index}"
-        path.mkdir()
-        (path / "run.json").write_text(info)
-        (path / "status.json").write_text(status)
-    started = time.perf_counter()
-    assert len(runs_table(list_runs(tmp_path))) == 1000
-    assert time.perf_counter() - started < 10
-
-
 def test_final_values_of_any_size(records: ModuleType, tables: dict[str, pd.DataFrame], tmp_path: Path) -> None:
     names = ["movies", "tweets", "trec"]
     metrics = tables["metrics"].copy()

@@ -1,7 +1,16 @@
 import numpy as np
 import pytest
 
-from analysis.statistics import FEWEST_STEPS, batch_means, clear_mean, interval, row_means, standard_error
+from analysis.statistics import (
+    FEWEST_STEPS,
+    batch_means,
+    clear_mean,
+    cosine_interval,
+    cosine_of_sums,
+    interval,
+    row_means,
+    standard_error,
+)
 
 
 def test_batch_means_of_known_series() -> None:
@@ -50,3 +59,17 @@ def test_clear_mean_needs_two_standard_errors() -> None:
 def test_no_rows() -> None:
     assert standard_error(np.empty((0, 0))).shape == (0,)
     assert clear_mean(np.empty((0, 5))).shape == (0,)
+
+
+def test_cosine_interval_covers_the_ratio() -> None:
+    rng = np.random.default_rng(0)
+    rows, steps = 2000, 200
+    product = -0.5 + rng.standard_normal((rows, steps))
+    half_i, half_j = 1 + rng.standard_normal((2, rows, steps))
+    low, high = cosine_interval(product, half_i, half_j)
+    assert 0.92 < np.mean((low < -0.5) & (high > -0.5)) < 0.98
+    centre = cosine_of_sums(product, half_i, half_j)
+    np.testing.assert_allclose((low + high) / 2, centre)
+    few = cosine_interval(*(series[:, :7] for series in (product, half_i, half_j)))
+    assert np.isnan(few).all()
+    assert np.isnan(cosine_interval(product, -np.abs(half_i), half_j)).all()

@@ -1,0 +1,1 @@
+"""The pages, one question a file; each is a function that reads top-down and stops after an empty state."""
