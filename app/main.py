@@ -12,7 +12,7 @@ if (root := str(Path(__file__).resolve().parents[1])) not in sys.path:
 from app import state
 from app.views import conflicts, launch, metrics, projection, runs
 
-st.set_page_config(page_title="Ortho-LoRA", page_icon=":material/call_split:", layout="wide")
+st.set_page_config(page_title="Ortho-LoRA", page_icon=str(Path(__file__).with_name("icon.svg")), layout="wide")
 pages = [
     st.Page(runs.page, title="Runs", icon=":material/list:", url_path="runs", default=True),
     st.Page(launch.page, title="Launch", icon=":material/rocket_launch:", url_path="launch"),

@@ -61,10 +61,11 @@ def choose_run() -> None:
             index=None,
             key="run",
             bind="query-params",
-            format_func=lambda run_id: f"{SYMBOLS.get(states.get(run_id, ''), '')} {run_id}",
             placeholder="no runs yet",
             disabled=not states,
         )
+        if chosen := st.session_state.get("run"):
+            st.caption(f"{SYMBOLS[states[chosen]]} {states[chosen]}")
         st.caption(f"in {plain(str(default_runs_dir()))}")
         st.button("Look again", icon=":material/refresh:", help="Read the runs directory again.")
 
@@ -170,12 +171,14 @@ def _follow(whole: tuple[int, int]) -> None:
     st.session_state["steps"] = (low, high)
 
 
-def select_pair(extent: Extent) -> tuple[str, str]:
-    """The pair of tasks that a page is about."""
+def select_pair(extent: Extent, first: tuple[str, str]) -> tuple[str, str]:
+    """The pair of tasks that a page is about; `first` until one is chosen."""
     pairs = {f"{one} + {other}": (one, other) for one, other in extent.pairs}
     if st.session_state.get("pair") not in pairs:
         st.session_state.pop("pair", None)
-    return pairs[st.selectbox("Pair of tasks", list(pairs), key="pair", bind="query-params")]
+    if "pair" not in st.session_state and st.query_params.get("pair") not in pairs:
+        st.session_state["pair"] = " + ".join(first)
+    return pairs[st.selectbox("Pair of tasks", list(pairs), index=None, required=True, key="pair", bind="query-params")]
 
 
 def show_figure(name: str, draw: Callable[[], go.Figure], frame: pd.DataFrame) -> None:

@@ -169,7 +169,7 @@ def loss_lines(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
 
 def _grid(titles: Mapping[str, str]) -> tuple[go.Figure, dict[str, tuple[int, int]]]:
     """Panels with axes of their own, at most three side by side, and the row and column of each from 1."""
-    columns = min(3, len(titles))
+    columns = 2 if len(titles) == 4 else min(3, len(titles))
     rows = -(-len(titles) // columns)
     spacing = {"horizontal_spacing": 0.07, "vertical_spacing": 0.25 / rows}
     figure = theme.panels(list(titles.values()), rows, columns, shared_xaxes=False, shared_yaxes=False, **spacing)

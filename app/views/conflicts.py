@@ -21,7 +21,8 @@ HELP = {
     ),
     "cosine": (
         "The plain mean over steps, layers and modules. Small batches are mostly noise, and noise pulls every cosine"
-        " towards 0: compare with what a task's two half batches agree on, below."
+        " towards 0: compare with the numbers in italics on the diagonal, the cosine of two halves of"
+        " one task's own batch: a task cannot be expected to agree with another better than with itself."
     ),
     "rate": (
         "The share of cosines below zero. Two tasks that have nothing to do with each other scatter around 0, so about"
@@ -67,6 +68,10 @@ def _body(run: Run) -> None:
         )
     ]
     st.markdown(HELP[view])
+    if "corrected" not in map(VIEWS.get, views):
+        st.caption(
+            "The noise-corrected cosine is not shown: the half batches give no clear signal yet. More steps would."
+        )
     state.show_figure(
         "task-by-task",
         lambda: figures.task_heatmap(matrix, list(extent.tasks), view, noise=noise, dark=dark),
@@ -81,7 +86,8 @@ def _body(run: Run) -> None:
         st.dataframe(noise, hide_index=True, key="table-noise")
 
     st.subheader("Layer by layer")
-    pair = state.select_pair(extent)
+    sharpest = matrix.sort_values("cos_before")[["task_i", "task_j"]].itertuples(index=False, name=None)
+    pair = state.select_pair(extent, next(sharpest))
     layers = state.ask(queries.layer_step, run, pair, selection)
     state.show_figure("layer-by-step", lambda: figures.layer_step_heatmap(layers, pair, dark=dark), layers)
     steps = state.ask(queries.pair_over_steps, run, pair, selection)

@@ -46,7 +46,7 @@ def _table() -> None:
             "tasks": "Tasks",
             "steps": "Steps",
             "final": st.column_config.TextColumn(
-                "Final metrics", help="Last validation value of each task's primary metric.", width="large"
+                "Final metrics", help="Last validation value of each task's primary metric."
             ),
             "mean": st.column_config.NumberColumn("Mean", format="%.3f", help="Mean of the final metrics."),
             "age": "Age",
