@@ -24,6 +24,8 @@ from ortho_lora.schema import check_run_id, replace_text
 
 ROOT = Path(__file__).resolve().parents[1]
 
+_children: list[subprocess.Popen[bytes]] = []  # kept so that each is reaped when it has ended; never asked anything
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -64,6 +66,7 @@ def start(config: Config, runs_dir: Path, run_id: str) -> int:
             start_new_session=True,  # it outlives the dashboard, and Ctrl-C there does not reach it
             env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *_inherited_path()])},
         )
+    _children[:] = [child for child in _children if child.poll() is None] + [process]
     identity = {"pid": process.pid, "process_start_time": psutil.Process(process.pid).create_time()}
     replace_text(folder / f"{run_id}.json", json.dumps(identity))
     return process.pid

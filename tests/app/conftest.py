@@ -1,0 +1,72 @@
+import importlib.util
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from streamlit.testing.v1 import AppTest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def records():
+    """The maker of synthetic runs that the tests of `analysis` use."""
+    path = ROOT / "tests" / "analysis" / "records.py"
+    spec = importlib.util.spec_from_file_location("app_records", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def runs_dir(tmp_path, monkeypatch):
+    """An empty runs directory, the one that the app shows."""
+    monkeypatch.setenv("ORTHO_LORA_RUNS_DIR", str(tmp_path / "runs"))
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def add_run(records, runs_dir):
+    """Writes a synthetic run of three tasks: add_run(name, state=..., **fields of run.json)."""
+
+    def add(name, state="finished", process=None, **fields):
+        tasks = ("movies", "tweets", "trec")
+        rng = np.random.default_rng(0)
+        tables = records.gradient_tables(rng.standard_normal((12, 2, 2, 2, 3, 2, 8)), tasks)
+        if fields.get("method") == "single":
+            del tables["pairs"]
+        tables["metrics"] = pd.DataFrame(
+            [
+                {"step": step, "split": "validation", "task": task, "metric": metric, "value": 0.5, "examples": 50}
+                for step in (0, 12)
+                for task in tasks
+                for metric in ("accuracy", "loss")
+            ]
+        )
+        tables["steps"] = pd.DataFrame(
+            [
+                {"step": step, "task": task, "loss": 1.0, "learning_rate": 1e-3, "seconds": 0.1, "order": order}
+                for step in range(12)
+                for order, task in enumerate(tasks)
+            ]
+        )
+        info = records.run_info(name, [records.task_info(task) for task in tasks], **{"created": time.time(), **fields})
+        return records.write_run(runs_dir / name, info, records.status(state, **(process or {})), tables)
+
+    return add
+
+
+@pytest.fixture
+def open_page():
+    """Runs one page as the router does, with the address given; AppTest cannot follow pages that are functions."""
+
+    def run(page, **query):
+        script = f"from app import state\nfrom app.views import {page}\nstate.choose_run()\n{page}.page()\n"
+        test = AppTest.from_string(script, default_timeout=60)
+        for key, value in query.items():
+            test.query_params[key] = value
+        return test.run()
+
+    return run

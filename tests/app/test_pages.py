@@ -1,0 +1,189 @@
+"""Every page with no run, one, several, a live one and a broken one."""
+
+import json
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = ["runs", "launch", "conflicts", "projection", "metrics"]
+SHOWING = ["conflicts", "projection", "metrics"]
+
+
+def figures(test):
+    return [json.loads(element.proto.spec) for element in test.get("plotly_chart")]
+
+
+def words(test):
+    elements = [*test.markdown, *test.info, *test.error, *test.warning, *test.caption, *test.success]
+    return "\n".join(element.value for element in elements)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_run(page, runs_dir, open_page):
+    test = open_page(page)
+    assert not test.exception
+    assert page == "launch" or "make app" in words(test)
+    assert not runs_dir.exists()  # looking writes nothing
+
+
+def test_router_opens_on_runs(add_run):
+    add_run("only")
+    test = AppTest.from_file(str(ROOT / "app" / "main.py"), default_timeout=60).run()
+    assert not test.exception
+    assert [title.value for title in test.title] == ["Runs"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("state", ["finished", "running", "stopped", "failed"])
+def test_one_run(page, state, add_run, open_page):
+    add_run("only", state, {"step": 12, "total": 20, "eta_seconds": 7.0, "losses": {"trec": 0.5}})
+    test = open_page(page)
+    assert not test.exception
+    assert not [error for error in test.error if state != "failed"]
+    if page in SHOWING:
+        assert figures(test)
+
+
+def test_newest_of_several_runs_is_shown_and_another_by_its_address(add_run, open_page):
+    add_run("older", created=1.0)
+    add_run("newer", created=2.0)
+    assert open_page("conflicts").selectbox(key="run").value == "newer"
+    assert open_page("conflicts", run="older").selectbox(key="run").value == "older"
+
+
+def test_runs_are_listed_newest_first_with_state_and_metrics(add_run, open_page):
+    add_run("older", created=1.0)
+    add_run("newer", "failed", created=2.0)
+    frame = open_page("runs").dataframe[0].value
+    assert frame["run"].tolist() == ["newer", "older"]
+    assert frame["state"].tolist() == ["✕ failed", "✓ finished"]
+    assert "trec .50" in frame["final"].iloc[0]
+
+
+def test_metrics_of_several_runs_are_overlaid(add_run, open_page):
+    add_run("one", created=2.0)
+    add_run("two", created=1.0)
+    test = open_page("metrics")
+    alone = {trace["name"] for trace in figures(test)[0]["data"] if trace.get("name")}
+    test.multiselect(key="compare").select("two").run()
+    both = {trace["name"] for trace in figures(test)[0]["data"] if trace.get("name")}
+    assert "two" not in alone
+    assert {"one", "two"} <= both
+
+
+def test_conflicts_follow_the_selection(add_run, open_page):
+    add_run("only")
+    test = open_page("conflicts")
+    before = figures(test)[0]
+    test.slider(key="steps").set_value((4, 8)).run()
+    assert not test.exception
+    assert figures(test)[0] != before
+    test.multiselect(key="layers").select(1).run()
+    assert not test.exception
+    layers = figures(test)[1]
+    assert {label for trace in layers["data"] if trace["type"] == "heatmap" for label in trace["y"]} == {"1"}
+
+
+def test_conflict_rate_says_what_chance_gives(add_run, open_page):
+    add_run("only")
+    test = open_page("conflicts")
+    test.button_group(key="view").set_value("Conflict rate").run()
+    assert "by chance" in words(test)
+
+
+@pytest.mark.parametrize("page", ["conflicts", "projection"])
+def test_single_says_that_nothing_meets(page, add_run, open_page):
+    add_run("only", method="single", rule="sum")
+    test = open_page(page)
+    assert not test.exception
+    assert "nothing" in words(test)
+
+
+def test_joint_says_that_it_projects_nothing(add_run, open_page):
+    add_run("only", method="joint", rule="sum")
+    assert "projects nothing" in words(open_page("projection"))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_broken_runs_are_named_and_the_rest_is_shown(page, add_run, runs_dir, open_page):
+    add_run("good", created=1e10)
+    broken = add_run("broken", created=1.0)
+    (broken / "run.json").write_text("{")
+    (runs_dir / "foreign").mkdir()
+    test = open_page(page)
+    assert not test.exception
+    if page in SHOWING:
+        assert test.selectbox(key="run").value == "good"
+        assert "cannot be read" in words(open_page(page, run="broken"))
+
+
+@pytest.mark.parametrize("page", SHOWING)
+def test_torn_part_is_told_in_words(page, add_run, open_page):
+    run = add_run("only")
+    for path in run.glob("*/part-000001.parquet"):
+        path.write_bytes(b"torn")
+    test = open_page(page)
+    assert not test.exception
+    assert "part-000001.parquet" in words(test).replace("\\", "")
+
+
+def test_markup_in_names_is_not_executed(add_run, runs_dir, open_page):
+    run = add_run("only", "failed", {"message": "<script>alert(1)</script> **bold**"})
+    assert run.parent == runs_dir
+    shown = words(open_page("runs"))
+    assert "<script>" not in shown
+    assert "**bold**" not in shown
+
+
+def test_lost_run_is_told(add_run, open_page):
+    add_run("only", "running", {"pid": 2**22 - 1, "process_start_time": 1.0})
+    assert open_page("runs").dataframe[0].value["state"].tolist() == ["? lost"]
+    assert "Stop" not in [button.label for button in open_page("launch").button]
+
+
+def test_live_run_has_progress_and_stop(add_run, open_page):
+    add_run("only", "running", {"step": 5, "total": 20, "eta_seconds": 7.0, "losses": {"trec": 0.5}})
+    test = open_page("launch")
+    assert "step 5 of 20, about 7 s left" in words(test)
+    assert "Stop" in [button.label for button in test.button]
+    assert [(metric.label, metric.value) for metric in test.metric] == [("trec loss", "0.500")]
+
+
+def submit(test):
+    next(button for button in test.button if button.label == "Start training").click()
+    return test.run()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("launch-name", "../up", "expected 1 to 100 letters"),
+        ("launch-learning_rate", "-1", "learning_rate: -1 given; input should be greater than 0"),
+        ("launch-learning_rate", "fast", "learning_rate: 'fast' given"),
+        ("launch-warmup_steps", 80, "warmup_steps is 80: expected fewer than the 80 steps"),
+    ],
+)
+def test_bad_form_is_refused_in_words_and_starts_nothing(key, value, sentence, runs_dir, open_page):
+    test = open_page("launch")
+    field = test.number_input(key=key) if isinstance(value, int) else test.text_input(key=key)
+    field.set_value(value)
+    submit(test)
+    assert sentence in words(test).replace("\\", "")
+    assert not runs_dir.exists()
+
+
+def test_form_starts_a_run_with_what_was_entered(runs_dir, open_page, monkeypatch):
+    started = []
+    monkeypatch.setattr("app.launcher.start", lambda *arguments: started.append(arguments))
+    test = open_page("launch")
+    test.multiselect(key="launch-tasks").set_value(["movies", "spam"])
+    test.selectbox(key="launch-method").set_value("pcgrad")
+    test.selectbox(key="launch-twin").set_value("movies")
+    test.number_input(key="launch-steps").set_value(20)
+    test.text_input(key="launch-name").set_value("mine")
+    submit(test)
+    (config, directory, run_id) = started[0]
+    assert [task.name for task in config.tasks] == ["movies", "spam", "movies-flip0.7"]
+    assert (config.method, config.steps, directory, run_id) == ("pcgrad", 20, runs_dir, "mine")
