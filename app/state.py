@@ -178,7 +178,8 @@ def select_pair(extent: Extent, first: tuple[str, str]) -> tuple[str, str]:
         st.session_state.pop("pair", None)
     if "pair" not in st.session_state and st.query_params.get("pair") not in pairs:
         st.session_state["pair"] = " + ".join(first)
-    return pairs[st.selectbox("Pair of tasks", list(pairs), index=None, required=True, key="pair", bind="query-params")]
+    chosen = st.selectbox("Pair of tasks", list(pairs), index=None, required=True, key="pair", bind="query-params")
+    return pairs[chosen] if chosen else first
 
 
 def show_figure(name: str, draw: Callable[[], go.Figure], frame: pd.DataFrame) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -23,37 +24,35 @@ def check_free(runs_dir: Path, run_id: str) -> str:
     return run_id
 
 
-def create_run_dir(runs_dir: Path, run_id: str) -> Path:
-    """Make the directory of a new run.
+class Recorder:
+    """Makes a run's directory, collects rows, and writes them in parts, each complete or absent, in step order.
 
     Raises:
-        OrthoLoraError: the name is not allowed or taken, or the directory cannot be written.
+        OrthoLoraError: the run's name is not allowed or taken, or the directory cannot be written.
     """
-    run_dir = runs_dir / check_free(runs_dir, run_id)
-    try:
-        runs_dir.mkdir(parents=True, exist_ok=True)
-        run_dir.mkdir()
-    except OSError as error:
-        raise OrthoLoraError(
-            f"{run_dir}: cannot be made ({error.strerror}): choose a --runs-dir you may write."
-        ) from error
-    return run_dir
 
-
-class Recorder:
-    """Collects rows and writes them in parts, each complete or absent, in step order."""
-
-    def __init__(self, run_dir: Path, info: RunInfo, *, flush_rows: int, flush_seconds: float) -> None:
-        self.run_dir = run_dir
+    def __init__(self, runs_dir: Path, info: RunInfo, *, total: int, flush_rows: int, flush_seconds: float) -> None:
+        self.run_dir = runs_dir / check_free(runs_dir, info.run_id)
         self.flush_rows, self.flush_seconds = flush_rows, flush_seconds
         self.manifest: dict[str, list[str]] = {table: [] for table in TABLES}
         self._rows: dict[str, list[dict[str, NDArray[Any]]]] = {table: [] for table in TABLES}
         self._last_flush = time.monotonic()
         process = psutil.Process()
         self._process = (process.pid, process.create_time())
-        for table in TABLES:
-            (run_dir / table).mkdir()
-        replace_text(run_dir / "run.json", info.model_dump_json(indent=1))
+        # Made under a hidden name and renamed: whoever looks sees a whole run or none.
+        hidden = runs_dir / f".{info.run_id}.{process.pid}"
+        try:
+            hidden.mkdir(parents=True)
+            for table in TABLES:
+                (hidden / table).mkdir()
+            replace_text(hidden / "run.json", info.model_dump_json(indent=1))
+            replace_text(hidden / "status.json", self._status("running", total=total).model_dump_json(indent=1))
+            hidden.rename(self.run_dir)
+        except OSError as error:
+            shutil.rmtree(hidden, ignore_errors=True)
+            raise OrthoLoraError(
+                f"{self.run_dir}: cannot be made ({error.strerror}): choose a --runs-dir you may write."
+            ) from error
 
     def add(self, table: str, **columns: ArrayLike) -> None:
         """Add rows to a table: arrays of one length, or scalars that hold for all of them; NaN is null."""
@@ -82,12 +81,14 @@ class Recorder:
 
     def status(self, state: State, **fields: object) -> Status:
         """Replace `status.json`, and return what it says."""
-        pid, started = self._process
-        status = Status.model_validate(
-            {"state": state, "pid": pid, "process_start_time": started, "heartbeat": time.time(), **fields}
-        )
+        status = self._status(state, **fields)
         replace_text(self.run_dir / "status.json", status.model_dump_json(indent=1))
         return status
+
+    def _status(self, state: State, **fields: object) -> Status:
+        pid, started = self._process
+        known = {"state": state, "pid": pid, "process_start_time": started, "heartbeat": time.time()}
+        return Status.model_validate(known | fields)
 
 
 def _column(values: NDArray[Any], dtype: pa.DataType) -> pa.Array:

@@ -27,7 +27,7 @@ from ortho_lora.life import log, log_to, new_run_id, stop_on_signal
 from ortho_lora.measure import Measured, measure, record_gradients, to_cpu
 from ortho_lora.model import MultiTaskModel, load_encoder, use_dropout
 from ortho_lora.projection import effective_weights
-from ortho_lora.record import Recorder, check_free, create_run_dir
+from ortho_lora.record import Recorder, check_free
 from ortho_lora.schema import ModuleInfo, RunInfo, State, Status, TaskInfo
 from ortho_lora.tasks import TaskData, load_tasks
 from ortho_lora.tasks.metrics import majority_baseline
@@ -72,16 +72,16 @@ def train(
     with stop_on_signal() as stop:
         training = _Training(config, load_tasks(config.tasks, config.seed), report, stop)
         # Made when all that may be refused was accepted: a failed start leaves no directory.
-        run_dir = create_run_dir(runs_dir, run_id)
-        with log_to(run_dir / "log.txt"):
-            recorder = Recorder(
-                run_dir,
-                training.identity(run_id, command),
-                flush_rows=config.flush_rows,
-                flush_seconds=config.flush_seconds,
-            )
+        recorder = Recorder(
+            runs_dir,
+            training.identity(run_id, command),
+            total=config.steps,
+            flush_rows=config.flush_rows,
+            flush_seconds=config.flush_seconds,
+        )
+        with log_to(recorder.run_dir / "log.txt"):
             training.run(recorder)
-    return run_dir
+    return recorder.run_dir
 
 
 class _Training:

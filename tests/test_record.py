@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ortho_lora import schema
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.record import Recorder, create_run_dir
+from ortho_lora.record import Recorder
 from ortho_lora.schema import TABLES, RunInfo, TaskInfo, check_run_id, part_files, read_run, read_status
 
 TASK = TaskInfo(
@@ -31,7 +32,7 @@ INFO = RunInfo(
 
 @pytest.fixture
 def recorder(tmp_path):
-    return Recorder(create_run_dir(tmp_path, "x"), INFO, flush_rows=10, flush_seconds=1e9)
+    return Recorder(tmp_path, INFO, total=9, flush_rows=10, flush_seconds=1e9)
 
 
 def add(recorder, step, values):
@@ -43,8 +44,8 @@ def add(recorder, step, values):
 
 @given(values=st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=20), steps=st.integers(1, 5))
 def test_rows_come_back_as_they_went_in(tmp_path_factory, values, steps):
-    run_dir = create_run_dir(tmp_path_factory.mktemp("runs"), "x")
-    recorder = Recorder(run_dir, INFO, flush_rows=10, flush_seconds=1e9)
+    recorder = Recorder(tmp_path_factory.mktemp("runs"), INFO, total=9, flush_rows=10, flush_seconds=1e9)
+    run_dir = recorder.run_dir
     for step in range(steps):
         add(recorder, step, values)
         recorder.flush_if_due()
@@ -102,7 +103,31 @@ def test_names_that_could_leave_the_runs_directory_are_refused(name):
 def test_a_directory_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OrthoLoraError, match=r"file/x: cannot be made .*: choose a --runs-dir you may write"):
-        create_run_dir(tmp_path / "file", "x")
+        Recorder(tmp_path / "file", INFO, total=9, flush_rows=10, flush_seconds=1e9)
+
+
+def test_of_two_processes_with_one_name_the_second_is_refused_and_the_first_unharmed(recorder):
+    add(recorder, 0, [1.0])
+    recorder.flush()
+    with pytest.raises(OrthoLoraError, match="run 'x' exists"):
+        Recorder(recorder.run_dir.parent, INFO, total=9, flush_rows=10, flush_seconds=1e9)
+    assert len(part_files(recorder.run_dir, "norms")) == 1
+
+
+def test_a_run_appears_whole(tmp_path, monkeypatch):
+    """At no moment is there a visible directory without its identity and status."""
+    seen = []
+    plain = schema.os.replace
+
+    def look(source, target):
+        seen.append([path.name for path in tmp_path.iterdir() if not path.name.startswith(".")])
+        plain(source, target)
+
+    monkeypatch.setattr(schema.os, "replace", look)
+    recorder = Recorder(tmp_path, INFO, total=9, flush_rows=10, flush_seconds=1e9)
+    assert seen == [[], []]
+    assert read_status(recorder.run_dir).total == 9
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
 def test_every_column_says_what_it_means():

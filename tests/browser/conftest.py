@@ -1,0 +1,79 @@
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A real Chrome or Chromium; without one the tests are skipped, but in CI they fail."""
+    executable = next(filter(None, map(shutil.which, NAMES)), None)
+    if executable is None:
+        said = f"no browser: none of {', '.join(NAMES)} is installed"
+        if os.environ.get("CI"):
+            pytest.fail(said)
+        pytest.skip(said)
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
+        yield running
+        running.close()
+
+
+class Server:
+    """`streamlit run app/main.py` on a free port; it can be restarted."""
+
+    def __init__(self, runs_dir):
+        self.runs_dir = runs_dir
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.start()
+
+    @property
+    def address(self):
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self):
+        with (self.runs_dir.parent / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "streamlit", "run", "app/main.py", "--server.port", str(self.port)],
+                cwd=ROOT,
+                env={**os.environ, "ORTHO_LORA_RUNS_DIR": str(self.runs_dir)},
+                stdout=log,
+                stderr=log,
+            )
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                with urllib.request.urlopen(f"{self.address}/_stcore/health") as answer:
+                    if answer.status == 200:
+                        return
+            except OSError:
+                assert time.monotonic() < deadline, (self.runs_dir.parent / "server.log").read_text()
+                time.sleep(0.2)
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait(timeout=30)
+
+
+@pytest.fixture
+def server(tmp_path):
+    """The dashboard on an empty runs directory."""
+    running = Server(tmp_path / "runs")
+    yield running
+    running.stop()

@@ -1,0 +1,70 @@
+"""A person's way through the dashboard, in a real browser, with a real run."""
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from ortho_lora.schema import read_run, read_status
+
+pytestmark = pytest.mark.browser
+
+# Numbers travel in binary: what plotly decoded and drew is in its full data.
+DRAWN = """
+() => Array.from(document.querySelector('.js-plotly-plot')._fullData)
+    .filter(trace => trace.type === 'heatmap' && trace.coloraxis).flatMap(trace => Array.from(trace.z, row => Array.from(row)).flat())
+"""
+
+
+def go_to(page, name):
+    page.get_by_test_id("stSidebarNav").get_by_role("link", name=name).click()
+    expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible(timeout=15_000)
+
+
+def test_launch_a_run_watch_it_and_see_its_heatmap(browser, server):
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    page = context.new_page()
+    errors, requests = [], []
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+
+    page.goto(server.address)
+    expect(page.get_by_text("There are no runs yet.")).to_be_visible(timeout=30_000)
+
+    go_to(page, "Launch")
+    page.get_by_label("Steps", exact=True).fill("20")
+    page.get_by_label("Name", exact=True).fill("first")
+    page.get_by_text("Optimization", exact=True).click()
+    page.get_by_label("Batch size", exact=True).fill("4")
+    page.get_by_role("button", name="Start training").click()
+    expect(page.get_by_text(re.compile(r"first.*step \d+ of 20"))).to_be_visible(timeout=60_000)
+
+    # The run is a process of its own: it outlives the page and the server.
+    server.stop()
+    server.start()
+    page = context.new_page()
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.goto(server.address)
+    go_to(page, "Launch")
+    expect(page.get_by_text(re.compile(r"first.*(step \d+ of 20|finished)"))).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("first finished.")).to_be_visible(timeout=180_000)
+    status = read_status(server.runs_dir / "first")
+    assert (status.state, status.step) == ("finished", 20)
+    assert read_run(server.runs_dir / "first").config["batch_size"] == 4
+
+    go_to(page, "Conflicts")
+    page.wait_for_function("() => document.querySelectorAll('.js-plotly-plot').length >= 3", timeout=30_000)
+    page.wait_for_function("() => document.querySelector('.js-plotly-plot .heatmaplayer image')", timeout=30_000)
+    numbers = [value for value in page.evaluate(DRAWN) if isinstance(value, int | float)]
+    assert len(numbers) >= 24  # 6 ordered pairs x A, B x before, after
+    assert all(-1 <= value <= 1 for value in numbers)
+    assert len(set(numbers)) > 5
+
+    for name in ("Projection", "Metrics", "Runs"):
+        go_to(page, name)
+    expect(page.get_by_text("There are no runs yet.")).to_have_count(0)
+    assert [url for url in requests if not url.startswith((server.address, "data:", "blob:"))] == []
+    # Streamlit asks for its own endpoints below a page's address first, and while the server was away there was none.
+    assert [text for text in errors if not re.search("404|ERR_CONNECTION|WebSocket", text)] == []
+    context.close()
