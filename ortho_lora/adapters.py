@@ -1,21 +1,21 @@
 """LoRA adapters on a model, seen as blocks: one block for every adapted module and branch."""
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import MultiheadAttention, ParamWrapper
 from torch import nn
 
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.schema import BRANCHES
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Block:
     """One LoRA matrix: an adapted module x a branch."""
 
@@ -23,12 +23,13 @@ class Block:
     module: str
     branch: str
     path: str  # of the adapted module inside the model
-    linear: nn.Module  # `lora_A` or `lora_B` of the active adapter
-    plain: bool  # a bias-free linear layer used as such, so that a fused pass can take its gradient apart
+    parameter: nn.Parameter
+    linears: tuple[nn.Linear, ...]  # whose passes make up its whole gradient; empty where none do
 
     @property
-    def parameter(self) -> nn.Parameter:
-        return self.linear.weight  # type: ignore[return-value]
+    def plain(self) -> bool:
+        """Whether a pass over several tasks can be taken apart: the matrix is only used by linear layers."""
+        return bool(self.linears)
 
 
 def attach(
@@ -72,26 +73,68 @@ def attach(
     return model  # type: ignore[return-value]
 
 
-def blocks(model: nn.Module, adapter: str) -> list[Block]:
-    """The blocks of one adapter in the order of the model's modules, A before B."""
+def blocks(model: nn.Module, adapter: str | None = None) -> list[Block]:
+    """The trainable blocks of one adapter in the order of the model's modules, A before B.
+
+    A matrix that several layers share is one block, under the name of the first of them.
+
+    Args:
+        model: holds PEFT LoRA layers of any kind; may be wrapped for data-parallel training.
+        adapter: name of the adapter; by default the active one.
+
+    Raises:
+        OrthoLoraError: there is no such adapter, none, or several are active at once.
+    """
+    layers = [(path, layer) for path, layer in model.named_modules() if isinstance(layer, LoraLayer)]
+    adapter = _only_active(layers) if adapter is None else adapter
     found = [
-        (path, layer)
-        for path, layer in model.named_modules()
-        if isinstance(layer, LoraLayer) and adapter in layer.lora_A
-    ]
-    names = _module_names([path for path, _ in found])
-    return [
-        Block(
-            layer=names[path][0],
-            module=names[path][1],
-            branch=branch,
-            path=path,
-            linear=getattr(layer, f"lora_{branch}")[adapter],
-            plain=type(layer) is LoraLinear and adapter not in layer.lora_variant and not layer.lora_bias[adapter],
-        )
-        for path, layer in found
+        (path, layer, branch, *matrix)
+        for path, layer in layers
         for branch in BRANCHES
+        if (matrix := _matrix(layer, adapter, branch)) and matrix[0].requires_grad
     ]
+    if not found:
+        present = sorted({name for _, layer in layers for name in (*layer.lora_A, *layer.lora_embedding_A)})
+        raise OrthoLoraError(
+            f"adapter {adapter!r}: nothing of it can be trained; the model has {', '.join(present) or 'no LoRA adapter'}:"
+            " add it with peft.get_peft_model, and make it the active one with model.set_adapter."
+        )
+    names = _module_names(list(dict.fromkeys(path for path, *_ in found)))
+    uses = defaultdict(list)  # of each matrix: whatever applies it
+    for *_, parameter, linear in found:
+        uses[parameter].append(linear)
+    by_parameter: dict[nn.Parameter, Block] = {}
+    for path, _, branch, parameter, _ in found:
+        linears = tuple(dict.fromkeys(uses[parameter]))
+        known = tuple(linear for linear in linears if linear is not None)
+        layer_index, module = names[path]
+        block = Block(layer_index, module, branch, path, parameter, known if len(known) == len(linears) else ())
+        by_parameter.setdefault(parameter, block)
+    return list(by_parameter.values())
+
+
+def _only_active(layers: Sequence[tuple[str, LoraLayer]]) -> str:
+    active = sorted({name for _, layer in layers for name in layer.active_adapters})
+    if len(active) != 1:
+        found = f"{len(active)} ({', '.join(active)})" if active else "none"
+        raise OrthoLoraError(
+            f"expected one active LoRA adapter, found {found}: pass a PEFT model, and choose with model.set_adapter."
+        )
+    return active[0]
+
+
+def _matrix(layer: LoraLayer, adapter: str, branch: str) -> tuple[nn.Parameter, nn.Linear | None] | None:
+    """The LoRA matrix, and the linear layer whose input and output gradient make its gradient where there is one."""
+    embedding = getattr(layer, f"lora_embedding_{branch}")
+    if adapter in embedding:
+        return embedding[adapter], None
+    parts = getattr(layer, f"lora_{branch}")
+    if adapter not in parts:
+        return None
+    part = parts[adapter]
+    # DoRA and the other variants use the matrices in ways of their own, and these two layers only their product.
+    applied = not isinstance(layer, MultiheadAttention | ParamWrapper) and adapter not in layer.lora_variant
+    return part.weight, part if applied and isinstance(part, nn.Linear) else None
 
 
 def _module_names(paths: Sequence[str]) -> dict[str, tuple[int, str]]:
@@ -101,7 +144,7 @@ def _module_names(paths: Sequence[str]) -> dict[str, tuple[int, str]]:
         number = re.search(r"\.(\d+)\.", path)
         layer = int(number[1]) if number else -1
         whole = path.replace(number[0], ".", 1) if number else path
-        split[path] = (layer, path.rsplit(".", 1)[-1], whole.removeprefix("base_model.model."))
+        split[path] = (layer, path.rsplit(".", 1)[-1], re.sub(r"^((module|_orig_mod|base_model|model)\.)+", "", whole))
     count = Counter((layer, last) for layer, last, _ in split.values())
     ambiguous = {last for (_, last), times in count.items() if times > 1}
     return {path: (layer, whole if last in ambiguous else last) for path, (layer, last, whole) in split.items()}

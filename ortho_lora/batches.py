@@ -70,6 +70,11 @@ class Batch:
         self.labels = [torch.from_numpy(split.labels).to(device) for split in self.splits]
         self.sizes = [len(split) for split in self.splits]
 
+    @property
+    def task_of_example(self) -> list[int]:
+        """Of the examples of `together`."""
+        return [task for task, size in enumerate(self.sizes) for _ in range(size)]
+
     def together(self) -> dict[str, Tensor]:
         """Tokens of all tasks' examples, in the order of the tasks."""
         return self._tokens(self.splits)

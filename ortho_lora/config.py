@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -9,17 +10,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from ortho_lora.errors import OrthoLoraError
+from ortho_lora.methods import LARGEST_MEAN, METHODS, Branches, Method, Order, Rule, Scope, name_of
 from ortho_lora.tasks.packaged import PACKAGED
-
-Rule = Literal["sum", "pcgrad", "pcgrad-inplace"]
-Scope = Literal["block", "module", "model"]
-
-METHODS: dict[str, tuple[Rule, Scope]] = {
-    "joint": ("sum", "block"),
-    "ortho-lora": ("pcgrad", "block"),
-    "pcgrad": ("pcgrad", "model"),
-    "single": ("sum", "block"),  # with one adapter for each task
-}
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$")]
 
@@ -121,12 +113,16 @@ class Config(_Strict):
     tasks: tuple[Task, ...] = Field(("trec", "tweets", "movies"), min_length=1, max_length=64, validate_default=True)
     """Packaged names, `hf:...`, `movies@0.7` for a dial, or mappings with the fields of a task."""
 
-    method: Literal["joint", "ortho-lora", "pcgrad", "single"] = "ortho-lora"
-    """A rule and a scope under a name; `single` trains one adapter for each task."""
+    method: Literal[tuple(METHODS)] = "ortho-lora"  # type: ignore[valid-type]
+    """Rule, scope and branches under a name; `single` trains one adapter for each task."""
     rule: Rule | None = None
-    """Projection rule, in place of the method's."""
+    """How gradients are combined, in place of the method's; `mgda` and what follows need the `torchjd` package."""
     scope: Scope | None = None
     """What the Gram matrix is summed over before projecting, in place of the method's."""
+    branches: Branches | None = None
+    """LoRA matrices that the rule is applied to, in place of the method's; the others take the plain sum."""
+    order: Order = "random"
+    """Order in which tasks are projected: drawn anew each step, as configured, or the mean over all (up to 5 tasks)."""
 
     rank: int = Field(8, ge=1, le=4096)
     """Rank of the adapter."""
@@ -215,26 +211,25 @@ class Config(_Strict):
                     )
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps is {self.warmup_steps}: expected fewer than the {self.steps} steps")
-        if self.method == "single" and (self.rule or self.scope):
-            raise ValueError("method 'single' has nothing to project: leave rule and scope out")
+        if self.method == "single" and (self.rule or self.scope or self.branches):
+            raise ValueError("method 'single' has nothing to project: leave rule, scope and branches out")
+        if self.order == "mean" and len(self.tasks) > LARGEST_MEAN:
+            raise ValueError(
+                f"order 'mean' goes through every order of {len(self.tasks)} tasks: expected at most {LARGEST_MEAN}"
+                " tasks, or order 'random'"
+            )
         return self
 
     @property
-    def effective_rule(self) -> Rule:
-        return self.rule or METHODS[self.method][0]
-
-    @property
-    def effective_scope(self) -> Scope:
-        return self.scope or METHODS[self.method][1]
+    def effective(self) -> Method:
+        """The method with the parts of it that are given apart."""
+        given = {"rule": self.rule, "scope": self.scope, "branches": self.branches}
+        return replace(METHODS[self.method], **{key: value for key, value in given.items() if value is not None})
 
     @property
     def label(self) -> str:
-        """The method's name, or `rule@scope` where one of them was given."""
-        if self.rule is None and self.scope is None:
-            return self.method
-        pair = (self.effective_rule, self.effective_scope)
-        named = [name for name, of_method in METHODS.items() if of_method == pair and name != "single"]
-        return named[0] if named else "@".join(pair)
+        """The method's name, or what it consists of where it has none."""
+        return self.method if self.method == "single" else name_of(self.effective)
 
 
 def load_config(path: Path | None = None, overrides: dict[str, Any] | None = None) -> Config:

@@ -1,163 +1,301 @@
-"""Per-task gradients of every block, from one backward pass over all tasks or from one pass a task.
+"""Per-task gradients of every block, collected during the backward passes that training makes anyway.
 
-Both give the same: for each block the gradient of every task, and the product of the gradients of the two halves of
-the task's batch, an unbiased estimate of the squared norm of the task's true gradient.
+The weight gradient of a linear layer is a sum over examples of (output gradient) x (input). Whoever sees both can split
+it: into tasks, and each task's into the two halves of its batch, whose product is an unbiased estimate of the squared
+norm of the task's true gradient. A *part* is what one half of one task's batch contributes: part 2t + h of 2T.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ortho_lora.adapters import Block
 from ortho_lora.errors import OrthoLoraError
 
 
 @dataclass(frozen=True)
-class TaskGradients:
-    """Gradients of T tasks on N blocks."""
+class Mixed:
+    """A batch that mixes tasks: which part each of its N examples belongs to."""
 
-    blocks: list[Tensor]  # N of [T, *shape of the block]
-    half_products: Tensor  # [N, T], <g^a, g^b>; NaN where a task's batch has one example only
+    parts: tuple[int, ...]  # of each example
+    tasks: int
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Examples in each of the 2T parts."""
+        count = Counter(self.parts)
+        return [count[part] for part in range(2 * self.tasks)]
+
+    @cached_property
+    def present(self) -> set[int]:
+        """The tasks that have an example."""
+        return {part // 2 for part in self.parts}
+
+    @cached_property
+    def regular(self) -> bool:
+        """Whether all 2T parts come in order and are of one size."""
+        return len(set(self.sizes)) == 1 and list(self.parts) == sorted(self.parts)
 
 
-def halves(size: int) -> tuple[int, ...]:
-    """Sizes of the two halves of a batch of `size` examples; one part where it cannot be split."""
-    return (size // 2, size - size // 2) if size > 1 else (size,)
+def mixed(task_of_example: Sequence[int], tasks: int) -> Mixed:
+    """The parts of a batch: the first and the second half of each task's examples."""
+    left = {task: max(count // 2, 1) for task, count in Counter(task_of_example).items()}  # of the first half
+    parts = []
+    for task in task_of_example:
+        parts.append(2 * task + (left[task] <= 0))
+        left[task] -= 1
+    return Mixed(tuple(parts), tasks)
 
 
-class SegmentGradients:
-    """Takes the weight gradients of linear layers apart, by runs of examples, in one backward pass.
+@lru_cache(maxsize=8)
+def _one_hot(batch: Mixed, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Which example (column) belongs to which part (row), `[2T, N]`."""
+    return nn.functional.one_hot(torch.tensor(batch.parts), 2 * batch.tasks).mT.to(device, dtype)
 
-    A linear layer's weight gradient is a sum over examples of (output gradient) x (input): a hook that sees both gives
-    the sum over each run ("segment") of the concatenated batch as one batched matrix product. `.grad` is not touched.
+
+@dataclass
+class Collected:
+    """What came in for one block since its gradients were last taken."""
+
+    examples: list[int]  # that went into each of the 2T parts; a batch that was not halved counts none
+    parts: Tensor | None = None  # [2T, *shape] in at least float32; None where no gradient came
+    tasks: set[int] = field(default_factory=set)  # whose passes reached the block
+
+
+@dataclass
+class _Pass:
+    """What happened to one block in the pass under way."""
+
+    calls: int = 0  # how often it was applied
+    arrived: int = 0  # how often its gradient was taken apart
+    touched: bool = False  # whether autograd gave it a gradient
+
+
+class Collector:
+    """Watches the blocks of a model, and keeps the parts of their gradients until they are taken.
+
+    `.grad` is left exactly as plain training makes it.
     """
 
-    def __init__(self, sizes: Sequence[int]) -> None:
-        self.sizes = list(sizes)  # examples in each of the S segments
-        self.by_block: dict[int, Tensor] = {}  # [S, out, in]
+    def __init__(self, blocks: Sequence[Block], tasks: int, *, watch: bool = True) -> None:
+        """With `watch` false (a compiled model, whose layers cannot be watched) only whole gradients are read."""
+        self.blocks, self.tasks = blocks, tasks
+        self.on_complete: Callable[[int], None] | None = None
+        """Called with the index of a block when a pass over a mixed batch has brought all of its gradient."""
+        self._collected = [Collected([0] * 2 * tasks) for _ in blocks]
+        self._passes = [_Pass() for _ in blocks]
+        self._mixed: Mixed | None = None
+        self._alone: tuple[int, int | None] | None = None  # task and half of the pass under way
+        self._backward = False
+        self.verified = False
+        self._handles: list[RemovableHandle] = []
+        for index, block in enumerate(blocks if watch else ()):
+            for linear in block.linears:
+                self._handles.append(linear.register_forward_hook(partial(self._forward, index)))
+            self._handles.append(block.parameter.register_post_accumulate_grad_hook(partial(self._accumulated, index)))
 
-    def _forward(self, block: int, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if output.requires_grad:
-            output.register_hook(partial(self._backward, block, inputs[0].detach()))
-
-    def _backward(self, block: int, inputs: Tensor, gradient: Tensor) -> None:
-        if len(inputs) != sum(self.sizes):
-            raise OrthoLoraError(
-                f"gradient_mode 'fused': a layer received {len(inputs)} rows for {sum(self.sizes)} examples, so its"
-                " examples cannot be told apart: use gradient_mode=sequential for this model."
-            )
-        dtype = torch.promote_types(gradient.dtype, torch.float32)  # sums over tokens in half precision lose digits
-        inputs, gradient = inputs.to(dtype), gradient.to(dtype)
-        if len(set(self.sizes)) == 1:
-            rows = gradient.reshape(len(self.sizes), -1, gradient.shape[-1])  # [S, tokens, out]
-            columns = inputs.reshape(len(self.sizes), -1, inputs.shape[-1])  # [S, tokens, in]
-            parts = rows.mT @ columns
-        else:
-            parts = torch.stack(
-                [
-                    rows.flatten(0, -2).mT @ columns.flatten(0, -2)
-                    for rows, columns in zip(gradient.split(self.sizes), inputs.split(self.sizes), strict=True)
-                ]
-            )
-        # A layer that is used twice in one pass receives the sum of both.
-        self.by_block[block] = self.by_block[block] + parts if block in self.by_block else parts
-
-
-@contextmanager
-def segmented(blocks: Sequence[Block], sizes: Sequence[int]) -> Iterator[SegmentGradients]:
-    """Watch the passes inside the context; every block must be `plain`."""
-    segments = SegmentGradients(sizes)
-    handles = [
-        block.linear.register_forward_hook(partial(segments._forward, index)) for index, block in enumerate(blocks)
-    ]
-    try:
-        yield segments
-    finally:
-        for handle in handles:
+    def remove(self) -> None:
+        """Stop watching."""
+        for handle in self._handles:
             handle.remove()
 
+    @contextmanager
+    def mix(self, batch: Mixed) -> Iterator[None]:
+        """Take the passes inside the context for passes over a mixed batch."""
+        former, self._mixed = self._mixed, batch
+        self._passes = [_Pass() for _ in self.blocks]
+        try:
+            yield
+        finally:
+            self._mixed = former
 
-def fused(blocks: Sequence[Block], sizes: Sequence[int], backward: Callable[[], None]) -> TaskGradients:
-    """Gradients of all tasks from one backward pass over their concatenated batches.
+    @property
+    def is_mixing(self) -> bool:
+        return self._mixed is not None
 
-    Args:
-        blocks: the N blocks, all `plain`.
-        sizes: examples of each of the T tasks, in the order in which they are concatenated.
-        backward: one forward and backward pass of the sum of the tasks' losses, each a mean over the task's examples.
-    """
-    parts = [halves(size) for size in sizes]
-    with segmented(blocks, [size for part in parts for size in part]) as segments:
-        backward()
-    by_block = []
-    products = []
-    for index, block in enumerate(blocks):
-        found = segments.by_block.get(index)
-        if found is None:  # no gradient reached the block
-            found = torch.zeros(sum(map(len, parts)), *block.parameter.shape, device=block.parameter.device)
-        by_task = found.split([len(part) for part in parts])
-        by_block.append(torch.stack([task.sum(0) for task in by_task]))
-        products.append(torch.stack([_half_product(task, part) for task, part in zip(by_task, parts, strict=True)]))
-    return TaskGradients(by_block, torch.stack(products))
+    def backward_mixed(self, loss: Tensor) -> None:
+        """One backward pass of the sum of the tasks' losses over the mixed batch.
 
+        Raises:
+            OrthoLoraError: the gradient of some block cannot be taken apart by examples.
+        """
+        comparable = not self.verified and all(block.parameter.grad is None for block in self.blocks)
+        with self._passing():
+            loss.backward()
+        for block, seen in zip(self.blocks, self._passes, strict=True):
+            if seen.touched and not seen.arrived:
+                raise _cannot_split(block, "its gradient came past the layer that is watched")
+        if comparable:
+            self._verify()
 
-def sequential(
-    blocks: Sequence[Block], sizes: Sequence[int], backward: Callable[[int, slice, float], None]
-) -> TaskGradients:
-    """Gradients of all tasks from passes of their own: one a task, or one for each half where a block is not `plain`.
+    def _verify(self) -> None:
+        """Once, and waiting for the device: the parts must add up to the gradient that autograd found itself."""
+        errors = {}
+        for block, collected in zip(self.blocks, self._collected, strict=True):
+            if collected.parts is not None and block.parameter.grad is not None:
+                plain = block.parameter.grad.to(collected.parts.dtype)
+                errors[block] = (collected.parts.sum(0) - plain).abs().max() / plain.abs().max().clamp(min=1e-30)
+        self.verified = bool(errors)
+        largest = torch.stack(list(errors.values())).tolist() if errors else []
+        for block, error in zip(errors, largest, strict=True):
+            if error > 0.2:  # half precision rounds; a wrong split is off by its whole size
+                raise _cannot_split(block, f"its examples' gradients are off by {error:.0%} in sum")
 
-    Works for every layer, and leaves `.grad` of everything outside the blocks as one joint pass would.
+    def backward_alone(self, task: int, loss: Tensor, *, half: int | None = None, examples: int = 1) -> None:
+        """One backward pass of one task's loss.
 
-    Args:
-        blocks: the N blocks.
-        sizes: examples of each of the T tasks.
-        backward: called with a task, the slice of its examples, and their share of the task's batch: a forward and
-            backward pass of the mean loss over the slice, times that share.
-    """
-    if all(block.plain for block in blocks):
-        alone = [fused(blocks, [size], partial(backward, task, slice(0, size), 1.0)) for task, size in enumerate(sizes)]
-        by_block = [torch.cat(of_block) for of_block in zip(*(task.blocks for task in alone), strict=True)]
-        return TaskGradients(by_block, torch.cat([task.half_products for task in alone], dim=1))
+        Args:
+            task: its index.
+            loss: on a graph of its own.
+            half: 0 or 1: the loss is that of one half of the batch, to be added to the other's; None: of all of it.
+            examples: in that half.
+        """
+        former = [block.parameter.grad for block in self.blocks]
+        arrived = [seen.arrived for seen in self._passes]
+        for block in self.blocks:
+            block.parameter.grad = None
+        try:
+            with self._passing(task, half):
+                loss.backward()
+        finally:
+            for index, (block, before) in enumerate(zip(self.blocks, former, strict=True)):
+                gradient = block.parameter.grad
+                if gradient is not None and self._passes[index].arrived == arrived[index]:
+                    self._add_whole(index, gradient, 2 * task + (half or 0), 0 if half is None else examples)
+                if before is not None:  # as autograd itself accumulates
+                    block.parameter.grad = before if gradient is None else before.add_(gradient)
 
-    by_task = []  # T of N of [halves, *shape]
-    for task, size in enumerate(sizes):
-        passes = []
-        start = 0
-        for length in halves(size):
-            for block in blocks:
-                block.parameter.grad = None
-            backward(task, slice(start, start + length), length / size)
-            passes.append(
-                [
-                    torch.zeros_like(b.parameter) if b.parameter.grad is None else b.parameter.grad.clone()
-                    for b in blocks
-                ]
+    def ready(self, index: int) -> bool:
+        """Whether the pass over the mixed batch has brought all of a block's gradient."""
+        seen = self._passes[index]
+        return 0 < seen.calls <= seen.arrived
+
+    def take(self, index: int) -> Collected:
+        """What came in for a block, which starts anew."""
+        taken, self._collected[index] = self._collected[index], Collected([0] * 2 * self.tasks)
+        return taken
+
+    @contextmanager
+    def _passing(self, task: int | None = None, half: int | None = None) -> Iterator[None]:
+        self._backward, self._alone = True, None if task is None else (task, half)
+        device = self.blocks[0].parameter.device.type
+        try:
+            with torch.autocast(device, enabled=False):  # the products are made in full precision
+                yield
+        except RuntimeError as error:
+            if "backward through the graph a second time" in str(error):
+                raise OrthoLoraError(
+                    "the tasks' losses share one graph: give each task a forward pass of its own, or make one pass over"
+                    " all of them inside `mixed_batch`."
+                ) from error
+            raise
+        finally:
+            self._backward, self._alone = False, None
+
+    def _forward(self, index: int, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        if torch.compiler.is_compiling():
+            return None
+        if self._mixed is not None and not self._backward:  # in a backward pass a checkpoint is computed again
+            self._passes[index].calls += 1
+        if not output.requires_grad:
+            return None
+        watched: Tensor = _Watch.apply(output, inputs[0].detach(), partial(self._arrive, index, self._mixed))
+        return watched
+
+    def _arrive(self, index: int, batch: Mixed | None, inputs: Tensor, gradient: Tensor) -> None:
+        if not self._backward:
+            return  # somebody else's backward pass
+        # Sums over tokens in half precision lose digits.
+        dtype = torch.promote_types(gradient.dtype, torch.float32)
+        inputs, gradient = inputs.to(dtype), gradient.to(dtype)
+        self._passes[index].arrived += 1
+        if self._alone is not None:
+            if batch is not None:
+                raise OrthoLoraError(
+                    "backward_part: a forward pass made inside `mixed_batch` has one backward pass for all tasks:"
+                    " expected `backward` there."
+                )
+            self._arrive_alone(index, inputs, gradient, *self._alone)
+            return
+        if batch is None:
+            raise OrthoLoraError(
+                "a backward pass of a mixed batch met a forward pass made outside `mixed_batch`: make the forward and"
+                " the backward pass inside one `with surgeon.mixed_batch(...)`."
             )
-            start += length
-        by_task.append([torch.stack(gradients) for gradients in zip(*passes, strict=True)])
-    by_block = [torch.stack([task[index].sum(0) for task in by_task]) for index in range(len(blocks))]
-    products = [
-        torch.stack([_half_product(task[index], halves(size)) for task, size in zip(by_task, sizes, strict=True)])
-        for index in range(len(blocks))
-    ]
-    for block, gradients in zip(blocks, by_block, strict=True):
-        block.parameter.grad = gradients.sum(0).to(block.parameter.dtype)
-    return TaskGradients(by_block, torch.stack(products))
+        if len(inputs) != len(batch.parts):
+            raise _cannot_split(self.blocks[index], f"it received {len(inputs)} rows for {len(batch.parts)} examples")
+        if batch.regular:
+            found = _products(inputs, gradient, 2 * batch.tasks)
+        else:
+            each = _products(inputs, gradient, len(batch.parts))  # [N, out, in]
+            found = (_one_hot(batch, each.device, dtype) @ each.flatten(1)).view(-1, *each.shape[1:])
+        collected = self._collected[index]
+        collected.parts = found if collected.parts is None else collected.parts.add_(found)
+        collected.examples = [a + b for a, b in zip(collected.examples, batch.sizes, strict=True)]
+        collected.tasks |= batch.present
+
+    def _arrive_alone(self, index: int, inputs: Tensor, gradient: Tensor, task: int, half: int | None) -> None:
+        parts = self._space(index, gradient)
+        first = max(len(inputs) // 2, 1) if half is None else 0
+        for part, rows in ((2 * task, slice(0, first)), (2 * task + (1 if half is None else half), slice(first, None))):
+            if size := len(inputs[rows]):
+                parts[part] += _products(inputs[rows], gradient[rows], 1)[0]
+                self._collected[index].examples[part] += size
+        self._collected[index].tasks.add(task)
+
+    def _add_whole(self, index: int, gradient: Tensor, part: int, examples: int) -> None:
+        self._space(index, gradient)[part] += gradient
+        self._collected[index].examples[part] += examples
+        self._collected[index].tasks.add(part // 2)
+
+    def _space(self, index: int, like: Tensor) -> Tensor:
+        collected = self._collected[index]
+        if collected.parts is None:
+            shape = self.blocks[index].parameter.shape
+            dtype = torch.promote_types(like.dtype, torch.float32)
+            collected.parts = torch.zeros(2 * self.tasks, *shape, dtype=dtype, device=like.device)
+        return collected.parts
+
+    def _accumulated(self, index: int, parameter: Tensor) -> None:
+        self._passes[index].touched = True
+        if self._backward and self.on_complete is not None and self.ready(index):
+            self.on_complete(index)
 
 
-def _half_product(parts: Tensor, sizes: Sequence[int]) -> Tensor:
-    """`<g^a, g^b>` of `parts` [2, *shape], the halves' shares of the gradient of a mean over all examples."""
-    if len(sizes) == 1:
-        return torch.full((), torch.nan, device=parts.device)
-    first, second = sizes
-    # g^a = parts[0] (first + second) / first is the gradient of the mean over the first half alone.
-    return (parts[0] * parts[1]).sum() * ((first + second) ** 2 / (first * second))
+class _Watch(torch.autograd.Function):
+    """The identity, which in the backward pass hands a layer's input and output gradient to `arrive`.
+
+    Not a tensor hook: what is saved here is given up and computed again under gradient checkpointing, as all else is.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, inputs: Tensor, arrive: Callable[[Tensor, Tensor], None]) -> Tensor:
+        ctx.save_for_backward(inputs)
+        ctx.arrive = arrive
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        ctx.arrive(*ctx.saved_tensors, gradient)
+        return gradient, None, None
 
 
-def apply_weights(blocks: Sequence[Block], gradients: TaskGradients, weights: Tensor) -> None:
-    """Set `.grad` of every block to `sum_j w_j g_j`; `weights` is `[N, T]`."""
-    for block, by_task, weight in zip(blocks, gradients.blocks, weights, strict=True):
-        block.parameter.grad = torch.tensordot(weight.to(by_task.dtype), by_task, dims=1).to(block.parameter.dtype)
+def _products(inputs: Tensor, gradient: Tensor, groups: int) -> Tensor:
+    """(output gradient) x (input), summed over each of `groups` runs of rows of one length: `[groups, out, in]`."""
+    rows = gradient.reshape(groups, -1, gradient.shape[-1])  # [groups, tokens, out]
+    columns = inputs.reshape(groups, -1, inputs.shape[-1])  # [groups, tokens, in]
+    return rows.mT @ columns
+
+
+def _cannot_split(block: Block, why: str) -> OrthoLoraError:
+    return OrthoLoraError(
+        f"{block.path}, branch {block.branch}: {why}, so its examples cannot be told apart: give each task a forward"
+        " pass and a loss of its own (gradient_mode=sequential)."
+    )

@@ -9,44 +9,61 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ortho_lora.adapters import Block
-from ortho_lora.gradients import TaskGradients
-from ortho_lora.gram import combine, cosines, cosines_after, gram, norms, scope_groups, sum_over
-from ortho_lora.projection import Projection, effective_weights, project
+from ortho_lora.gram import combine, cosines, cosines_after, norms
+from ortho_lora.projection import effective_weights
 from ortho_lora.record import Recorder
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One group's step, on the CPU: T tasks, N blocks."""
+    """One step on the CPU: T tasks, N blocks."""
 
-    losses: Tensor  # [T]
+    losses: Tensor  # [T], NaN where a task was not in the step or its loss is not known
     gram: Tensor  # [N, T, T]
-    half_products: Tensor  # [N, T]
-    projection: Projection  # [N, T, T] each
+    half_products: Tensor  # [N, T], <g^a, g^b> of the gradients of the two halves of a batch; NaN where not halved
+    coefficients: Tensor  # [N, T, T]
+    projected: Tensor  # bool [N, T, T]
+    present: Tensor  # bool [N, T], whether a pass of the task reached the block
+    order: tuple[int, ...] | None  # in which the tasks were taken; None: the mean over all orders
 
 
-def measure(
-    blocks: Sequence[Block], gradients: TaskGradients, *, rule: str, scope: str, order: Sequence[int]
-) -> tuple[Tensor, Projection]:
-    """Gram matrices [N, T, T] of N blocks, and what the rule makes of them at the scope, on the gradients' device."""
-    device = gradients.half_products.device
-    precise = torch.float32 if device.type == "mps" else torch.float64
-    matrices = torch.stack([gram(by_task.flatten(1)).to(precise) for by_task in gradients.blocks])
-    modules = list(dict.fromkeys(block.path for block in blocks))
-    groups, count = scope_groups([modules.index(block.path) for block in blocks], scope)
-    scoped = sum_over(matrices, torch.tensor(groups, device=device), count)
-    return matrices, project(scoped, rule, order)
-
-
-def to_cpu(losses: Tensor, matrices: Tensor, half_products: Tensor, projection: Projection) -> Measured:
-    """Everything that was measured, in one copy: the only time that a step waits for the device."""
-    tensors = [losses, matrices, half_products, *projection]
-    packed = torch.cat([tensor.detach().to(matrices.dtype).flatten() for tensor in tensors]).cpu()
+def to_cpu(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """All of them as float64, in one copy: the only time that a step waits for the device."""
+    precise = torch.float32 if tensors[0].device.type == "mps" else torch.float64
+    packed = torch.cat([tensor.detach().to(precise).flatten() for tensor in tensors]).cpu().double()
     parts = packed.split([tensor.numel() for tensor in tensors])
-    losses, matrices, half_products, coefficients, projected = (
-        part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)
+    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+
+
+def half_products(matrices: Tensor, examples: Tensor) -> Tensor:
+    """`<g^a, g^b>`, `[N, T]`, from Gram matrices of the parts.
+
+    Args:
+        matrices: `[N, 2T, 2T]`; part 2t + h is the share of half h in the gradient of the mean over task t's batch.
+        examples: int `[N, 2T]`, that went into each part; where one is 0 the batch was not halved: NaN.
+    """
+    pairs = matrices.diagonal(1, -2, -1)[..., ::2]  # <part 2t, part 2t + 1>
+    first, second = examples[..., ::2].double(), examples[..., 1::2].double()
+    # The gradient of the mean over the first half alone is (first + second) / first times the part.
+    return torch.where(first * second > 0, pairs * (first + second) ** 2 / (first * second), torch.nan)
+
+
+def record_step(
+    recorder: Recorder, step: int, tasks: Sequence[str], measured: Measured, *, learning_rate: float, seconds: float
+) -> None:
+    """Add a step's rows of `steps`, one a task."""
+    places = np.full(len(tasks), -1, dtype=np.int16)
+    if measured.order is not None:
+        places[list(measured.order)] = np.arange(len(tasks))
+    recorder.add(
+        "steps",
+        step=step,
+        task=list(tasks),
+        loss=measured.losses.numpy(),
+        learning_rate=learning_rate,
+        seconds=seconds,
+        order=places,
     )
-    return Measured(losses, matrices, half_products, Projection(coefficients, projected.bool()))
 
 
 def record_gradients(
@@ -55,7 +72,9 @@ def record_gradients(
     """Add a step's rows of `pairs` and `norms`: N blocks, T tasks, P = T (T - 1) / 2 pairs."""
     count = len(blocks)
     names = np.array(tasks)
-    matrix, coefficients = measured.gram, measured.projection.coefficients
+    # Half-precision training skips a step whose gradients overflowed; such a step has no cosines.
+    finite = torch.where(measured.gram.isfinite(), measured.gram, torch.nan)
+    matrix, coefficients = finite, measured.coefficients
     where = {
         "layer": np.array([block.layer for block in blocks]),
         "module": np.array([block.module for block in blocks]),
@@ -65,10 +84,13 @@ def record_gradients(
     def rows(width: int) -> dict[str, NDArray[np.generic]]:
         return {name: np.repeat(values, width) for name, values in where.items()}
 
+    def of_tasks(values: Tensor) -> NDArray[np.float64]:
+        return torch.where(measured.present, values, torch.nan).numpy().ravel()
+
     i, j = np.triu_indices(len(tasks), 1)
     if len(i):
         before, after = cosines(matrix).numpy(), cosines_after(matrix, coefficients).numpy()
-        projected = measured.projection.projected.numpy()
+        projected = measured.projected.numpy()
         recorder.add(
             "pairs",
             step=step,
@@ -85,8 +107,8 @@ def record_gradients(
         step=step,
         **rows(len(tasks)),
         task=np.tile(names, count),
-        norm_before=norms(matrix).numpy().ravel(),
-        norm_after=norms(combine(matrix, coefficients)).numpy().ravel(),
-        half_product=measured.half_products.numpy().ravel(),
-        weight=effective_weights(coefficients).numpy().ravel(),
+        norm_before=of_tasks(norms(matrix)),
+        norm_after=of_tasks(norms(combine(matrix, coefficients))),
+        half_product=of_tasks(measured.half_products),
+        weight=of_tasks(effective_weights(coefficients)),
     )

@@ -16,6 +16,8 @@ Order = Literal["random", "fixed", "mean"]
 """The order in which tasks are taken: drawn anew each step, as configured, or the mean over all (up to 5 tasks)."""
 
 RULES: tuple[Rule, ...] = get_args(Rule)
+LARGEST_MEAN = 5
+"""Tasks up to which the mean over all orders is taken: 120 orders."""
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 
@@ -36,3 +38,11 @@ METHODS: dict[str, Method] = {
     "pcgrad": Method("pcgrad", "model"),  # arXiv 2001.06782
     "single": Method("sum"),  # with one adapter for each task
 }
+
+
+def name_of(method: Method) -> str:
+    """Its name, or `rule@scope` (`rule@scope-a` on one branch) where it has none."""
+    for name, known in METHODS.items():
+        if known == method and name != "single":
+            return name
+    return f"{method.rule}@{method.scope}" + ("" if method.branches == "both" else f"-{method.branches.lower()}")

@@ -5,7 +5,7 @@ import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import psutil
@@ -27,32 +27,72 @@ def check_free(runs_dir: Path, run_id: str) -> str:
 class Recorder:
     """Makes a run's directory, collects rows, and writes them in parts, each complete or absent, in step order.
 
-    Raises:
-        OrthoLoraError: the run's name is not allowed or taken, or the directory cannot be written.
+    As a context manager it says at the end how the run went. Nothing is made before `begin`.
+
+        with Recorder("runs/mine") as recorder:
+            surgeon = OrthoLoRA(model, tasks, recorder=recorder)
+            ...
     """
 
-    def __init__(self, runs_dir: Path, info: RunInfo, *, total: int, flush_rows: int, flush_seconds: float) -> None:
-        self.run_dir = runs_dir / check_free(runs_dir, info.run_id)
-        self.flush_rows, self.flush_seconds = flush_rows, flush_seconds
+    def __init__(
+        self, run_dir: Path | str, *, total: int = 0, flush_rows: int = 1_000_000, flush_seconds: float = 2.0
+    ) -> None:
+        """Choose where to record.
+
+        Args:
+            run_dir: directory of the run, which must not exist.
+            total: steps that the run will have; 0: not known.
+            flush_rows: rows of a table after which a part is written.
+            flush_seconds: seconds after which a part is written.
+
+        Raises:
+            OrthoLoraError: the run's name is not allowed or taken.
+        """
+        self.run_dir = Path(run_dir)
+        check_free(self.run_dir.parent, self.run_dir.name)
+        self.total, self.flush_rows, self.flush_seconds = total, flush_rows, flush_seconds
+        self.begun = False
         self.manifest: dict[str, list[str]] = {table: [] for table in TABLES}
         self._rows: dict[str, list[dict[str, NDArray[Any]]]] = {table: [] for table in TABLES}
-        self._last_flush = time.monotonic()
+        self._last_flush = self._last_progress = time.monotonic()
         process = psutil.Process()
         self._process = (process.pid, process.create_time())
+        self._step = 0
+
+    def begin(self, info: RunInfo) -> None:
+        """Make the directory, with the run's identity.
+
+        Raises:
+            OrthoLoraError: it exists by now, or cannot be written.
+        """
+        check_free(self.run_dir.parent, info.run_id)
         # Made under a hidden name and renamed: whoever looks sees a whole run or none.
-        hidden = runs_dir / f".{info.run_id}.{process.pid}"
+        hidden = self.run_dir.parent / f".{info.run_id}.{self._process[0]}"
         try:
             hidden.mkdir(parents=True)
             for table in TABLES:
                 (hidden / table).mkdir()
             replace_text(hidden / "run.json", info.model_dump_json(indent=1))
-            replace_text(hidden / "status.json", self._status("running", total=total).model_dump_json(indent=1))
+            replace_text(hidden / "status.json", self._status("running").model_dump_json(indent=1))
             hidden.rename(self.run_dir)
         except OSError as error:
             shutil.rmtree(hidden, ignore_errors=True)
             raise OrthoLoraError(
                 f"{self.run_dir}: cannot be made ({error.strerror}): choose a --runs-dir you may write."
             ) from error
+        self.begun = True
+
+    def close(self, state: State = "finished", message: str = "") -> None:
+        """Write what waits, and say how the run ended."""
+        if self.begun:
+            self.flush()
+            self.status(state, step=self._step, phase="done", message=message)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.close("failed" if error else "finished", "" if error is None else str(error) or type(error).__name__)
 
     def add(self, table: str, **columns: ArrayLike) -> None:
         """Add rows to a table: arrays of one length, or scalars that hold for all of them; NaN is null."""
@@ -79,6 +119,13 @@ class Recorder:
         replace_text(self.run_dir / "manifest.json", json.dumps(self.manifest))
         self._last_flush = time.monotonic()
 
+    def progress(self, step: int, losses: dict[str, float]) -> None:
+        """Say, at most once a second, how many steps are done."""
+        self._step = step
+        if time.monotonic() - self._last_progress >= 1:
+            self._last_progress = time.monotonic()
+            self.status("running", step=step, phase="training", losses=losses)
+
     def status(self, state: State, **fields: object) -> Status:
         """Replace `status.json`, and return what it says."""
         status = self._status(state, **fields)
@@ -87,7 +134,8 @@ class Recorder:
 
     def _status(self, state: State, **fields: object) -> Status:
         pid, started = self._process
-        known = {"state": state, "pid": pid, "process_start_time": started, "heartbeat": time.time()}
+        known = {"state": state, "total": self.total, "pid": pid, "process_start_time": started}
+        known["heartbeat"] = time.time()
         return Status.model_validate(known | fields)
 
 

@@ -53,7 +53,11 @@ TABLES: dict[str, pa.Schema] = {
     "norms": _table(
         *_BLOCK,
         ("task", _name, "task"),
-        ("norm_before", pa.float32(), "Euclidean norm of the task's gradient on the block"),
+        (
+            "norm_before",
+            pa.float32(),
+            "Euclidean norm of the task's gradient on the block; null where the task did not reach it",
+        ),
         ("norm_after", pa.float32(), "its norm after the rule"),
         ("half_product", pa.float32(), "<g^a, g^b> of the gradients of the batch's two halves; null if not split"),
         ("weight", pa.float32(), "effective task weight w_j = sum_i C_ij of the gradient in the update"),
@@ -61,10 +65,14 @@ TABLES: dict[str, pa.Schema] = {
     "steps": _table(
         ("step", pa.int32(), "optimizer step, from 0"),
         ("task", _name, "task"),
-        ("loss", pa.float32(), "mean loss of the task's batch, before the step, without the loss weight"),
-        ("learning_rate", pa.float64(), "learning rate of the adapter in this step"),
-        ("seconds", pa.float32(), "wall-clock time of the whole step, without evaluation"),
-        ("order", pa.int16(), "place of the task in the step's order of projection, from 0"),
+        (
+            "loss",
+            pa.float32(),
+            "mean loss of the task's batch, before the step, without the loss weight; null if not known",
+        ),
+        ("learning_rate", pa.float64(), "learning rate of the adapter in this step; null if not known"),
+        ("seconds", pa.float32(), "wall-clock time of the whole step; `train`: without evaluation"),
+        ("order", pa.int16(), "place of the task in the step's order of projection, from 0; -1: mean over all orders"),
     ),
     "metrics": _table(
         ("step", pa.int32(), "optimizer steps done before the evaluation"),
@@ -83,12 +91,12 @@ class TaskInfo(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     name: str
-    kind: Literal["classification", "regression"]
+    kind: Literal["classification", "regression"] | None = None  # None: trained in a loop of the user's own
     classes: tuple[str, ...] = ()
-    metrics: tuple[str, ...]  # the first is the task's primary one
-    train_examples: int
-    evaluation_examples: dict[str, int]  # examples evaluated, by split
-    majority: dict[str, dict[str, float]]  # by split and metric: always the most frequent class, or the mean
+    metrics: tuple[str, ...] = ()  # the first is the task's primary one
+    train_examples: int | None = None
+    evaluation_examples: dict[str, int] = {}  # examples evaluated, by split
+    majority: dict[str, dict[str, float]] = {}  # by split and metric: always the most frequent class, or the mean
     twin_of: str | None = None
     shares_head: bool = False
     loss_weight: float = 1.0
@@ -117,7 +125,7 @@ class RunInfo(BaseModel):
     rule: str
     scope: str
     seed: int
-    gradient_mode: str  # the one in use: `fused` or `sequential`
+    gradient_mode: str  # `fused` or `sequential`; `library` where the user's own loop decides
     config: dict[str, Any]
     tasks: tuple[TaskInfo, ...]
     modules: tuple[ModuleInfo, ...]
@@ -134,7 +142,7 @@ class Status(BaseModel):
 
     state: State
     step: int = 0
-    total: int = 0
+    total: int = 0  # 0: not known
     phase: str = "starting"  # starting, evaluating, training, saving, done
     eta_seconds: float | None = None
     pid: int

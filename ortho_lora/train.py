@@ -1,7 +1,5 @@
 """Train one adapter on several tasks, and record how their gradients agree before and after projection."""
 
-import importlib.metadata
-import platform
 import shutil
 import threading
 import time
@@ -17,18 +15,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, get_scheduler
 
-from ortho_lora import adapters, gradients
-from ortho_lora.adapters import Block
+from ortho_lora import adapters
 from ortho_lora.batches import Batch, TaskSampler, padding_waste, seed_of
 from ortho_lora.config import Config
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.evaluation import encode, evaluate, evaluation_subsets
 from ortho_lora.life import log, log_to, new_run_id, stop_on_signal
-from ortho_lora.measure import Measured, measure, record_gradients, to_cpu
+from ortho_lora.measure import Measured, record_gradients, record_step
 from ortho_lora.model import MultiTaskModel, load_encoder, use_dropout
-from ortho_lora.projection import effective_weights
 from ortho_lora.record import Recorder, check_free
-from ortho_lora.schema import ModuleInfo, RunInfo, State, Status, TaskInfo
+from ortho_lora.schema import RunInfo, State, Status, TaskInfo
+from ortho_lora.surgeon import OrthoLoRA, module_infos, versions
 from ortho_lora.tasks import TaskData, load_tasks
 from ortho_lora.tasks.metrics import majority_baseline
 
@@ -42,7 +39,7 @@ class Group:
 
     adapter: str
     tasks: list[int]
-    blocks: list[Block]
+    surgeon: OrthoLoRA
 
 
 def train(
@@ -70,15 +67,15 @@ def train(
     """
     run_id = check_free(runs_dir, run_id or new_run_id(runs_dir, config.label))
     with stop_on_signal() as stop:
-        training = _Training(config, load_tasks(config.tasks, config.seed), report, stop)
-        # Made when all that may be refused was accepted: a failed start leaves no directory.
         recorder = Recorder(
-            runs_dir,
-            training.identity(run_id, command),
+            runs_dir / run_id,
             total=config.steps,
             flush_rows=config.flush_rows,
             flush_seconds=config.flush_seconds,
         )
+        training = _Training(config, load_tasks(config.tasks, config.seed), report, stop)
+        # Begun when all that may be refused was accepted: a failed start leaves no directory.
+        recorder.begin(training.identity(run_id, command))
         with log_to(recorder.run_dir / "log.txt"):
             training.run(recorder)
     return recorder.run_dir
@@ -115,10 +112,6 @@ class _Training:
             target_modules=config.target_modules,
             seed=seed_of(config.seed, "adapter"),
         )
-        self.groups = [
-            Group(name, [index] if apart else list(range(len(tasks))), adapters.blocks(self.encoder, name))
-            for index, name in enumerate(names)
-        ]
         self.model = MultiTaskModel(
             self.encoder,
             tasks,
@@ -127,11 +120,16 @@ class _Training:
             share_heads=not apart,
             generator=torch.Generator().manual_seed(seed_of(config.seed, "heads")),
         ).to(self.device)
+        self.groups = [
+            Group(name, members, self._surgeon(name, members))
+            for name, members in zip(
+                names, [[t] for t in range(len(tasks))] if apart else [[*range(len(tasks))]], strict=True
+            )
+        ]
         self.mode = _gradient_mode(config, tasks, self.groups, self.tokenizer)
         self.sampler = TaskSampler(tasks, config.batch_size, config.seed)
         self.subsets = evaluation_subsets(tasks, config.eval_examples, config.seed)
-        self.orders = torch.Generator().manual_seed(seed_of(config.seed, "order"))
-        lora = [block.parameter for group in self.groups for block in group.blocks]
+        lora = [block.parameter for group in self.groups for block in group.surgeon.blocks]
         heads = self.model.head_parameters()
         rates = [
             {"params": lora, "lr": config.learning_rate},
@@ -144,6 +142,22 @@ class _Training:
             self.optimizer,
             num_warmup_steps=config.warmup_steps,
             num_training_steps=config.steps,
+        )
+
+    def _surgeon(self, adapter: str, members: Sequence[int]) -> OrthoLoRA:
+        config, method = self.config, self.config.effective
+        names = [self.tasks[t].name for t in members]
+        self.encoder.set_adapter(adapter)  # only the active one can be watched
+        return OrthoLoRA(
+            self.encoder,
+            names,
+            rule=method.rule,
+            scope=method.scope,
+            branches=method.branches,
+            order=config.order,
+            seed=seed_of(config.seed, "order", *(names if len(members) < len(self.tasks) else ())),
+            loss_weights={self.tasks[t].name: config.tasks[t].loss_weight for t in members},
+            adapter=adapter,
         )
 
     def run(self, recorder: Recorder) -> None:
@@ -180,16 +194,12 @@ class _Training:
         rate = self.scheduler.get_last_lr()[0]
         self.optimizer.zero_grad()
         measured = []
-        places = np.zeros(len(self.tasks), dtype=np.int16)
         for group in self.groups:
-            order = torch.randperm(len(group.tasks), generator=self.orders).tolist()
-            for place, index in enumerate(order):
-                places[group.tasks[index]] = place
             if len(self.groups) > 1:
                 self.encoder.set_adapter(group.adapter)
-            measured.append(self._measure(group, indices, order))
+            measured.append(self._measure(group, indices))
             if config.clip is not None:
-                shared = [block.parameter for block in group.blocks]
+                shared = [block.parameter for block in group.surgeon.blocks]
                 heads = {p for task in group.tasks for p in self.model.heads[self.model.owners[task]].parameters()}
                 torch.nn.utils.clip_grad_norm_([*shared, *heads], config.clip)
         self.optimizer.step()
@@ -197,57 +207,53 @@ class _Training:
         seconds = time.perf_counter() - started
         self.step_seconds += seconds
 
-        losses = torch.cat([of_group.losses for of_group in measured]).tolist()
-        self.losses = {self.tasks[t].name: losses[t] for t in range(len(self.tasks))}
-        names = [task.name for task in self.tasks]
-        self.recorder.add(
-            "steps", step=self.step, task=names, loss=losses, learning_rate=rate, seconds=seconds, order=places
-        )
-        if self.step % config.record_every == 0:
-            for group, of_group in zip(self.groups, measured, strict=True):
-                record_gradients(self.recorder, self.step, group.blocks, [names[t] for t in group.tasks], of_group)
+        self.losses = {}
+        for group, of_group in zip(self.groups, measured, strict=True):
+            names = group.surgeon.tasks
+            self.losses |= dict(zip(names, of_group.losses.tolist(), strict=True))
+            record_step(self.recorder, self.step, names, of_group, learning_rate=rate, seconds=seconds)
+            if self.step % config.record_every == 0:
+                record_gradients(self.recorder, self.step, group.surgeon.blocks, names, of_group)
         self.step += 1
 
-    def _measure(self, group: Group, indices: Sequence[Sequence[int]], order: Sequence[int]) -> Measured:
+    def _measure(self, group: Group, indices: Sequence[Sequence[int]]) -> Measured:
         """Set the gradients of a group's blocks and heads, and return what was measured of them."""
-        config = self.config
-        tasks = [self.tasks[t] for t in group.tasks]
-        chosen = [indices[t] for t in group.tasks]
-        batch = Batch(tasks, chosen, self.tokenizer, config.max_length, self.device)
-        weights = [config.tasks[t].loss_weight for t in group.tasks]
-        losses = torch.zeros(len(tasks), device=self.device)
+        config, surgeon = self.config, group.surgeon
+        batch = Batch(
+            [self.tasks[t] for t in group.tasks], [indices[t] for t in group.tasks],
+            self.tokenizer, config.max_length, self.device,
+        )  # fmt: skip
         autocast = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=config.precision == "bf16")
-
-        def together() -> None:
-            with autocast():
-                pooled = self.model.pooled(batch.together()).split(batch.sizes)
-                each = [
-                    self.model.loss(task, states, labels)
-                    for task, states, labels in zip(group.tasks, pooled, batch.labels, strict=True)
-                ]
-            torch.stack([weight * loss for weight, loss in zip(weights, each, strict=True)]).sum().backward()
-            losses.copy_(torch.stack(each).detach())
-
-        def one(task: int, rows: slice, share: float) -> None:
-            tokens, labels = batch.part(task, rows)
-            with autocast():
-                loss = self.model.loss(group.tasks[task], self.model.pooled(tokens), labels)
-            (weights[task] * share * loss).backward()
-            losses[task] += share * loss.detach()
-
         if self.mode == "fused":
-            found = gradients.fused(group.blocks, batch.sizes, together)
+            with surgeon.mixed_batch(batch.task_of_example):
+                with autocast():
+                    pooled = self.model.pooled(batch.together()).split(batch.sizes)
+                    losses = {
+                        name: self.model.loss(task, states, labels)
+                        for name, task, states, labels in zip(
+                            surgeon.tasks, group.tasks, pooled, batch.labels, strict=True
+                        )
+                    }
+                measured = surgeon.backward(losses)
         else:
-            found = gradients.sequential(group.blocks, batch.sizes, one)
-
-        matrices, projection = measure(
-            group.blocks, found, rule=config.effective_rule, scope=config.effective_scope, order=order
-        )
-        if config.effective_rule != "sum":
-            gradients.apply_weights(group.blocks, found, effective_weights(projection.coefficients))
-        measured = to_cpu(losses, matrices, found.half_products, projection)
+            for place, (name, task) in enumerate(zip(surgeon.tasks, group.tasks, strict=True)):
+                for half, rows in self._passes(surgeon, batch.sizes[place]):
+                    tokens, labels = batch.part(place, rows)
+                    with autocast():
+                        loss = self.model.loss(task, self.model.pooled(tokens), labels)
+                    share = len(labels) / batch.sizes[place]
+                    surgeon.backward_part(name, share * loss, half=half, examples=len(labels))
+            measured = surgeon.project()
+        assert measured is not None
         self._check_finite(group, measured)
         return measured
+
+    @staticmethod
+    def _passes(surgeon: OrthoLoRA, size: int) -> list[tuple[int | None, slice]]:
+        """One pass over a task's examples, or one over each half where only that can tell the halves apart."""
+        if all(block.plain for block in surgeon.blocks) or size == 1:
+            return [(None, slice(None))]
+        return [(0, slice(0, size // 2)), (1, slice(size // 2, None))]
 
     def _check_finite(self, group: Group, measured: Measured) -> None:
         """Refuse the step before the optimizer has seen it."""
@@ -340,7 +346,6 @@ class _Training:
 
     def identity(self, run_id: str, command: Sequence[str]) -> RunInfo:
         config = self.config
-        packages = ("torch", "transformers", "peft", "numpy", "scikit-learn", "pyarrow", "ortho-lora")
         infos = []
         for task, settings, subsets in zip(self.tasks, config.tasks, self.subsets, strict=True):
             infos.append(
@@ -357,28 +362,18 @@ class _Training:
                     loss_weight=settings.loss_weight,
                 )
             )
-        first = self.groups[0].blocks
         return RunInfo(
             run_id=run_id,
             created=time.time(),
             method=config.label,
-            rule=config.effective_rule,
-            scope=config.effective_scope,
+            rule=config.effective.rule,
+            scope=config.effective.scope,
             seed=config.seed,
             gradient_mode=self.mode,
             config=config.model_dump(mode="json"),
             tasks=tuple(infos),
-            modules=tuple(
-                ModuleInfo(
-                    layer=a.layer,
-                    module=a.module,
-                    path=a.path,
-                    shapes={"A": tuple(a.parameter.shape), "B": tuple(b.parameter.shape)},
-                )
-                for a, b in zip(first[::2], first[1::2], strict=True)
-            ),
-            versions={name: importlib.metadata.version(name) for name in packages}
-            | {"python": platform.python_version()},
+            modules=module_infos(self.groups[0].surgeon.blocks),
+            versions=versions(),
             command=list(command),
         )
 
@@ -386,7 +381,7 @@ class _Training:
 def _gradient_mode(
     config: Config, tasks: Sequence[TaskData], groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase
 ) -> str:
-    special = sorted({block.module for group in groups for block in group.blocks if not block.plain})
+    special = sorted({block.module for group in groups for block in group.surgeon.blocks if not block.plain})
     if config.gradient_mode == "fused" and special:
         raise OrthoLoraError(
             f"gradient_mode 'fused' needs plain LoRA linear layers, and {', '.join(special)} are not: use 'sequential'."

@@ -10,7 +10,7 @@ from ortho_lora.errors import OrthoLoraError
 def test_defaults_are_the_three_packaged_tasks_with_ortho_lora():
     config = load_config()
     assert [task.name for task in config.tasks] == ["trec", "tweets", "movies"]
-    assert (config.effective_rule, config.effective_scope, config.label) == ("pcgrad", "block", "ortho-lora")
+    assert (config.effective.rule, config.effective.scope, config.label) == ("pcgrad", "block", "ortho-lora")
 
 
 def test_short_forms_of_tasks():

@@ -1,161 +1,269 @@
+"""The parts of the gradients against autograd, on models of every kind."""
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import parameters, tiny_bert
+from models import Problem, convolution, states_of, tiny_albert, tiny_bert, tiny_llama, tiny_t5, translated
 from torch import nn
 
-from ortho_lora import gradients
-from ortho_lora.adapters import blocks
+from ortho_lora.adapters import Block
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.gradients import apply_weights, fused, halves, sequential
+from ortho_lora.gradients import Collector, mixed
+
+SIZES = st.lists(st.integers(1, 5), min_size=1, max_size=4)
 
 
-class Setup:
-    """Tasks of different sizes with padded texts, on one encoder with a head for each."""
-
-    def __init__(self, sizes, seed=0, **lora):
-        self.encoder = tiny_bert(seed, **lora)
-        self.blocks = blocks(self.encoder, "default")
-        self.sizes = sizes
-        generator = torch.Generator().manual_seed(seed)
-        lengths = [2 + int(n) for n in torch.randint(0, 7, (sum(sizes),), generator=generator)]
-        self.tokens = torch.randint(1, 50, (sum(sizes), max(lengths)), generator=generator)
-        self.mask = (torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(-1)).long()
-        self.labels = torch.randint(0, 3, (sum(sizes),), generator=generator)
-        self.heads = nn.ModuleList(nn.Linear(16, 3).double() for _ in sizes)
-
-    def rows(self, task):
-        return range(sum(self.sizes[:task]), sum(self.sizes[: task + 1]))
-
-    def loss(self, task, rows, pad_to=None):
-        length = pad_to or int(self.mask[rows].sum(1).max())
-        states = self.encoder(self.tokens[rows, :length], self.mask[rows, :length]).last_hidden_state
-        weight = self.mask[rows, :length].unsqueeze(-1)
-        pooled = (states * weight).sum(1) / weight.sum(1)
-        return nn.functional.cross_entropy(self.heads[task](pooled), self.labels[rows])
-
-    def fused(self):
-        def backward():
-            states = self.encoder(self.tokens, self.mask).last_hidden_state
-            weight = self.mask.unsqueeze(-1)
-            pooled = (states * weight).sum(1) / weight.sum(1)
-            losses = [
-                nn.functional.cross_entropy(
-                    self.heads[task](pooled[list(self.rows(task))]), self.labels[list(self.rows(task))]
-                )
-                for task in range(len(self.sizes))
-            ]
-            torch.stack(losses).sum().backward()
-
-        return fused(self.blocks, self.sizes, backward)
-
-    def sequential(self):
-        def backward(task, rows, share):
-            (share * self.loss(task, list(self.rows(task))[rows])).backward()
-
-        return sequential(self.blocks, self.sizes, backward)
-
-    def autograd(self, task, rows=None):
-        chosen = list(self.rows(task)) if rows is None else list(self.rows(task))[rows]
-        return torch.autograd.grad(self.loss(task, chosen), parameters(self.blocks))
-
-    def joint(self):
-        self.zero()
-        sum(self.loss(task, list(self.rows(task))) for task in range(len(self.sizes))).backward()
-        return [p.grad.clone() for p in [*parameters(self.blocks), *self.heads.parameters()]]
-
-    def zero(self):
-        self.encoder.zero_grad()
-        self.heads.zero_grad()
-
-    def grads(self):
-        return [p.grad.clone() for p in [*parameters(self.blocks), *self.heads.parameters()]]
+def collect_mixed(problem, order=None):
+    collector = Collector(problem.blocks, len(problem.sizes))
+    with collector.mix(mixed(problem.task_of_example, len(problem.sizes))):
+        collector.backward_mixed(sum(problem.mixed_losses().values()))
+    return collector
 
 
-MODES = ["fused", "sequential"]
+def collect_alone(problem):
+    collector = Collector(problem.blocks, len(problem.sizes))
+    for task in range(len(problem.sizes)):
+        collector.backward_alone(task, problem.loss(task))
+    return collector
 
 
-@pytest.mark.parametrize("mode", MODES)
+def collect_halves(problem):
+    collector = Collector(problem.blocks, len(problem.sizes))
+    for task, size in enumerate(problem.sizes):
+        first = max(size // 2, 1)
+        for half, rows in enumerate((slice(0, first), slice(first, size))):
+            count = rows.stop - rows.start
+            if count:
+                loss = count / size * problem.loss(task, rows)
+                collector.backward_alone(task, loss, half=half, examples=count)
+    return collector
+
+
+WAYS = [collect_mixed, collect_alone, collect_halves]
+
+
+def close(problem, found, expected):
+    # Models of the Llama and T5 families normalise in float32, whatever their weights are in.
+    single = any(
+        "RMSNorm" in type(part).__name__ or type(part).__name__ == "T5LayerNorm" for part in problem.model.modules()
+    )
+    torch.testing.assert_close(
+        found, expected, **({"rtol": 1e-3, "atol": 1e-6} if single else {"rtol": 1e-9, "atol": 1e-10})
+    )
+
+
+def check_parts(problem, collector):
+    """The two parts of a task add up to its gradient, and each is its half's share of it."""
+    for task, size in enumerate(problem.sizes):
+        first = max(size // 2, 1)
+        whole = problem.autograd(task)
+        half = problem.autograd(task, slice(0, first))
+        for index in range(len(whole)):
+            parts = collector._collected[index].parts
+            close(problem, parts[2 * task] + parts[2 * task + 1], whole[index])
+            close(problem, parts[2 * task], first / size * half[index])
+            assert collector._collected[index].tasks == set(range(len(problem.sizes)))
+            examples = collector._collected[index].examples[2 * task : 2 * task + 2]
+            uses = sum(examples) / size  # a layer that is used twice counts twice
+            assert examples == [uses * first, uses * (size - first)]
+
+
+@pytest.mark.parametrize("way", WAYS)
 @settings(max_examples=15)
-@given(sizes=st.lists(st.integers(1, 5), min_size=1, max_size=4), seed=st.integers(0, 100))
-def test_gradients_equal_autograd_of_each_task(mode, sizes, seed):
-    setup = Setup(sizes, seed)
-    found = getattr(setup, mode)()
-    for task in range(len(sizes)):
-        for gradient, expected in zip(found.blocks, setup.autograd(task), strict=True):
-            torch.testing.assert_close(gradient[task], expected, rtol=1e-6, atol=1e-10)
+@given(sizes=SIZES, seed=st.integers(0, 100))
+def test_parts_equal_autograd(way, sizes, seed):
+    problem = Problem(tiny_bert(seed), sizes, seed=seed)
+    check_parts(problem, way(problem))
 
 
-@pytest.mark.parametrize("mode", MODES)
-@settings(max_examples=15)
-@given(sizes=st.lists(st.integers(1, 5), min_size=1, max_size=3), seed=st.integers(0, 100))
-def test_half_products_are_products_of_the_halves_own_gradients(mode, sizes, seed):
-    setup = Setup(sizes, seed)
-    found = getattr(setup, mode)().half_products
-    for task, size in enumerate(sizes):
-        if size == 1:
-            assert found[:, task].isnan().all()
-            continue
-        first, _ = halves(size)
-        a, b = setup.autograd(task, slice(0, first)), setup.autograd(task, slice(first, size))
-        expected = torch.stack([(x * y).sum() for x, y in zip(a, b, strict=True)])
-        torch.testing.assert_close(found[:, task], expected, rtol=1e-6, atol=1e-12)
+MODELS = {
+    "decoder": (tiny_llama, states_of),
+    "encoder-decoder": (tiny_t5, translated),
+    "one layer used several times": (tiny_albert, states_of),
+    "rank-stabilised": (lambda: tiny_bert(use_rslora=True), states_of),
+    "with a bias on B": (lambda: tiny_bert(lora_bias=True), states_of),
+}
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_grad_is_that_of_plain_joint_training(mode):
-    setup = Setup([4, 3, 4])
-    expected = setup.joint()
-    setup.zero()
-    getattr(setup, mode)()
-    for gradient, plain in zip(setup.grads(), expected, strict=True):
-        torch.testing.assert_close(gradient, plain, rtol=1e-9, atol=1e-12)
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", MODELS)
+def test_parts_equal_autograd_on_plain_layers_of_any_model(way, name):
+    make, states = MODELS[name]
+    problem = Problem(make(), [4, 3, 4], states)
+    assert all(block.plain for block in problem.blocks)
+    check_parts(problem, way(problem))
 
 
-def test_fused_leaves_grad_bit_for_bit_as_it_is_without_hooks(monkeypatch):
-    setup = Setup([4, 4])
-    setup.fused()
-    recorded = setup.grads()
-    setup.zero()
-    monkeypatch.setattr(gradients.SegmentGradients, "_forward", lambda *_: None)
-    setup.fused()
-    assert all(a.equal(b) for a, b in zip(recorded, setup.grads(), strict=True))
+SPECIAL = {
+    "dora": lambda: tiny_bert(use_dora=True),
+    "embedding": lambda: tiny_llama(targets=["embed_tokens", "q_proj"]),
+    "convolution": convolution,
+    "parameter": lambda: tiny_llama(target_parameters=["mlp.up_proj.weight"]),
+}
 
 
-def test_weights_make_the_update():
-    setup = Setup([3, 3])
-    found = setup.fused()
-    weights = torch.randn(len(setup.blocks), 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    apply_weights(setup.blocks, found, weights)
-    first, second = setup.autograd(0), setup.autograd(1)
-    for index, block in enumerate(setup.blocks):
-        expected = weights[index, 0] * first[index] + weights[index, 1] * second[index]
-        torch.testing.assert_close(block.parameter.grad, expected, rtol=1e-6, atol=1e-10)
+@pytest.mark.parametrize("name", SPECIAL)
+def test_halves_equal_autograd_on_layers_of_any_kind(name):
+    problem = Problem(SPECIAL[name](), [4, 3])
+    assert not all(block.plain for block in problem.blocks)
+    check_parts(problem, collect_halves(problem))
+
+
+@pytest.mark.parametrize("name", SPECIAL)
+def test_whole_gradients_equal_autograd_on_layers_of_any_kind(name):
+    problem = Problem(SPECIAL[name](), [4, 3])
+    collector = collect_alone(problem)
+    for task in range(2):
+        for index, expected in enumerate(problem.autograd(task)):
+            collected = collector._collected[index]
+            parts = collected.parts
+            close(problem, parts[2 * task] + parts[2 * task + 1], expected)
+            assert (0 in collected.examples) == (not problem.blocks[index].plain)
+
+
+def test_examples_of_a_mixed_batch_may_come_in_any_order():
+    problem = Problem(tiny_bert(), [4, 2, 3])
+    order = torch.randperm(9, generator=torch.Generator().manual_seed(1))
+    shuffled = [problem.task_of_example[index] for index in order]
+    collector = Collector(problem.blocks, 3)
+    with collector.mix(mixed(shuffled, 3)):
+        states = problem.states(problem.model, torch.cat(problem.tokens)[order])[order.argsort()].split(problem.sizes)
+        collector.backward_mixed(sum(problem.error(task, of) for task, of in enumerate(states)))
+    for task in range(3):
+        for index, expected in enumerate(problem.autograd(task)):
+            parts = collector._collected[index].parts
+            close(problem, parts[2 * task] + parts[2 * task + 1], expected)
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=30))
+def test_mixed_halves_each_task(task_of_example):
+    batch = mixed(task_of_example, 4)
+    assert [part // 2 for part in batch.parts] == task_of_example
+    for task in range(4):
+        total = task_of_example.count(task)
+        first = min(max(total // 2, 1), total)
+        assert batch.sizes[2 * task : 2 * task + 2] == [first, total - first]
+    assert batch.present == set(task_of_example)
+
+
+def test_batches_with_parts_of_one_size_in_order_are_regular():
+    assert mixed([0, 0, 1, 1], 2).regular
+    assert not mixed([0, 1, 0, 1], 2).regular
+    assert not mixed([0, 0, 0, 1, 1, 1], 2).regular
+    assert not mixed([0, 0, 1, 1], 3).regular
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_grad_is_bit_for_bit_that_of_plain_training(way):
+    problem = Problem(tiny_bert(lora_dropout=0.1), [4, 3, 4])
+    problem.model.train()
+    torch.manual_seed(3)
+    if way is collect_mixed:
+        sum(problem.mixed_losses().values()).backward()
+    elif way is collect_alone:
+        for loss in problem.losses().values():
+            loss.backward()
+    else:
+        for task, size in enumerate(problem.sizes):
+            for rows in (slice(0, size // 2), slice(size // 2, size)):
+                ((rows.stop - rows.start) / size * problem.loss(task, rows)).backward()
+    plain, state = problem.grads(), torch.get_rng_state()
+    problem.zero()
+    torch.manual_seed(3)
+    way(problem)
+    assert all(a.equal(b) for a, b in zip(problem.grads(), plain, strict=True))
+    assert torch.get_rng_state().equal(state)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("way", WAYS)
+def test_gradient_checkpointing(way, reentrant):
+    problem = Problem(tiny_bert(), [4, 4])
+    problem.model.enable_input_require_grads()
+    problem.model.train()
+    problem.model.get_base_model().activation_checkpointing_enable({"use_reentrant": reentrant})
+    for part in problem.model.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
+    collector = way(problem)
+    problem.model.eval()  # without checkpoints
+    check_parts(problem, collector)
+
+
+def test_non_reentrant_checkpoints_keep_no_activations_alive():
+    """What is needed of the inputs is computed again, as all else is."""
+    kept = {}
+    for checkpointing in (False, True):
+        problem = Problem(tiny_bert(layers=4), [4, 4])
+        problem.model.train()
+        if checkpointing:
+            problem.model.get_base_model().activation_checkpointing_enable({"use_reentrant": False})
+        collector = Collector(problem.blocks, 2)
+        count = 0
+
+        def pack(tensor):
+            nonlocal count
+            count += 1
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), collector.mix(mixed([0] * 4 + [1] * 4, 2)):
+            sum(problem.mixed_losses().values())
+        kept[checkpointing] = count
+    assert kept[True] < kept[False] / 3
 
 
 def test_gradient_of_a_is_exactly_zero_while_b_is_zero():
-    setup = Setup([4, 4])
-    for block in setup.blocks:
+    problem = Problem(tiny_bert(), [4, 4])
+    for block in problem.blocks:
         if block.branch == "B":
             nn.init.zeros_(block.parameter)
-    for gradient, block in zip(setup.fused().blocks, setup.blocks, strict=True):
-        assert (gradient.abs().max() == 0).item() == (block.branch == "A")
+    collector = collect_mixed(problem)
+    for block, collected in zip(problem.blocks, collector._collected, strict=True):
+        assert (collected.parts.abs().max() == 0).item() == (block.branch == "A")
 
 
-@pytest.mark.parametrize("lora", [{"use_rslora": True}, {"use_dora": True}])
-def test_sequential_works_for_variants_of_lora(lora):
-    setup = Setup([3, 2], **lora)
-    found = setup.sequential()
-    for task in range(2):
-        for gradient, expected in zip(found.blocks, setup.autograd(task), strict=True):
-            torch.testing.assert_close(gradient[task], expected, rtol=1e-6, atol=1e-10)
-    assert setup.blocks[0].plain == ("use_dora" not in lora)
+def test_a_matrix_that_two_layers_share_is_one_block():
+    model = tiny_llama(targets=["q_proj"])
+    first, second = (layer.self_attn.q_proj for layer in model.get_base_model().layers)
+    second.lora_A["default"].weight = first.lora_A["default"].weight
+    problem = Problem(model, [4, 4])
+    assert [(block.layer, block.branch, len(block.linears)) for block in problem.blocks] == [
+        (0, "A", 2), (0, "B", 1), (1, "B", 1),
+    ]  # fmt: skip
+    for way in WAYS:
+        check_parts(problem, way(problem))
 
 
-def test_fused_refuses_layers_that_mix_examples():
+def test_layers_that_mix_examples_are_refused():
     linear = nn.Linear(4, 2, bias=False)
-    setup = Setup([2])
-    block = type(setup.blocks[0])(0, "x", "A", "x", linear, True)
-    with pytest.raises(OrthoLoraError, match=r"received 10 rows for 4 examples.*use gradient_mode=sequential"):
-        fused([block], [2, 2], lambda: linear(torch.randn(10, 4)).sum().backward())
+    collector = Collector([Block(0, "x", "A", "layers.0.x", linear.weight, (linear,))], 2)
+    with (
+        collector.mix(mixed([0, 0, 1, 1], 2)),
+        pytest.raises(OrthoLoraError, match=r"layers.0.x, branch A: it received 10 rows for 4 examples.*sequential"),
+    ):
+        collector.backward_mixed(linear(torch.randn(10, 4)).sum())
+
+
+def test_a_gradient_that_comes_past_the_layer_is_refused():
+    linear = nn.Linear(4, 2, bias=False)
+    collector = Collector([Block(0, "x", "A", "layers.0.x", linear.weight, (linear,))], 2)
+    with collector.mix(mixed([0, 1], 2)), pytest.raises(OrthoLoraError, match="came past the layer that is watched"):
+        collector.backward_mixed((torch.randn(2, 4) @ linear.weight.T).sum())
+    linear.weight.grad = None
+    inputs = torch.randn(2, 4)
+    with (
+        collector.mix(mixed([0, 1], 2)),
+        pytest.raises(OrthoLoraError, match=r"examples' gradients are off by \d+% in sum"),
+    ):
+        collector.backward_mixed((linear(inputs) + inputs @ linear.weight.T).sum())
+
+
+def test_gradients_of_others_are_left_alone():
+    problem = Problem(tiny_bert(), [4])
+    collector = Collector(problem.blocks, 1)
+    problem.loss(0).backward()
+    assert all(collected.parts is None for collected in collector._collected)
+    collector.remove()
+    collector.backward_alone(0, problem.loss(0))
+    assert all(collected.examples == [0, 0] for collected in collector._collected)  # read from `.grad`, not watched
