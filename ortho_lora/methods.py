@@ -7,7 +7,7 @@ Rule = Literal[
     "sum", "pcgrad", "pcgrad-inplace", "gradvac",
     "mgda", "upgrad", "cagrad", "imtl-g", "aligned-mtl", "fairgrad", "nash-mtl",
 ]  # fmt: skip
-"""How the tasks' gradients are combined; those of the second line are weightings of the `torchjd` package."""
+"""How the tasks' gradients are combined; those of the second line weigh them, through the `torchjd` package."""
 Scope = Literal["block", "module", "model"]
 """What shares one projection: a LoRA matrix, an adapted layer (A and B), or the whole model."""
 Branches = Literal["both", "A", "B"]

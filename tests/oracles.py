@@ -26,6 +26,22 @@ def ortho_lora_as_printed(gradients: Tensor, order: Sequence[int]) -> Tensor:
     return g
 
 
+def gradvac(gradients: Tensor, order: Sequence[int], target: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    """Gradient Vaccine, arXiv 2010.05874, Algorithm 1, lines 8 to 18: changed `[T, P]` and next targets."""
+    changed, target = gradients.clone(), target.clone()
+    for i in range(len(gradients)):
+        for j in order:
+            if j == i:
+                continue
+            length, other = changed[i].norm(), gradients[j].norm()
+            now, goal = changed[i].dot(gradients[j]) / (length * other), target[i, j].clone()
+            if now < goal:
+                turn = goal * (1 - now**2).clamp(min=0).sqrt() - now * (1 - goal**2).sqrt()
+                changed[i] += length * turn / (other * (1 - goal**2).sqrt()) * gradients[j]
+            target[i, j] = (1 - beta) * goal + beta * now
+    return changed, target
+
+
 def random_gradients(tasks: int, size: int, seed: int) -> Tensor:
     """Gradients in general position, `[tasks, size]` in float64."""
     return torch.randn(tasks, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

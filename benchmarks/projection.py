@@ -1,0 +1,78 @@
+"""All blocks' projections at once, against looping over the blocks with torchjd's weighting of the same method.
+
+python benchmarks/projection.py [--blocks 448] [--json]
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from statistics import median
+from time import perf_counter
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torchjd.aggregation import GradVacWeighting, PCGradWeighting
+
+from ortho_lora.gram import gram
+from ortho_lora.projection import GRADVAC_BETA, project
+
+REACH = 50  # times as fast, for pcgrad
+
+
+def looped_pcgrad(matrices: Tensor) -> None:
+    weighting = PCGradWeighting()
+    for matrix in matrices:
+        weighting(matrix)
+
+
+def looped_gradvac(matrices: Tensor) -> None:
+    for matrix in matrices:
+        GradVacWeighting(GRADVAC_BETA)(matrix)  # one a block: each keeps the block's targets
+
+
+LOOPS: dict[str, Callable[[Tensor], None]] = {"pcgrad": looped_pcgrad, "gradvac": looped_gradvac}
+
+
+def milliseconds(run: Callable[[], object], repeats: int) -> float:
+    """Median time of a run, after one to warm up."""
+    times = []
+    for _ in range(1 + repeats):
+        start = perf_counter()
+        run()
+        times.append(1000 * (perf_counter() - start))
+    return median(times[1:])
+
+
+def compare(rule: str, tasks: int, blocks: int) -> dict[str, str | float]:
+    """Times of both on Gram matrices of random gradients, of which about half the pairs conflict."""
+    generator = torch.Generator().manual_seed(tasks)
+    matrices = gram(torch.randn(blocks, tasks, 64, generator=generator, dtype=torch.float64))  # [blocks, T, T]
+    batched = milliseconds(lambda: project(matrices, rule, [range(tasks)]), repeats=50)
+    looped = milliseconds(lambda: LOOPS[rule](matrices), repeats=5)
+    return {"rule": rule, "tasks": tasks, "batched_ms": batched, "looped_ms": looped, "ratio": looped / batched}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--blocks", type=int, default=448, help="LoRA matrices, as of 32 layers with 7 adapted each")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    found = [compare(rule, tasks, arguments.blocks) for rule in LOOPS for tasks in (4, 10)]
+    if arguments.json:
+        print(json.dumps({"blocks": arguments.blocks, "reach_pcgrad": REACH, "results": found}, indent=2))
+        return
+    table = Table(title=f"Projection of {arguments.blocks} blocks, float64, one thread (reach for pcgrad: {REACH}x)")
+    for heading in ("rule", "tasks", "batched, ms", "torchjd looped, ms", "ratio"):
+        table.add_column(heading, justify="left" if heading == "rule" else "right")
+    for row in found:
+        table.add_row(
+            str(row["rule"]), str(row["tasks"]), *(f"{row[key]:.2f}" for key in ("batched_ms", "looped_ms", "ratio"))
+        )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
