@@ -57,7 +57,8 @@ def mixed(task_of_example: Sequence[int], tasks: int) -> Mixed:
 @lru_cache(maxsize=8)
 def _one_hot(batch: Mixed, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Which example (column) belongs to which part (row), `[2T, N]`."""
-    return nn.functional.one_hot(torch.tensor(batch.parts), 2 * batch.tasks).mT.to(device, dtype)
+    one_hot = nn.functional.one_hot(torch.tensor(batch.parts), 2 * batch.tasks).mT.to(dtype)
+    return one_hot.to(device, non_blocking=True)
 
 
 @dataclass
