@@ -13,8 +13,9 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ortho_lora.config import METHODS, Config, load_config
+from ortho_lora.config import Config, load_config
 from ortho_lora.errors import OrthoLoraError
+from ortho_lora.methods import METHODS
 from ortho_lora.schema import RUNS_DIR_VARIABLE, Status, default_runs_dir
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False, help=__doc__)

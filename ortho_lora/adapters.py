@@ -12,7 +12,7 @@ from peft.tuners.lora.layer import MultiheadAttention, ParamWrapper
 from torch import nn
 
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.schema import BRANCHES
+from ortho_lora.schema import BRANCHES, ModuleInfo
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,8 +95,9 @@ def blocks(model: nn.Module, adapter: str | None = None) -> list[Block]:
     ]
     if not found:
         present = sorted({name for _, layer in layers for name in (*layer.lora_A, *layer.lora_embedding_A)})
+        have = ", ".join(present) or "no LoRA adapter"
         raise OrthoLoraError(
-            f"adapter {adapter!r}: nothing of it can be trained; the model has {', '.join(present) or 'no LoRA adapter'}:"
+            f"adapter {adapter!r}: nothing of it can be trained; the model has {have}:"
             " add it with peft.get_peft_model, and make it the active one with model.set_adapter."
         )
     names = _module_names(list(dict.fromkeys(path for path, *_ in found)))
@@ -111,6 +112,22 @@ def blocks(model: nn.Module, adapter: str | None = None) -> list[Block]:
         block = Block(layer_index, module, branch, path, parameter, known if len(known) == len(linears) else ())
         by_parameter.setdefault(parameter, block)
     return list(by_parameter.values())
+
+
+def module_infos(blocks: Sequence[Block]) -> tuple[ModuleInfo, ...]:
+    """The adapted modules of blocks, for the record."""
+    by_path: dict[str, list[Block]] = {}
+    for block in blocks:
+        by_path.setdefault(block.path, []).append(block)
+    return tuple(
+        ModuleInfo(
+            layer=of[0].layer,
+            module=of[0].module,
+            path=path,
+            shapes={block.branch: tuple(block.parameter.shape) for block in of},
+        )
+        for path, of in by_path.items()
+    )
 
 
 def _only_active(layers: Sequence[tuple[str, LoraLayer]]) -> str:

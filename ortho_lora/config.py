@@ -2,7 +2,6 @@
 
 import difflib
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -223,8 +222,7 @@ class Config(_Strict):
     @property
     def effective(self) -> Method:
         """The method with the parts of it that are given apart."""
-        given = {"rule": self.rule, "scope": self.scope, "branches": self.branches}
-        return replace(METHODS[self.method], **{key: value for key, value in given.items() if value is not None})
+        return METHODS[self.method].changed(self.rule, self.scope, self.branches)
 
     @property
     def label(self) -> str:

@@ -29,6 +29,10 @@ class Method:
     scope: Scope = "block"
     branches: Branches = "both"
 
+    def changed(self, rule: Rule | None, scope: Scope | None, branches: Branches | None) -> "Method":
+        """With the parts that are given in place of its own."""
+        return Method(rule or self.rule, scope or self.scope, branches or self.branches)
+
 
 METHODS: dict[str, Method] = {
     "joint": Method("sum"),

@@ -15,10 +15,9 @@ from torch import Tensor
 
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.gram import cosines, group_sums, measured_norms
-from ortho_lora.methods import RULES
+from ortho_lora.methods import LARGEST_MEAN, RULES
 from ortho_lora.weightings import WEIGHTINGS, weigh
 
-MOST_TASKS_FOR_ALL_ORDERS = 5
 # The moving average of the cosines in GradVac, as in its paper's experiments.
 GRADVAC_BETA = 0.01
 
@@ -142,9 +141,9 @@ def all_orders(tasks: int) -> list[tuple[int, ...]]:
     >>> all_orders(2)
     [(0, 1), (1, 0)]
     """
-    if tasks > MOST_TASKS_FOR_ALL_ORDERS:
+    if tasks > LARGEST_MEAN:
         raise OrthoLoraError(
-            f"order: the mean over all orders expects at most {MOST_TASKS_FOR_ALL_ORDERS} tasks, "
+            f"order: the mean over all orders expects at most {LARGEST_MEAN} tasks, "
             f"found {tasks} ({factorial(tasks):,} orders); use the order 'random' or 'fixed'."
         )
     return list(permutations(range(tasks)))

@@ -1,7 +1,9 @@
 """Writes the record of a run: Parquet parts, the manifest that says which count, and the run's status."""
 
+import importlib.metadata
 import json
 import os
+import platform
 import shutil
 import time
 from pathlib import Path
@@ -15,6 +17,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.schema import TABLES, RunInfo, State, Status, check_run_id, replace_text
+
+_VERSIONS = ("torch", "transformers", "peft", "numpy", "scikit-learn", "pyarrow", "ortho-lora")
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that decide what a run does."""
+    return {name: importlib.metadata.version(name) for name in _VERSIONS} | {"python": platform.python_version()}
 
 
 def check_free(runs_dir: Path, run_id: str) -> str:

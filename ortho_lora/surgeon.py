@@ -1,7 +1,5 @@
 """Gradient surgery in anyone's training loop: in place of `loss.backward()`, measure, project and record."""
 
-import importlib.metadata
-import platform
 import sys
 import time
 import warnings
@@ -14,15 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from ortho_lora import distributed
-from ortho_lora.adapters import Block, blocks
+from ortho_lora.adapters import blocks, module_infos
 from ortho_lora.errors import OrthoLoraError, OrthoLoraWarning
 from ortho_lora.gradients import Collector, mixed
 from ortho_lora.life import log
 from ortho_lora.measure import Measured, half_products, record_gradients, record_step, to_cpu
 from ortho_lora.methods import METHODS, Branches, Method, Order, Rule, Scope, name_of
 from ortho_lora.projection import all_orders
-from ortho_lora.record import Recorder
-from ortho_lora.schema import ModuleInfo, RunInfo, TaskInfo
+from ortho_lora.record import Recorder, versions
+from ortho_lora.schema import RunInfo, TaskInfo
 from ortho_lora.update import Projector, Update
 
 PENDING_BYTES = 32 * 2**20
@@ -31,8 +29,6 @@ enough that an accelerator is not kept busy with starting tiny kernels."""
 
 SILENT_STEPS = 3
 """Steps without any gradient after which a block is called out."""
-
-VERSIONS = ("torch", "transformers", "peft", "numpy", "scikit-learn", "pyarrow", "ortho-lora")
 
 
 class OrthoLoRA:
@@ -111,7 +107,7 @@ class OrthoLoRA:
         self._start()
         self.recorder = recorder if distributed.is_first() else None
         if self.recorder is not None and not self.recorder.begun:
-            self.recorder.begin(self._identity(seed))
+            self.recorder.begin(self._identity(self.recorder.run_dir.name, seed))
 
     def _start(self) -> None:
         self._losses: dict[str, Tensor] = {}
@@ -374,10 +370,9 @@ class OrthoLoRA:
                 return float(group["lr"])
         return torch.nan
 
-    def _identity(self, seed: int) -> RunInfo:
-        assert self.recorder is not None
+    def _identity(self, run_id: str, seed: int) -> RunInfo:
         return RunInfo(
-            run_id=self.recorder.run_dir.name,
+            run_id=run_id,
             created=time.time(),
             method=name_of(self.method),
             rule=self.method.rule,
@@ -392,34 +387,12 @@ class OrthoLoRA:
         )
 
 
-def module_infos(blocks: Sequence[Block]) -> tuple[ModuleInfo, ...]:
-    """The adapted modules of blocks, for the record."""
-    by_path: dict[str, list[Block]] = {}
-    for block in blocks:
-        by_path.setdefault(block.path, []).append(block)
-    return tuple(
-        ModuleInfo(
-            layer=of[0].layer,
-            module=of[0].module,
-            path=path,
-            shapes={block.branch: tuple(block.parameter.shape) for block in of},
-        )
-        for path, of in by_path.items()
-    )
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of the packages that decide what a run does."""
-    return {name: importlib.metadata.version(name) for name in VERSIONS} | {"python": platform.python_version()}
-
-
 def _method(name: str, rule: Rule | None, scope: Scope | None, branches: Branches | None) -> Method:
     if name == "single":
         raise OrthoLoraError("method 'single' is an adapter for each task: give each an OrthoLoRA of its own.")
     if name not in METHODS:
         raise OrthoLoraError(f"method {name!r}: expected one of {', '.join(METHODS)}; or give rule and scope.")
-    given = {"rule": rule, "scope": scope, "branches": branches}
-    return replace(METHODS[name], **{key: value for key, value in given.items() if value is not None})
+    return METHODS[name].changed(rule, scope, branches)
 
 
 def _is_compiled(model: nn.Module) -> bool:

@@ -23,9 +23,9 @@ from ortho_lora.evaluation import encode, evaluate, evaluation_subsets
 from ortho_lora.life import log, log_to, new_run_id, stop_on_signal
 from ortho_lora.measure import Measured, record_gradients, record_step
 from ortho_lora.model import MultiTaskModel, load_encoder, use_dropout
-from ortho_lora.record import Recorder, check_free
+from ortho_lora.record import Recorder, check_free, versions
 from ortho_lora.schema import RunInfo, State, Status, TaskInfo
-from ortho_lora.surgeon import OrthoLoRA, module_infos, versions
+from ortho_lora.surgeon import OrthoLoRA
 from ortho_lora.tasks import TaskData, load_tasks
 from ortho_lora.tasks.metrics import majority_baseline
 
@@ -120,12 +120,8 @@ class _Training:
             share_heads=not apart,
             generator=torch.Generator().manual_seed(seed_of(config.seed, "heads")),
         ).to(self.device)
-        self.groups = [
-            Group(name, members, self._surgeon(name, members))
-            for name, members in zip(
-                names, [[t] for t in range(len(tasks))] if apart else [[*range(len(tasks))]], strict=True
-            )
-        ]
+        members = [[task] for task in range(len(tasks))] if apart else [list(range(len(tasks)))]
+        self.groups = [Group(name, of, self._surgeon(name, of)) for name, of in zip(names, members, strict=True)]
         self.mode = _gradient_mode(config, tasks, self.groups, self.tokenizer)
         self.sampler = TaskSampler(tasks, config.batch_size, config.seed)
         self.subsets = evaluation_subsets(tasks, config.eval_examples, config.seed)
@@ -155,7 +151,7 @@ class _Training:
             scope=method.scope,
             branches=method.branches,
             order=config.order,
-            seed=seed_of(config.seed, "order", *(names if len(members) < len(self.tasks) else ())),
+            seed=seed_of(config.seed, "order"),
             loss_weights={self.tasks[t].name: config.tasks[t].loss_weight for t in members},
             adapter=adapter,
         )
@@ -372,7 +368,7 @@ class _Training:
             gradient_mode=self.mode,
             config=config.model_dump(mode="json"),
             tasks=tuple(infos),
-            modules=module_infos(self.groups[0].surgeon.blocks),
+            modules=adapters.module_infos(self.groups[0].surgeon.blocks),
             versions=versions(),
             command=list(command),
         )

@@ -11,7 +11,13 @@ ROOT = Path(__file__).resolve().parents[1]
 FORBIDDEN = {"analysis": {"torch", "transformers", "peft", "streamlit"}, "app": {"torch", "transformers", "peft"}}
 OF_TRAINING = {  # what others may use of `ortho_lora`
     "analysis": {"ortho_lora.schema", "ortho_lora.errors"},
-    "app": {"ortho_lora.schema", "ortho_lora.errors", "ortho_lora.config", "ortho_lora.tasks.packaged"},
+    "app": {
+        "ortho_lora.schema",
+        "ortho_lora.errors",
+        "ortho_lora.config",
+        "ortho_lora.methods",
+        "ortho_lora.tasks.packaged",
+    },
     "ortho_lora": None,
 }
 

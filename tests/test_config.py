@@ -33,7 +33,7 @@ def test_file_task_needs_its_columns():
         ({"learning_rat": 1}, "learning_rat: there is no such setting; nearest: 'learning_rate'."),
         (
             {"method": "ortholora"},
-            "method: 'ortholora' given, expected one of joint, ortho-lora, pcgrad, single; nearest",
+            "method: 'ortholora' given, expected one of joint, ortho-lora, ortho-lora-a, ortho-lora-b, pcgrad, single; nearest",
         ),
         ({"rank": 0}, "rank: 0 given; input should be greater than or equal to 1."),
         ({"dropout": 1.0}, "dropout: 1.0 given; input should be less than 1."),
@@ -43,7 +43,10 @@ def test_file_task_needs_its_columns():
         ({"tasks": ["trec", "movies@0.5"]}, "twin of 'movies', which is not among the tasks"),
         ({"tasks": ["movies", "movies@1.5"]}, "rho: '1.5' given; input should be less than or equal to 1"),
         ({"steps": 5, "warmup_steps": 5}, "warmup_steps is 5: expected fewer than the 5 steps."),
-        ({"method": "single", "rule": "sum"}, "method 'single' has nothing to project: leave rule and scope out."),
+        (
+            {"method": "single", "rule": "sum"},
+            "method 'single' has nothing to project: leave rule, scope and branches out.",
+        ),
         (
             {"tasks": [{"name": "../up", "path": "x", "text": "a", "label": "b"}]},
             "name: '../up' given; string should match",

@@ -30,9 +30,15 @@ INFO = RunInfo(
 )
 
 
+def begun(runs_dir):
+    recorder = Recorder(runs_dir / "x", total=9, flush_rows=10, flush_seconds=1e9)
+    recorder.begin(INFO)
+    return recorder
+
+
 @pytest.fixture
 def recorder(tmp_path):
-    return Recorder(tmp_path, INFO, total=9, flush_rows=10, flush_seconds=1e9)
+    return begun(tmp_path)
 
 
 def add(recorder, step, values):
@@ -44,7 +50,7 @@ def add(recorder, step, values):
 
 @given(values=st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=20), steps=st.integers(1, 5))
 def test_rows_come_back_as_they_went_in(tmp_path_factory, values, steps):
-    recorder = Recorder(tmp_path_factory.mktemp("runs"), INFO, total=9, flush_rows=10, flush_seconds=1e9)
+    recorder = begun(tmp_path_factory.mktemp("runs"))
     run_dir = recorder.run_dir
     for step in range(steps):
         add(recorder, step, values)
@@ -103,14 +109,14 @@ def test_names_that_could_leave_the_runs_directory_are_refused(name):
 def test_a_directory_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OrthoLoraError, match=r"file/x: cannot be made .*: choose a --runs-dir you may write"):
-        Recorder(tmp_path / "file", INFO, total=9, flush_rows=10, flush_seconds=1e9)
+        begun(tmp_path / "file")
 
 
 def test_of_two_processes_with_one_name_the_second_is_refused_and_the_first_unharmed(recorder):
     add(recorder, 0, [1.0])
     recorder.flush()
     with pytest.raises(OrthoLoraError, match="run 'x' exists"):
-        Recorder(recorder.run_dir.parent, INFO, total=9, flush_rows=10, flush_seconds=1e9)
+        begun(recorder.run_dir.parent)
     assert len(part_files(recorder.run_dir, "norms")) == 1
 
 
@@ -124,7 +130,7 @@ def test_a_run_appears_whole(tmp_path, monkeypatch):
         plain(source, target)
 
     monkeypatch.setattr(schema.os, "replace", look)
-    recorder = Recorder(tmp_path, INFO, total=9, flush_rows=10, flush_seconds=1e9)
+    recorder = begun(tmp_path)
     assert seen == [[], []]
     assert read_status(recorder.run_dir).total == 9
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
@@ -132,3 +138,24 @@ def test_a_run_appears_whole(tmp_path, monkeypatch):
 
 def test_every_column_says_what_it_means():
     assert all(field.metadata[b"meaning"] for schema in TABLES.values() for field in schema)
+
+
+def test_a_recorder_as_a_context_says_how_the_run_went(tmp_path):
+    with Recorder(tmp_path / "x") as recorder:
+        recorder.begin(INFO)
+        add(recorder, 0, [1.0])
+    assert read_status(tmp_path / "x").state == "finished"
+    assert len(part_files(tmp_path / "x", "norms")) == 1
+    recorder = Recorder(tmp_path / "y")
+    with pytest.raises(ValueError, match="boom"), recorder:
+        recorder.begin(INFO.model_copy(update={"run_id": "y"}))
+        add(recorder, 0, [1.0])
+        raise ValueError("boom")
+    status = read_status(tmp_path / "y")
+    assert (status.state, status.message) == ("failed", "boom")
+    assert len(part_files(tmp_path / "y", "norms")) == 1
+
+
+def test_nothing_is_made_before_the_recorder_begins(tmp_path):
+    Recorder(tmp_path / "runs" / "x").close()
+    assert not list(tmp_path.iterdir())

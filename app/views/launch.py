@@ -10,8 +10,9 @@ from pydantic import ValidationError
 from analysis import figures, queries
 from analysis.runs import Run, list_runs
 from app import launcher, state
-from ortho_lora.config import METHODS, Config, explain
+from ortho_lora.config import Config, explain
 from ortho_lora.errors import OrthoLoraError
+from ortho_lora.methods import METHODS
 from ortho_lora.schema import ACTIVE_STATES, default_runs_dir
 from ortho_lora.tasks.packaged import PACKAGED
 
