@@ -33,7 +33,8 @@ def test_file_task_needs_its_columns():
         ({"learning_rat": 1}, "learning_rat: there is no such setting; nearest: 'learning_rate'."),
         (
             {"method": "ortholora"},
-            "method: 'ortholora' given, expected one of joint, ortho-lora, ortho-lora-a, ortho-lora-b, pcgrad, single; nearest",
+            "method: 'ortholora' given, expected one of joint, ortho-lora, ortho-lora-a, ortho-lora-b, pcgrad, single;"
+            " nearest",
         ),
         ({"rank": 0}, "rank: 0 given; input should be greater than or equal to 1."),
         ({"dropout": 1.0}, "dropout: 1.0 given; input should be less than 1."),

@@ -146,11 +146,15 @@ def test_a_recorder_as_a_context_says_how_the_run_went(tmp_path):
         add(recorder, 0, [1.0])
     assert read_status(tmp_path / "x").state == "finished"
     assert len(part_files(tmp_path / "x", "norms")) == 1
-    recorder = Recorder(tmp_path / "y")
-    with pytest.raises(ValueError, match="boom"), recorder:
-        recorder.begin(INFO.model_copy(update={"run_id": "y"}))
-        add(recorder, 0, [1.0])
-        raise ValueError("boom")
+
+    def fail():
+        with Recorder(tmp_path / "y") as recorder:
+            recorder.begin(INFO.model_copy(update={"run_id": "y"}))
+            add(recorder, 0, [1.0])
+            raise ValueError("boom")
+
+    with pytest.raises(ValueError, match="boom"):
+        fail()
     status = read_status(tmp_path / "y")
     assert (status.state, status.message) == ("failed", "boom")
     assert len(part_files(tmp_path / "y", "norms")) == 1
