@@ -1,14 +1,14 @@
 """Which examples a step sees: every task a batch of its own, from a seeded generator of its own."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ortho_lora.model import tokenize
-from ortho_lora.tasks import Split, TaskData
+from ortho_lora.model import pad, tokenize
+from ortho_lora.tasks import TaskData
 from ortho_lora.tasks.data import take
 
 
@@ -52,7 +52,7 @@ class TaskSampler:
 
 
 class Batch:
-    """Examples of some tasks, to be encoded together or a slice at a time.
+    """Examples of some tasks, to be encoded in passes that each mix examples of like length, or one task at a time.
 
     Dynamic padding: a pass is as long as the longest text in it.
     """
@@ -65,46 +65,92 @@ class Batch:
         max_length: int,
         device: torch.device,
     ) -> None:
-        self.tokenizer, self.max_length, self.device = tokenizer, max_length, device
-        self.splits = [take(task.train, chosen) for task, chosen in zip(tasks, indices, strict=True)]
-        self.labels = [torch.from_numpy(split.labels).to(device) for split in self.splits]
-        self.sizes = [len(split) for split in self.splits]
+        self.tokenizer, self.device = tokenizer, device
+        splits = [take(task.train, chosen) for task, chosen in zip(tasks, indices, strict=True)]
+        self._labels = [torch.from_numpy(split.labels) for split in splits]
+        self._rows = [tokenize(tokenizer, split.texts, split.text_pairs, max_length=max_length) for split in splits]
+        self.sizes = [len(split) for split in splits]
+
+    def passes(self, tokens_of_a_pass: int) -> list["Pass"]:
+        """All examples, in as many passes as cost least; each example in the half of its batch where it was drawn."""
+        places = [(task, place) for task, size in enumerate(self.sizes) for place in range(size)]
+        lengths = [len(self._rows[task][place]["input_ids"]) for task, place in places]
+        return [
+            Pass(self, [places[index] for index in sorted(indices)])
+            for indices in split_by_length(lengths, tokens_of_a_pass)
+        ]
+
+    def part(self, task: int, start: int, end: int) -> "Pass":
+        """A pass over some of one task's examples."""
+        return Pass(self, [(task, place) for place in range(start, end)])
+
+
+class Pass:
+    """N examples of a batch, in the order of the tasks."""
+
+    def __init__(self, batch: Batch, examples: Sequence[tuple[int, int]]) -> None:
+        self.batch = batch
+        self.places: dict[int, list[int]] = {}  # task -> places among the examples of its batch
+        for task, place in examples:
+            self.places.setdefault(task, []).append(place)
 
     @property
     def task_of_example(self) -> list[int]:
-        """Of the examples of `together`."""
-        return [task for task, size in enumerate(self.sizes) for _ in range(size)]
+        return [task for task, places in self.places.items() for _ in places]
 
-    def together(self) -> dict[str, Tensor]:
-        """Tokens of all tasks' examples, in the order of the tasks."""
-        return self._tokens(self.splits)
+    @property
+    def half_of_example(self) -> list[int]:
+        sizes = self.batch.sizes
+        return [int(place >= sizes[task] // 2) for task, places in self.places.items() for place in places]
 
-    def part(self, task: int, rows: slice) -> tuple[dict[str, Tensor], Tensor]:
-        """Tokens and labels of a slice of one task's examples."""
-        split = self.splits[task]
-        chosen = range(len(split))[rows]
-        return self._tokens([take(split, chosen)]), self.labels[task][rows]
+    def tokens(self) -> dict[str, Tensor]:
+        """Padded to the longest of them: `[N, L]` each."""
+        rows = [self.batch._rows[task][place] for task, places in self.places.items() for place in places]
+        return pad(self.batch.tokenizer, rows, device=self.batch.device)
 
-    def _tokens(self, splits: Sequence[Split]) -> dict[str, Tensor]:
-        texts = [text for split in splits for text in split.texts]
-        pairs: list[str | None] = []
-        for split in splits:
-            pairs += split.text_pairs or [None] * len(split)
-        return tokenize(self.tokenizer, texts, pairs, max_length=self.max_length, device=self.device)
+    def losses(self, loss: Callable[[int, Tensor, Tensor], Tensor], pooled: Tensor) -> dict[int, Tensor]:
+        """What these examples contribute to the mean loss of each task's batch.
+
+        Args:
+            loss: of a task, its examples' states and labels, a mean over examples.
+            pooled: `[N, width]`, the states.
+        """
+        by_task = pooled.split([len(places) for places in self.places.values()])
+        contributions = {}
+        for (task, places), states in zip(self.places.items(), by_task, strict=True):
+            labels = self.batch._labels[task][places].to(self.batch.device, non_blocking=True)
+            contributions[task] = len(places) / self.batch.sizes[task] * loss(task, states, labels)
+        return contributions
 
 
-def padding_waste(
-    tasks: Sequence[TaskData], batch_size: int, max_length: int, tokenizer: PreTrainedTokenizerBase, seed: int
-) -> float:
-    """Tokens of a fused pass over tokens of one pass a task, estimated on a few steps' batches: 1 is no waste."""
-    sampler = TaskSampler(tasks, batch_size, seed)
-    fused = apart = 0
-    for _ in range(8):
-        longest = []
-        for task, indices in zip(tasks, sampler.next(), strict=True):
-            split = take(task.train, indices)
-            rows = tokenizer(split.texts, split.text_pairs, truncation=True, max_length=max_length)["input_ids"]
-            longest.append(max(map(len, rows)))
-        fused += len(tasks) * batch_size * max(longest)
-        apart += batch_size * sum(longest)
-    return fused / apart
+def split_by_length(lengths: Sequence[int], tokens_of_a_pass: int) -> list[list[int]]:
+    """Split examples into passes so that padding and passes together cost least.
+
+    A pass over n texts, the longest of L tokens, costs `n L + tokens_of_a_pass`. Longest texts come first.
+
+    Args:
+        lengths: tokens of each text, at least one text.
+        tokens_of_a_pass: what a pass costs beside its tokens, in tokens.
+
+    Returns:
+        Indices of the texts in each pass.
+    """
+    by_length = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    ends = [  # a pass ends where a shorter text follows, or none
+        place
+        for place in range(1, len(by_length) + 1)
+        if place == len(by_length) or lengths[by_length[place]] < lengths[by_length[place - 1]]
+    ]
+    best: dict[int, tuple[int, int]] = {0: (0, 0)}  # texts so far -> cost, and where the last pass starts
+    for end in ends:
+        best[end] = min(
+            (cost + (end - start) * lengths[by_length[start]] + tokens_of_a_pass, start)
+            for start, (cost, _) in best.items()
+        )
+    passes = []
+    end = len(by_length)
+    while end:
+        start = best[end][1]
+        passes.append(by_length[start:end])
+        end = start
+    return passes[::-1]

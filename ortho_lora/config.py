@@ -177,7 +177,7 @@ class Config(_Strict):
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16`: mixed precision; the adapter stays in float32."""
     gradient_mode: Literal["auto", "fused", "sequential"] = "auto"
-    """One pass over all tasks' batches together, or one pass a task."""
+    """Passes that mix tasks, texts of like length together, or one a task; `auto`: mixed where each layer allows it."""
     threads: int | None = Field(None, ge=1)
     """CPU threads of torch; null: one a physical core."""
 

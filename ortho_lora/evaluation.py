@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from ortho_lora.batches import seed_of
-from ortho_lora.model import MultiTaskModel, tokenize
+from ortho_lora.model import MultiTaskModel, pad, tokenize
 from ortho_lora.tasks import Split, TaskData
 from ortho_lora.tasks.data import take
 from ortho_lora.tasks.metrics import score
@@ -47,9 +47,8 @@ def encode(
     pooled = []
     for start in range(0, len(split), batch_size):
         rows = take(split, by_length[start : start + batch_size].tolist())
-        pooled.append(
-            model.pooled(tokenize(tokenizer, rows.texts, rows.text_pairs, max_length=max_length, device=device))
-        )
+        tokens = tokenize(tokenizer, rows.texts, rows.text_pairs, max_length=max_length)
+        pooled.append(model.pooled(pad(tokenizer, tokens, device=device)))
     return torch.cat(pooled)[np.argsort(by_length)]
 
 

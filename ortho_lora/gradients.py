@@ -44,14 +44,15 @@ class Mixed:
         return len(set(self.sizes)) == 1 and list(self.parts) == sorted(self.parts)
 
 
-def mixed(task_of_example: Sequence[int], tasks: int) -> Mixed:
-    """The parts of a batch: the first and the second half of each task's examples."""
-    left = {task: max(count // 2, 1) for task, count in Counter(task_of_example).items()}  # of the first half
-    parts = []
-    for task in task_of_example:
-        parts.append(2 * task + (left[task] <= 0))
-        left[task] -= 1
-    return Mixed(tuple(parts), tasks)
+def mixed(task_of_example: Sequence[int], tasks: int, half_of_example: Sequence[int] | None = None) -> Mixed:
+    """The parts of a batch: by default the first and the second half of each task's examples."""
+    if half_of_example is None:
+        left = {task: max(count // 2, 1) for task, count in Counter(task_of_example).items()}  # of the first half
+        half_of_example = []
+        for task in task_of_example:
+            half_of_example.append(int(left[task] <= 0))
+            left[task] -= 1
+    return Mixed(tuple(2 * task + half for task, half in zip(task_of_example, half_of_example, strict=True)), tasks)
 
 
 @lru_cache(maxsize=8)

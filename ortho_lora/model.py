@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -111,19 +110,19 @@ class MultiTaskModel(nn.Module):
 def tokenize(
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
-    text_pairs: Sequence[str | None] | None,
+    text_pairs: Sequence[str] | None,
     *,
     max_length: int,
-    device: torch.device,
+) -> list[dict[str, list[int]]]:
+    """Tokens of each text, or pair of texts, cut to `max_length` and not padded."""
+    pairs = None if text_pairs is None else list(text_pairs)
+    batch = tokenizer(list(texts), pairs, truncation=True, max_length=max_length)
+    return [{name: values[row] for name, values in batch.items()} for row in range(len(texts))]
+
+
+def pad(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, list[int]]], *, device: torch.device
 ) -> dict[str, Tensor]:
-    """Tokens of a batch, padded to its longest text; pairs may be None for some texts and not for others."""
-    arguments: dict[str, Any] = {"truncation": True, "max_length": max_length}
-    if text_pairs is None or all(pair is None for pair in text_pairs):
-        batch = tokenizer(list(texts), padding=True, return_tensors="pt", **arguments)
-    else:
-        rows = [
-            tokenizer(text, pair, **arguments) if pair is not None else tokenizer(text, **arguments)
-            for text, pair in zip(texts, text_pairs, strict=True)
-        ]
-        batch = tokenizer.pad(rows, padding=True, return_tensors="pt")
+    """A batch of what `tokenize` gives, padded to the longest row: `[N, L]` each."""
+    batch = tokenizer.pad(list(rows), padding=True, return_tensors="pt")
     return {name: value.to(device) for name, value in batch.items()}

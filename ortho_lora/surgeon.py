@@ -117,18 +117,27 @@ class OrthoLoRA:
         self._drawn: list[tuple[int, ...]] | None = None
 
     @contextmanager
-    def mixed_batch(self, task_of_example: Sequence[int | str] | Tensor) -> Iterator[None]:
+    def mixed_batch(
+        self, task_of_example: Sequence[int | str] | Tensor, half_of_example: Sequence[int] | None = None
+    ) -> Iterator[None]:
         """Make one pass over a batch that mixes tasks, and call `backward` inside the context.
 
         Args:
             task_of_example: for each example (the first dimension of the model's inputs) the index or the name of its
                 task. A tensor on an accelerator is copied to the host, and that waits: give a list.
+            half_of_example: for each example 0 or 1, the half of its task's batch that it belongs to, where a batch is
+                split into several passes in an order that is not random (by length, say); by default the first and
+                the second half of each task's examples.
 
         Raises:
             OrthoLoraError: an unknown task, or layers that only a pass for each task can serve.
         """
         given = task_of_example.tolist() if isinstance(task_of_example, Tensor) else task_of_example
-        batch = mixed([self._index(task) for task in given], len(self.tasks))
+        if half_of_example is not None and (len(half_of_example) != len(given) or set(half_of_example) - {0, 1}):
+            raise OrthoLoraError(
+                f"half_of_example: expected 0 or 1 for each of {len(given)} examples, found {list(half_of_example)}."
+            )
+        batch = mixed([self._index(task) for task in given], len(self.tasks), half_of_example)
         if self.compiled:
             raise OrthoLoraError(
                 "mixed_batch: the layers of a compiled model cannot be watched: give each task a forward pass and a"

@@ -13,10 +13,10 @@ import torch
 from peft import PeftModel
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, get_scheduler
+from transformers import get_scheduler
 
 from ortho_lora import adapters
-from ortho_lora.batches import Batch, TaskSampler, padding_waste, seed_of
+from ortho_lora.batches import Batch, Pass, TaskSampler, seed_of
 from ortho_lora.config import Config
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.evaluation import encode, evaluate, evaluation_subsets
@@ -29,8 +29,8 @@ from ortho_lora.surgeon import OrthoLoRA
 from ortho_lora.tasks import TaskData, load_tasks
 from ortho_lora.tasks.metrics import majority_baseline
 
-# Above this ratio of tokens, one pass a task costs less than one pass over all of them (benchmarks/gradient_modes.py).
-LARGEST_PADDING_WASTE = 1.1
+# What a pass costs beside its tokens, in tokens (benchmarks/passes.py).
+TOKENS_OF_A_PASS = {"cpu": 64, "accelerator": 4096}
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class _Training:
         ).to(self.device)
         members = [[task] for task in range(len(tasks))] if apart else [list(range(len(tasks)))]
         self.groups = [Group(name, of, self._surgeon(name, of)) for name, of in zip(names, members, strict=True)]
-        self.mode = _gradient_mode(config, tasks, self.groups, self.tokenizer)
+        self.mode = _gradient_mode(config, self.groups)
         self.sampler = TaskSampler(tasks, config.batch_size, config.seed)
         self.subsets = evaluation_subsets(tasks, config.eval_examples, config.seed)
         lora = [block.parameter for group in self.groups for block in group.surgeon.blocks]
@@ -220,36 +220,30 @@ class _Training:
             self.tokenizer, config.max_length, self.device,
         )  # fmt: skip
         autocast = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=config.precision == "bf16")
+
+        def losses(some: Pass) -> dict[str, Tensor]:
+            with autocast():
+                pooled = self.model.pooled(some.tokens())
+                found = some.losses(lambda place, *of: self.model.loss(group.tasks[place], *of), pooled)
+            return {surgeon.tasks[place]: loss for place, loss in found.items()}
+
         if self.mode == "fused":
-            with surgeon.mixed_batch(batch.task_of_example):
-                with autocast():
-                    pooled = self.model.pooled(batch.together()).split(batch.sizes)
-                    losses = {
-                        name: self.model.loss(task, states, labels)
-                        for name, task, states, labels in zip(
-                            surgeon.tasks, group.tasks, pooled, batch.labels, strict=True
-                        )
-                    }
-                measured = surgeon.backward(losses)
+            passes = batch.passes(TOKENS_OF_A_PASS["cpu" if self.device.type == "cpu" else "accelerator"])
+            for some in passes:
+                with surgeon.mixed_batch(some.task_of_example, some.half_of_example):
+                    measured = surgeon.backward(losses(some), accumulate=some is not passes[-1])
         else:
-            for place, (name, task) in enumerate(zip(surgeon.tasks, group.tasks, strict=True)):
-                for half, rows in self._passes(surgeon, batch.sizes[place]):
-                    tokens, labels = batch.part(place, rows)
-                    with autocast():
-                        loss = self.model.loss(task, self.model.pooled(tokens), labels)
-                    share = len(labels) / batch.sizes[place]
-                    surgeon.backward_part(name, share * loss, half=half, examples=len(labels))
+            split = not all(block.plain for block in surgeon.blocks)  # only a pass each tells the halves apart
+            for place, size in enumerate(batch.sizes):
+                middle = size // 2 if split else 0
+                for half, (start, end) in enumerate([(0, middle), (middle, size)]):
+                    if end > start:
+                        ((name, loss),) = losses(batch.part(place, start, end)).items()
+                        surgeon.backward_part(name, loss, half=half if split else None, examples=end - start)
             measured = surgeon.project()
         assert measured is not None
         self._check_finite(group, measured)
         return measured
-
-    @staticmethod
-    def _passes(surgeon: OrthoLoRA, size: int) -> list[tuple[int | None, slice]]:
-        """One pass over a task's examples, or one over each half where only that can tell the halves apart."""
-        if all(block.plain for block in surgeon.blocks) or size == 1:
-            return [(None, slice(None))]
-        return [(0, slice(0, size // 2)), (1, slice(size // 2, None))]
 
     def _check_finite(self, group: Group, measured: Measured) -> None:
         """Refuse the step before the optimizer has seen it."""
@@ -374,22 +368,15 @@ class _Training:
         )
 
 
-def _gradient_mode(
-    config: Config, tasks: Sequence[TaskData], groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase
-) -> str:
+def _gradient_mode(config: Config, groups: Sequence[Group]) -> str:
     special = sorted({block.module for group in groups for block in group.surgeon.blocks if not block.plain})
     if config.gradient_mode == "fused" and special:
         raise OrthoLoraError(
             f"gradient_mode 'fused' needs plain LoRA linear layers, and {', '.join(special)} are not: use 'sequential'."
         )
-    if config.gradient_mode != "auto":
-        return config.gradient_mode
-    if special:
-        return "sequential"
-    if len(groups) > 1:
-        return "fused"
-    waste = padding_waste(tasks, config.batch_size, config.max_length, tokenizer, seed_of(config.seed, "padding"))
-    return "fused" if waste <= LARGEST_PADDING_WASTE else "sequential"
+    if config.gradient_mode == "auto":
+        return "sequential" if special else "fused"
+    return config.gradient_mode
 
 
 def _device(name: str) -> torch.device:

@@ -548,3 +548,30 @@ def test_a_run_that_exists_is_refused_before_anything_is_watched(tmp_path):
     (tmp_path / "run").mkdir()
     with pytest.raises(OrthoLoraError, match="run 'run' exists"):
         Recorder(tmp_path / "run")
+
+
+def test_passes_by_length_give_what_one_pass_gives():
+    """Halves are those of the whole batch, whichever pass an example is in."""
+    problem = Problem(tiny_bert(), [4, 4])
+    surgeon = OrthoLoRA(problem.model, problem.tasks, order="fixed")
+    expected = backward(problem, surgeon, "mixed")
+    update = problem.grads()
+    problem.zero()
+    for places in ([0, 3], [1], [2]):
+        with surgeon.mixed_batch([0] * len(places) + [1] * len(places), [place // 2 for place in places] * 2):
+            tokens = torch.cat([problem.tokens[task][places] for task in range(2)])
+            states = problem.states(problem.model, tokens).split(len(places))
+            losses = {
+                name: len(places) / 4 * problem.error(task, states[task], places)
+                for task, name in enumerate(problem.tasks)
+            }
+            measured = surgeon.backward(losses, accumulate=places != [2])
+    assert_close(problem.grads(), update)
+    torch.testing.assert_close(measured.gram, expected.gram)
+    torch.testing.assert_close(measured.half_products, expected.half_products)
+    torch.testing.assert_close(measured.losses, expected.losses)
+    with (
+        pytest.raises(OrthoLoraError, match=r"half_of_example: expected 0 or 1 for each of 2 examples, found \[0, 2\]"),
+        surgeon.mixed_batch([0, 1], [0, 2]),
+    ):
+        pass
