@@ -1,0 +1,86 @@
+"""Peak memory that measuring and projecting add to a joint step, from the allocations that torch's profiler saw.
+
+python benchmarks/memory.py [--tasks 8] [--json]
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from workload import Step, joint, recorded, retained, torchjd, workload
+
+from ortho_lora import surgeon
+
+WAYS = {
+    "plain joint step": (joint, None),
+    "ortho-lora, a block at a time": (recorded, 1),
+    "ortho-lora, as it comes": (recorded, surgeon.PENDING_BYTES),
+    "pcgrad (whole model)": (lambda load: recorded(load, "pcgrad"), surgeon.PENDING_BYTES),
+    "retained graph, a backward pass a task": (retained, None),
+    "torchjd mtl_backward": (torchjd, None),
+}
+
+
+def peak(step: Step, batch: object) -> int:
+    """Most bytes that were allocated at a time during a step, above what was before it."""
+    step(batch)  # type: ignore[arg-type]
+    step(batch)  # type: ignore[arg-type]
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        step(batch)  # type: ignore[arg-type]
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "trace.json"
+        profile.export_chrome_trace(str(path))
+        events = json.loads(path.read_text())["traceEvents"]
+    memory = sorted((event for event in events if event.get("name") == "[memory]"), key=lambda event: event["ts"])
+    totals = [event["args"]["Total Allocated"] for event in memory]
+    before = totals[0] - memory[0]["args"]["Bytes"]
+    return max(totals) - before
+
+
+def compare(tasks: int, batch_size: int) -> list[dict[str, object]]:
+    found = []
+    for name, (way, pending) in WAYS.items():
+        load = workload(tasks, batch_size=batch_size, batches=1)
+        if pending is not None:
+            surgeon.PENDING_BYTES = pending
+        with way(load) as step:
+            found.append({"tasks": tasks, "way": name, "peak_bytes": peak(step, load.batches[0])})
+    # A block's T gradients, in the two halves that are measured, and the Gram matrices of all blocks.
+    blocks = surgeon.OrthoLoRA(load.encoder, load.names).blocks
+    largest = max(block.parameter.numel() for block in blocks) * tasks * 4
+    matrices = len(blocks) * (2 * tasks) ** 2 * 8
+    for row in found:
+        row["above_joint"] = row["peak_bytes"] - found[0]["peak_bytes"]  # type: ignore[operator]
+        row["one_block"] = largest
+        row["gram_matrices"] = matrices
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=16, help="examples a task")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    arguments = parser.parse_args()
+    found = compare(arguments.tasks, arguments.batch_size)
+    if arguments.json:
+        print(json.dumps(found, indent=2))
+        return
+    reach = (found[0]["one_block"] + found[0]["gram_matrices"]) / 1e6  # type: ignore[operator]
+    table = Table(
+        title=f"Peak memory of a step, {arguments.tasks} tasks",
+        caption=f"reach, a block at a time: at most one block's T gradients and the Gram matrices, {reach:.2f} MB",
+    )
+    for heading in ("way", "peak, MB", "above joint, MB"):
+        table.add_column(heading, justify="left" if heading == "way" else "right")
+    for row in found:
+        table.add_row(str(row["way"]), f"{row['peak_bytes'] / 1e6:.2f}", f"{row['above_joint'] / 1e6:+.2f}")  # type: ignore[operator]
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""How the cost of gradients and of projection grows with the number of tasks and with the rank.
+
+A recorded step is timed beside a joint one on the same batches, and the end of a step (Gram matrices, projection,
+correction of `.grad`) by itself.
+
+python benchmarks/scaling.py [--json]
+"""
+
+import argparse
+import json
+from contextlib import ExitStack
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from workload import joint, recorded, seconds, workload
+
+from ortho_lora import OrthoLoRA
+
+
+def measure(tasks: int, rank: int, batch_size: int) -> dict[str, float]:
+    """Medians in milliseconds of a joint step, a recorded one, and of `project` alone."""
+    with ExitStack() as stack:
+        plain, ours = (workload(tasks, rank=rank, batch_size=batch_size, batches=4) for _ in range(2))
+        steps = {"joint": stack.enter_context(joint(plain)), "recorded": stack.enter_context(recorded(ours))}
+        times = seconds(steps, plain.batches, rounds=2)
+    surgeon = OrthoLoRA(ours.encoder, ours.names)
+    ends = []
+    for batch in ours.batches * 2:
+        (everything,) = batch.passes(10**9)
+        with surgeon.mixed_batch(everything.task_of_example):
+            losses = everything.losses(ours.model.loss, ours.model.pooled(everything.tokens()))
+            surgeon.backward({ours.names[task]: loss for task, loss in losses.items()}, accumulate=True)
+        start = perf_counter()
+        surgeon.project()
+        ends.append(perf_counter() - start)
+    extra = median(b - a for a, b in zip(times["joint"], times["recorded"], strict=True))
+    found = {
+        "joint": median(times["joint"]),
+        "recorded": median(times["recorded"]),
+        "extra": extra,
+        "project": median(ends),
+    }
+    return {"tasks": tasks, "rank": rank, "batch_size": batch_size} | {k: 1000 * v for k, v in found.items()}
+
+
+def exponent(rows: list[dict[str, float]], axis: str, value: str) -> float:
+    """Of the power law that fits best."""
+    x, y = (np.log([row[key] for row in rows]) for key in (axis, value))
+    return float(np.polyfit(x, y, 1)[0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    by_tasks = [measure(tasks, 8, 8) for tasks in (2, 4, 8, 16)]
+    by_rank = [measure(4, rank, 8) for rank in (4, 8, 16, 32, 64)]
+    exponents = {
+        "recorded step in tasks": exponent(by_tasks, "tasks", "recorded"),
+        "joint step in tasks": exponent(by_tasks, "tasks", "joint"),
+        "projection in tasks": exponent(by_tasks, "tasks", "project"),
+        "recorded step in rank": exponent(by_rank, "rank", "recorded"),
+        "joint step in rank": exponent(by_rank, "rank", "joint"),
+        "projection in rank": exponent(by_rank, "rank", "project"),
+    }
+    if arguments.json:
+        print(json.dumps({"by_tasks": by_tasks, "by_rank": by_rank, "exponents": exponents}, indent=2))
+        return
+    for title, rows in (("Tasks, 8 texts each", by_tasks), ("Rank, 4 tasks", by_rank)):
+        table = Table(title=title)
+        for heading in ("tasks", "rank", "joint, ms", "recorded, ms", "extra, ms", "project, ms", "project / step"):
+            table.add_column(heading, justify="right")
+        for row in rows:
+            milliseconds = (f"{row[key]:.1f}" for key in ("joint", "recorded", "extra", "project"))
+            share = f"{row['project'] / row['recorded']:.1%}"
+            table.add_row(f"{row['tasks']:.0f}", f"{row['rank']:.0f}", *milliseconds, share)
+        Console().print(table)
+    for name, value in exponents.items():
+        print(f"{name}: exponent {value:.2f}")
+
+
+if __name__ == "__main__":
+    main()
