@@ -1,3 +1,4 @@
+import doctest
 import re
 from itertools import permutations
 
@@ -10,6 +11,7 @@ from samplers import gradients, orders, scales, some_orders
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchjd.aggregation import GradVac, PCGradWeighting
 
+import ortho_lora.projection
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.gram import combine, cosines, gram, scope_groups
 from ortho_lora.projection import GRADVAC_BETA, all_orders, coefficients, effective_weights, project, project_groups
@@ -377,3 +379,9 @@ def test_errors_name_what_was_expected(arguments, message):
 def test_state_of_another_number_of_groups_is_refused():
     with pytest.raises(OrthoLoraError, match=re.escape("the Gram matrices, [4, 2, 2], found [3, 2, 2]")):
         project(torch.eye(2).expand(4, 2, 2), "gradvac", [[0, 1]], state=torch.zeros(3, 2, 2))
+
+
+def test_examples_in_docstrings():
+    failed, attempted = doctest.testmod(ortho_lora.projection)
+    assert attempted > 0
+    assert failed == 0
