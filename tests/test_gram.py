@@ -9,7 +9,17 @@ from samplers import gradients, scales
 
 import ortho_lora.gram
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.gram import combine, cosines, cosines_after, gram, group_sums, norms, scope_groups, sum_over
+from ortho_lora.gram import (
+    combine,
+    cosines,
+    cosines_after,
+    gram,
+    group_sums,
+    measured_norms,
+    norms,
+    scope_groups,
+    sum_over,
+)
 
 
 @given(gradients())
@@ -90,6 +100,15 @@ def test_product_that_overflowed_has_no_cosine():
         [False, True],
         [True, False],
     ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_only_finite_normal_squares_have_a_norm(dtype):
+    limits = torch.finfo(dtype)
+    squares = torch.tensor([0, limits.tiny / 2, limits.tiny, 4, limits.max, torch.inf, torch.nan], dtype=dtype)
+    missing = [True, True, False, False, False, True, True]
+    assert measured_norms(squares.diag()).isnan().tolist() == missing
+    assert measured_norms(squares.diag())[3] == 2
 
 
 def test_task_that_is_not_present_has_no_cosine():

@@ -99,6 +99,15 @@ def test_gradvac_keeps_the_targets_of_tasks_that_were_not_measured():
     assert kept.tolist() == [[True, True, False], [True, True, True], [False, True, True]]
 
 
+def test_gradvac_neither_turns_nor_measures_what_is_left_of_nothing():
+    vectors = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.6, 0.8]], dtype=torch.float64)
+    goal = torch.tensor([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]], dtype=torch.float64)
+    found = project(gram(vectors), "gradvac", [[0, 1, 2]], state=goal)
+    assert (found.coefficients @ vectors)[0].tolist() == [0, 0]  # by its turn with task 2, nothing is left of task 0
+    assert found.projected[0].tolist() == [False, True, False]
+    assert found.state[0, 2] == 0.5
+
+
 @given(data=st.data(), tasks=st.integers(2, 5), seed=st.integers(0, 10**6))
 def test_in_place_on_a_line_removes_every_conflict(data, tasks, seed):
     vectors = random_gradients(tasks, 1, seed)

@@ -112,6 +112,11 @@ def test_a_task_alone_and_tasks_without_gradient_weigh_one(rule):
     assert weigh(torch.zeros(2, 2), rule).tolist() == [1, 1]
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_product_that_overflowed_leaves_its_matrix_alone(rule):
+    assert weigh(torch.tensor([[1.0, torch.inf], [torch.inf, 1.0]]), rule).tolist() == [1, 1]
+
+
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
