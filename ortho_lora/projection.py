@@ -241,7 +241,7 @@ def _pcgrad_inplace(cosine: Tensor, pairs: Tensor, target: Tensor) -> _Found:
     current = _identity(cosine).expand_as(cosine).clone()
     projected = torch.zeros_like(pairs)
     for i, j in permutations(range(tasks), 2):
-        towards = (cosine @ current[..., j, :].unsqueeze(-1)).squeeze(-1)  # <g_k original, g_j current>  [..., T]
+        towards = (cosine * current[..., None, j, :]).sum(-1)  # <g_k original, g_j current> for every k  [..., T]
         product = (current[..., i, :] * towards).sum(-1)
         square = (current[..., j, :] * towards).sum(-1)  # |g_j current|^2, of a unit vector before
         conflict = (product < -tolerance) & (square > tolerance)

@@ -13,7 +13,7 @@ from torchjd.aggregation import GradVac, PCGradWeighting
 
 import ortho_lora.projection
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.gram import combine, cosines, gram, scope_groups
+from ortho_lora.gram import combine, cosines, cosines_after, gram, scope_groups
 from ortho_lora.projection import GRADVAC_BETA, all_orders, coefficients, effective_weights, project, project_groups
 
 ORACLES = {"pcgrad": pcgrad, "pcgrad-inplace": ortho_lora_as_printed}
@@ -310,6 +310,16 @@ def test_groups_equal_projecting_their_concatenated_gradients_by_hand(rule, scop
             assert found.projected[n].equal(expected.projected)
         if state is not None:
             torch.testing.assert_close(found.state[group], expected.state)
+
+
+@pytest.mark.parametrize("rule", GRAM_RULES)
+def test_autocast_changes_nothing(rule):
+    matrix, state = gram(random_gradients(4, 8, 0)).float(), targets(4, 0)
+    expected = project(matrix, rule, [range(4)], state=state).coefficients
+    after = cosines_after(matrix, expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert project(matrix, rule, [range(4)], state=state).coefficients.equal(expected)
+        assert cosines_after(matrix, expected).equal(after)
 
 
 class Copies(TorchDispatchMode):
