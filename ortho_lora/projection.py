@@ -67,7 +67,8 @@ def project(
             `pcgrad-inplace`: the same with the current `g_j`, so that later tasks meet gradients that were projected
             already (Ortho-LoRA, arXiv 2601.09684, Algorithm 1 as printed).
             `gradvac`: whenever the cosine of `g_i` and the original `g_j` is below its moving average, `g_i` is
-            turned towards `g_j` until it is reached (Gradient Vaccine, arXiv 2010.05874, eq. 4 and Algorithm 1).
+            turned towards `g_j` until it is reached (Gradient Vaccine, arXiv 2010.05874, eq. 4 and Algorithm 1). The
+            paper draws an order for every i; here i, like every rule's, take the same one.
             One of `ortho_lora.weightings.WEIGHTINGS`: `C = diag(w)`.
         orders: permutations of 0..T-1, orders in which tasks are taken, as i and as j. With more than one, the
             coefficients (and the state) are the means over them. Weightings know no order.
@@ -83,23 +84,21 @@ def project(
     cosine = cosines(gram, present)
     diagonal = torch.eye(gram.shape[-1], dtype=torch.bool, device=gram.device)
     pairs = cosine.isfinite() & ~diagonal
-    target = None
-    if rule in _STATEFUL:
-        target = torch.zeros_like(gram) if state is None else state.to(gram)
+    target = torch.zeros_like(gram) if state is None else state.to(gram)
 
     there, back = _permutations(orders, gram.device)
-    unit, projected, target = _RULES[rule](
-        _take(cosine.nan_to_num(0.0).flatten(-2), there),
-        _take(pairs.flatten(-2), there),
-        None if target is None else _take(target.flatten(-2), there),
-    )
-    unit, projected = _take(unit.flatten(-3), back).mean(-3), _take(projected.flatten(-3), back).any(-3)
-    if target is not None:
-        target = _take(target.flatten(-3), back).mean(-3)
+    matrices = (cosine.nan_to_num(0.0), pairs, target)
+    unit, projected, target = _RULES[rule](*(_take(matrix.flatten(-2), there) for matrix in matrices))
+    unit, projected, target = (_take(matrix.flatten(-3), back) for matrix in (unit, projected, target))
 
     length = measured_norms(gram, present)
+    unit = unit.mean(-3)
     scaled = (unit * length.unsqueeze(-1) / length.unsqueeze(-2)).nan_to_num(0.0)
-    return Projection(torch.where(diagonal, unit, scaled), projected, target)
+    return Projection(
+        coefficients=torch.where(diagonal, unit, scaled),
+        projected=projected.any(-3),
+        state=target.mean(-3) if rule in _STATEFUL else None,
+    )
 
 
 def project_groups(
@@ -190,9 +189,9 @@ def _take(entries: Tensor, places: Tensor) -> Tensor:
     return entries.index_select(-1, places.flatten()).unflatten(-1, places.shape)
 
 
-# Rules on unit vectors that take the tasks from first to last: cosines [..., T, T] (0 where there is none, and pairs,
-# bool, says where there is), targets [..., T, T] -> C [..., T, T], projected, targets.
-_Found = tuple[Tensor, Tensor, Tensor | None]
+# A rule on unit vectors takes the tasks from first to last: from cosines, pairs (bool: where a cosine is known; it is 0
+# elsewhere) and targets it makes C, projected and the next targets, all [..., T, T].
+_Found = tuple[Tensor, Tensor, Tensor]
 
 
 def _identity(cosine: Tensor) -> Tensor:
@@ -204,11 +203,11 @@ def _tolerance(cosine: Tensor) -> float:
     return 16 * cosine.shape[-1] * torch.finfo(cosine.dtype).eps
 
 
-def _sum(cosine: Tensor, pairs: Tensor, target: Tensor | None) -> _Found:
+def _sum(cosine: Tensor, pairs: Tensor, target: Tensor) -> _Found:
     return _identity(cosine).expand_as(cosine), torch.zeros_like(pairs), target
 
 
-def _pcgrad(cosine: Tensor, pairs: Tensor, target: Tensor | None) -> _Found:
+def _pcgrad(cosine: Tensor, pairs: Tensor, target: Tensor) -> _Found:
     tolerance = _tolerance(cosine)
     added = torch.zeros_like(cosine)  # C - 1: what was added to each task, of each
     for j in range(cosine.shape[-1]):
@@ -218,8 +217,7 @@ def _pcgrad(cosine: Tensor, pairs: Tensor, target: Tensor | None) -> _Found:
     return added + _identity(cosine), added != 0, target
 
 
-def _gradvac(cosine: Tensor, pairs: Tensor, target: Tensor | None) -> _Found:
-    assert target is not None
+def _gradvac(cosine: Tensor, pairs: Tensor, target: Tensor) -> _Found:
     tolerance = _tolerance(cosine)
     added = torch.zeros_like(cosine)
     square = torch.ones_like(cosine[..., 0])  # |g_i current|^2  [..., T]
@@ -237,12 +235,12 @@ def _gradvac(cosine: Tensor, pairs: Tensor, target: Tensor | None) -> _Found:
     return added + _identity(cosine), added != 0, reached
 
 
-def _pcgrad_inplace(cosine: Tensor, pairs: Tensor, target: Tensor | None) -> _Found:
+def _pcgrad_inplace(cosine: Tensor, pairs: Tensor, target: Tensor) -> _Found:
     tasks, tolerance = cosine.shape[-1], _tolerance(cosine)
     current = _identity(cosine).expand_as(cosine).clone()
     projected = torch.zeros_like(pairs)
     for i, j in permutations(range(tasks), 2):
-        towards = (cosine @ current[..., j, :].unsqueeze(-1)).squeeze(-1)  # <g_k original, g_j current>  [..., T]
+        towards = (cosine * current[..., None, j, :]).sum(-1)  # <g_k original, g_j current> for every k  [..., T]
         product = (current[..., i, :] * towards).sum(-1)
         square = (current[..., j, :] * towards).sum(-1)  # |g_j current|^2, of a unit vector before
         conflict = (product < -tolerance) & (square > tolerance)
@@ -257,7 +255,7 @@ def _products(cosine: Tensor, added: Tensor, j: int) -> Tensor:
     return cosine[..., j] + (added[..., :j] * cosine[..., None, j, :j]).sum(-1)
 
 
-_RULES: dict[str, Callable[[Tensor, Tensor, Tensor | None], _Found]] = {
+_RULES: dict[str, Callable[[Tensor, Tensor, Tensor], _Found]] = {
     "sum": _sum,
     "pcgrad": _pcgrad,
     "pcgrad-inplace": _pcgrad_inplace,

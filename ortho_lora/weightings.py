@@ -1,15 +1,18 @@
 """Weightings of the `torchjd` package as rules: task i's gradient becomes `w_i g_i`.
 
 Each solves one small problem for one Gram matrix, on the host, so they loop over blocks (or groups) and wait for the
-device: a millisecond or less a matrix, `cagrad` above 10. Tasks without gradient take no part, and weigh 1.
+device. At T = 5 on one core that took 0.3 ms a matrix (`upgrad`, `imtl-g`, `aligned-mtl`), 2 to 4 (`fairgrad`,
+`nash-mtl`), 6 (`cagrad`) or 25 (`mgda`): at scope `block`, seconds a step. Tasks without gradient take no part, and
+weigh 1.
 
 So that a learning rate means the same for every rule, weights are scaled to be comparable with the plain sum over
 tasks: orthogonal gradients of equal length weigh 1 each (but `cagrad`, which adds its ball's radius). Every Gram
 matrix is divided by its mean diagonal first, which changes no direction and keeps tiny gradients above the
 solvers' absolute thresholds.
 
-Not through torchjd's own `NashMTL`: it takes explicit gradients, warm-starts from other matrices, and passes over
-solver errors. What it approximates, the bargaining solution `K w = 1 / w`, is FairGrad's with alpha = 1.
+`nash-mtl` is not torchjd's own `NashMTL`, which takes explicit gradients, starts from the last matrix's weights, and
+answers with those, or equal ones, where its solver fails. What it approximates, the bargaining solution
+`K w = 1 / w`, is FairGrad's with alpha = 1.
 """
 
 from collections.abc import Callable
@@ -35,8 +38,8 @@ def weigh(gram: Tensor, rule: str, present: Tensor | None = None) -> Tensor:
         present: bool, broadcast to `[..., T]`; by default every task is.
 
     Returns:
-        w `[..., T]` like `gram`; 1 for tasks that have no direction, and for a task alone with nothing to be weighed
-        against.
+        w `[..., T]` like `gram`; 1 for tasks that have no direction, for a task alone, and for all of a matrix whose
+        products are not finite.
     """
     tasks = gram.shape[-1]
     measured = measured_norms(gram, present).isfinite().reshape(-1, tasks).cpu()

@@ -1,3 +1,5 @@
+import doctest
+
 import pytest
 import torch
 from hypothesis import given
@@ -5,8 +7,19 @@ from hypothesis import strategies as st
 from oracles import random_gradients
 from samplers import gradients, scales
 
+import ortho_lora.gram
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.gram import combine, cosines, cosines_after, gram, group_sums, norms, scope_groups, sum_over
+from ortho_lora.gram import (
+    combine,
+    cosines,
+    cosines_after,
+    gram,
+    group_sums,
+    measured_norms,
+    norms,
+    scope_groups,
+    sum_over,
+)
 
 
 @given(gradients())
@@ -29,7 +42,7 @@ def test_squares_neither_vanish_nor_overflow_in_the_dtype_of_the_gradients(dtype
 
 
 def test_float16_products_do_not_overflow():
-    large = torch.full((2, 1000), 60_000.0, dtype=torch.float16)  # the nearest float16 number is 60_000
+    large = torch.full((2, 1000), 60_000.0, dtype=torch.float16)  # 60_000 is a float16 number, its square is not
     expected = torch.full((2, 2), 1000 * 60_000.0**2, dtype=torch.float64)
     torch.testing.assert_close(gram(large), expected, rtol=1e-5, atol=0)
 
@@ -89,6 +102,15 @@ def test_product_that_overflowed_has_no_cosine():
     ]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_only_finite_normal_squares_have_a_norm(dtype):
+    limits = torch.finfo(dtype)
+    squares = torch.tensor([0, limits.tiny / 2, limits.tiny, 4, limits.max, torch.inf, torch.nan], dtype=dtype)
+    missing = [True, True, False, False, False, True, True]
+    assert measured_norms(squares.diag()).isnan().tolist() == missing
+    assert measured_norms(squares.diag())[3] == 2
+
+
 def test_task_that_is_not_present_has_no_cosine():
     found = cosines(gram(random_gradients(2, 4, 0)), torch.tensor([True, False]))
     assert found.isnan().tolist() == [[False, True], [True, True]]
@@ -132,3 +154,9 @@ def test_errors_name_what_was_expected():
         scope_groups(MODULES, BRANCHES, "layer")
     with pytest.raises(OrthoLoraError, match="branches: expected one of both, A, B, found 'C'"):
         scope_groups(MODULES, BRANCHES, "block", "C")
+
+
+def test_examples_in_docstrings():
+    failed, attempted = doctest.testmod(ortho_lora.gram)
+    assert attempted > 0
+    assert failed == 0

@@ -1,3 +1,4 @@
+import doctest
 import re
 from itertools import permutations
 
@@ -10,8 +11,9 @@ from samplers import gradients, orders, scales, some_orders
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchjd.aggregation import GradVac, PCGradWeighting
 
+import ortho_lora.projection
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.gram import combine, cosines, gram, scope_groups
+from ortho_lora.gram import combine, cosines, cosines_after, gram, scope_groups
 from ortho_lora.projection import GRADVAC_BETA, all_orders, coefficients, effective_weights, project, project_groups
 
 ORACLES = {"pcgrad": pcgrad, "pcgrad-inplace": ortho_lora_as_printed}
@@ -95,6 +97,15 @@ def test_gradvac_keeps_the_targets_of_tasks_that_were_not_measured():
     found = project(gram(vectors), "gradvac", [[0, 1, 2]], present=torch.tensor([True, False, True]), state=state)
     kept = found.state == state
     assert kept.tolist() == [[True, True, False], [True, True, True], [False, True, True]]
+
+
+def test_gradvac_neither_turns_nor_measures_what_is_left_of_nothing():
+    vectors = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.6, 0.8]], dtype=torch.float64)
+    goal = torch.tensor([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]], dtype=torch.float64)
+    found = project(gram(vectors), "gradvac", [[0, 1, 2]], state=goal)
+    assert (found.coefficients @ vectors)[0].tolist() == [0, 0]  # by its turn with task 2, nothing is left of task 0
+    assert found.projected[0].tolist() == [False, True, False]
+    assert found.state[0, 2] == 0.5
 
 
 @given(data=st.data(), tasks=st.integers(2, 5), seed=st.integers(0, 10**6))
@@ -301,6 +312,16 @@ def test_groups_equal_projecting_their_concatenated_gradients_by_hand(rule, scop
             torch.testing.assert_close(found.state[group], expected.state)
 
 
+@pytest.mark.parametrize("rule", GRAM_RULES)
+def test_autocast_changes_nothing(rule):
+    matrix, state = gram(random_gradients(4, 8, 0)).float(), targets(4, 0)
+    expected = project(matrix, rule, [range(4)], state=state).coefficients
+    after = cosines_after(matrix, expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert project(matrix, rule, [range(4)], state=state).coefficients.equal(expected)
+        assert cosines_after(matrix, expected).equal(after)
+
+
 class Copies(TorchDispatchMode):
     """Notes every copy between devices for which the host waits."""
 
@@ -377,3 +398,9 @@ def test_errors_name_what_was_expected(arguments, message):
 def test_state_of_another_number_of_groups_is_refused():
     with pytest.raises(OrthoLoraError, match=re.escape("the Gram matrices, [4, 2, 2], found [3, 2, 2]")):
         project(torch.eye(2).expand(4, 2, 2), "gradvac", [[0, 1]], state=torch.zeros(3, 2, 2))
+
+
+def test_examples_in_docstrings():
+    failed, attempted = doctest.testmod(ortho_lora.projection)
+    assert attempted > 0
+    assert failed == 0

@@ -1,4 +1,5 @@
 import re
+import subprocess
 import sys
 
 import pytest
@@ -111,6 +112,11 @@ def test_a_task_alone_and_tasks_without_gradient_weigh_one(rule):
     assert weigh(torch.zeros(2, 2), rule).tolist() == [1, 1]
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_product_that_overflowed_leaves_its_matrix_alone(rule):
+    assert weigh(torch.tensor([[1.0, torch.inf], [torch.inf, 1.0]]), rule).tolist() == [1, 1]
+
+
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
@@ -144,3 +150,15 @@ def test_missing_packages_are_named_with_what_to_install(monkeypatch, rule, pack
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
     with pytest.raises(OrthoLoraError, match=rf"needs the package torchjd .*{package}.*ortho-lora\[rules\]"):
         weigh(torch.eye(2), rule)
+
+
+@pytest.mark.parametrize(("rule", "imported"), [("pcgrad", False), ("mgda", True)])
+def test_solvers_are_imported_only_by_rules_that_need_them(rule, imported):
+    program = f"""
+import sys, torch
+from ortho_lora.projection import project
+project(torch.eye(2), {rule!r}, [[0, 1]])
+print("torchjd" in sys.modules)
+"""
+    answer = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert answer.stdout.strip() == str(imported)
