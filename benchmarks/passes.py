@@ -36,15 +36,17 @@ def tokens_of_a_pass() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, default=4)
+    parser.add_argument("--batch-size", type=int, default=16, help="examples a task")
+    parser.add_argument("--rounds", type=int, default=3, help="times that each of 6 batches is stepped")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     arguments = parser.parse_args()
     measured = tokens_of_a_pass()
     names = {tokens: "one pass" if tokens == ONE_PASS else str(tokens) for tokens in CANDIDATES}
-    loads = {tokens: workload(arguments.tasks) for tokens in CANDIDATES}
+    loads = {tokens: workload(arguments.tasks, batch_size=arguments.batch_size) for tokens in CANDIDATES}
     contexts = {names[tokens]: recorded(load, tokens_of_a_pass=tokens) for tokens, load in loads.items()}
     steps = {name: context.__enter__() for name, context in contexts.items()}
     batches = loads[ONE_PASS].batches
-    times = seconds(steps, batches, rounds=3)
+    times = seconds(steps, batches, rounds=arguments.rounds)
     for context in contexts.values():
         context.__exit__(None, None, None)
     rows = [

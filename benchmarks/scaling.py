@@ -55,11 +55,14 @@ def exponent(rows: list[dict[str, float]], axis: str, value: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", type=int, nargs="+", default=[2, 4, 8, 16])
+    parser.add_argument("--ranks", type=int, nargs="+", default=[4, 8, 16, 32, 64])
+    parser.add_argument("--batch-size", type=int, default=8, help="examples a task")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    by_tasks = [measure(tasks, 8, 8) for tasks in (2, 4, 8, 16)]
-    by_rank = [measure(4, rank, 8) for rank in (4, 8, 16, 32, 64)]
+    by_tasks = [measure(tasks, 8, arguments.batch_size) for tasks in arguments.tasks]
+    by_rank = [measure(4, rank, arguments.batch_size) for rank in arguments.ranks]
     exponents = {
         "recorded step in tasks": exponent(by_tasks, "tasks", "recorded"),
         "joint step in tasks": exponent(by_tasks, "tasks", "joint"),
@@ -71,7 +74,7 @@ def main() -> None:
     if arguments.json:
         print(json.dumps({"by_tasks": by_tasks, "by_rank": by_rank, "exponents": exponents}, indent=2))
         return
-    for title, rows in (("Tasks, 8 texts each", by_tasks), ("Rank, 4 tasks", by_rank)):
+    for title, rows in (("By tasks, rank 8", by_tasks), ("By rank, 4 tasks", by_rank)):
         table = Table(title=title)
         for heading in ("tasks", "rank", "joint, ms", "recorded, ms", "extra, ms", "project, ms", "project / step"):
             table.add_column(heading, justify="right")

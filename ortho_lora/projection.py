@@ -129,6 +129,11 @@ def project_groups(
     return Projection(by_group[groups + 1], projected[groups + 1], found.state)
 
 
+def check_rule(rule: str) -> None:
+    """Raise OrthoLoraError where there is no such rule, or a package that it needs is missing."""
+    project(torch.eye(2), rule, [[0, 1]])
+
+
 def effective_weights(coefficients: Tensor) -> Tensor:
     """Weights `w = 1^T C`, `[..., T]`: the update is `sum_j w_j g_j`."""
     return coefficients.sum(-2)

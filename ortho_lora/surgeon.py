@@ -18,7 +18,7 @@ from ortho_lora.gradients import Collector, mixed
 from ortho_lora.life import log
 from ortho_lora.measure import Measured, half_products, record_gradients, record_step, to_cpu
 from ortho_lora.methods import METHODS, Branches, Method, Order, Rule, Scope, name_of
-from ortho_lora.projection import all_orders
+from ortho_lora.projection import all_orders, check_rule
 from ortho_lora.record import Recorder, versions
 from ortho_lora.schema import RunInfo, TaskInfo
 from ortho_lora.update import Projector, Update
@@ -92,6 +92,7 @@ class OrthoLoRA:
         for task in self.loss_weights:
             self._index(task)
         self.method = _method(method, rule, scope, branches)
+        check_rule(self.method.rule)
         self.order, self.optimizer, self.record_every = order, optimizer, record_every
         self._orders = all_orders(len(tasks)) if order == "mean" else [tuple(range(len(tasks)))]
         distributed.refuse_sharded(model)

@@ -23,6 +23,7 @@ from ortho_lora.evaluation import encode, evaluate, evaluation_subsets
 from ortho_lora.life import log, log_to, new_run_id, stop_on_signal
 from ortho_lora.measure import Measured, record_gradients, record_step
 from ortho_lora.model import MultiTaskModel, load_encoder, use_dropout
+from ortho_lora.projection import check_rule
 from ortho_lora.record import Recorder, check_free, versions
 from ortho_lora.schema import RunInfo, State, Status, TaskInfo
 from ortho_lora.surgeon import OrthoLoRA
@@ -73,6 +74,7 @@ def train(
             flush_rows=config.flush_rows,
             flush_seconds=config.flush_seconds,
         )
+        check_rule(config.effective.rule)
         training = _Training(config, load_tasks(config.tasks, config.seed), report, stop)
         # Begun when all that may be refused was accepted: a failed start leaves no directory.
         recorder.begin(training.identity(run_id, command))

@@ -1,0 +1,30 @@
+"""Every benchmark runs, on sizes too small to say anything; what they measure is no test's business."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+SMALL = {
+    "projection": ["--blocks", "8"],
+    "steps": ["--tasks", "2", "--batch-size", "2", "--rounds", "1"],
+    "memory": ["--tasks", "2", "--batch-size", "2"],
+    "scaling": ["--tasks", "2", "3", "--ranks", "2", "4", "--batch-size", "2"],
+    "passes": ["--tasks", "2", "--batch-size", "2", "--rounds", "1"],
+}
+
+
+def test_all_are_listed():
+    scripts = {path.stem for path in BENCHMARKS.glob("*.py")} - {"workload"}
+    assert scripts == set(SMALL)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_runs(name):
+    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *SMALL[name], "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)
