@@ -44,8 +44,8 @@ def _form() -> None:
             default=["trec", "tweets", "movies"],
             key="launch-tasks",
             persist_state="session",
-            format_func=lambda name: f"{name}: {PACKAGED[name].description}",
-            help="Real data that comes with packages; the README names the origin of each.",
+            help="Real data that comes with packages; the README names the origin of each.\n\n"
+            + "\n".join(f"- **{name}**: {task.description}" for name, task in PACKAGED.items()),
         )
         method = right.selectbox(
             "Method",
@@ -143,7 +143,10 @@ def _field(where: Any, name: str) -> Any:
         return [part.strip() for part in given.split(",") if part.strip()] or None
     if choice["type"] == "string":
         return given
-    return yaml.safe_load(given) if given else None
+    try:
+        return yaml.safe_load(given) if given else None
+    except yaml.YAMLError:
+        return given  # for the configuration to refuse in words
 
 
 def _running() -> None:

@@ -162,6 +162,7 @@ def submit(test):
         ("launch-name", "../up", "expected 1 to 100 letters"),
         ("launch-learning_rate", "-1", "learning_rate: -1 given; input should be greater than 0"),
         ("launch-learning_rate", "fast", "learning_rate: 'fast' given"),
+        ("launch-learning_rate", "[1", "learning_rate: '[1' given"),
         ("launch-warmup_steps", 80, "warmup_steps is 80: expected fewer than the 80 steps"),
     ],
 )
