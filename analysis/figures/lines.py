@@ -150,6 +150,8 @@ def metric_lines(
         figure.update_yaxes(
             range=_room([*wanted[wanted["task"] == task]["value"].dropna(), *baselines]), row=row, col=col
         )
+    if wanted["step"].nunique() == 1:  # plotly would number the room around it
+        figure.update_xaxes(tickvals=[int(wanted["step"].iloc[0])])
     return _with_legend(figure, len(places), dark=dark, height=_grid_height(cells))
 
 

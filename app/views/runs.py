@@ -55,6 +55,7 @@ def _table() -> None:
         key="runs-table",
         on_select=open_chosen,
         selection_mode="single-row",
+        placeholder="",
         alt="All runs, the newest first",
     )
     st.caption("Click the left edge of a row to make it the run that all pages show.")
