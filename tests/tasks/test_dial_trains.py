@@ -9,21 +9,26 @@ from ortho_lora.schema import part_files
 from ortho_lora.train import train
 
 STEPS = 16
-DIALS = ["movies@0", "movies@0.5", "movies@1", "movies@1+head"]
+HEAD_RATES = {
+    "movies@0": 5e-3,
+    "movies@0.5": 5e-3,
+    "movies@1": 5e-3,
+    "movies@1+head": 2e-2,  # the heads part ways before the run ends
+}
 
 
 @pytest.fixture(scope="module")
 def cosine(tmp_path_factory):
     """Mean cosine of `movies` with a twin of it, by the twin, each pair in a run of its own."""
     means = {}
-    for dial in DIALS:
+    for dial, head_rate in HEAD_RATES.items():
         settings = {
             "tasks": ["movies", dial], "method": "joint", "steps": STEPS, "batch_size": 16, "dropout": 0.0,
-            "max_length": 32, "eval_every": STEPS, "eval_examples": 16, "head_learning_rate": 2e-2,
+            "max_length": 32, "eval_every": STEPS, "eval_examples": 16, "head_learning_rate": head_rate,
         }  # fmt: skip
         run = train(load_config(overrides=settings), tmp_path_factory.mktemp("runs"), "run")
         pairs = pd.concat([pq.read_table(part).to_pandas() for part in part_files(run, "pairs")])
-        means[dial] = pairs[pairs["step"] >= STEPS // 2]["cos_before"].mean()
+        means[dial] = pairs[pairs["step"] >= STEPS // 4]["cos_before"].mean()
     return means
 
 
