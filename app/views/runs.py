@@ -38,7 +38,7 @@ def _table() -> None:
     st.dataframe(
         frame,
         hide_index=True,
-        column_order=["run", "state", "method", "tasks", "steps", "final", "mean", "age", "seed"],
+        column_order=["run", "state", "method", "steps", "final", "age", "tasks", "mean", "seed"],
         column_config={
             "run": st.column_config.TextColumn("Run", pinned=True),
             "state": "State",
