@@ -106,23 +106,30 @@ def _print(document: dict[str, Any]) -> None:
         metrics.add_row(row["task"], row["metric"], _number(row["value"], ".3f"), _number(row["majority"], ".3f"))
     console.print(metrics)
     for branch in sorted({row["branch"] for row in document["pairs"]}):
-        pairs = Table("tasks", box=SIMPLE_HEAD, title=f"Cosines on branch {branch}", title_justify="left")
-        for heading in ("before", "95% interval", "conflicts", "corrected", "95% interval", "after"):
-            pairs.add_column(heading, justify="right", no_wrap=heading != "95% interval")
-        for row in document["pairs"]:
-            if row["branch"] == branch:
-                pairs.add_row(
-                    f"{row['task_i']} – {row['task_j']}",
-                    _number(row["cos_before"], "+.2f"),
-                    _interval(row["cos_low"], row["cos_high"]),
-                    _number(row["rate_before"], ".0%"),
-                    _number(row["corrected"], "+.2f"),
-                    _interval(row["corrected_low"], row["corrected_high"]),
-                    _number(row["cos_after"], "+.2f"),
-                )
-        console.print(pairs)
+        console.print(_pairs([row for row in document["pairs"] if row["branch"] == branch], branch))
     console.print(document["sentence"], highlight=False)
     console.print("Unrelated tasks conflict about half of the time by chance: read the cosines and their intervals.")
+
+
+def _pairs(rows: list[dict[str, Any]], branch: str) -> Table:
+    """A line a pair; without the corrected cosine where none could be told."""
+    corrected = any(row["corrected"] is not None for row in rows)
+    table = Table(box=SIMPLE_HEAD, title=f"Cosines on branch {branch}", title_justify="left")
+    table.add_column("tasks", overflow="fold")
+    headings = ["before", "95% interval", "conflicts", *(["corrected", "95% interval"] if corrected else []), "after"]
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        cells = [
+            f"{row['task_i']} – {row['task_j']}",
+            _number(row["cos_before"], "+.2f"),
+            _interval(row["cos_low"], row["cos_high"]),
+            _number(row["rate_before"], ".0%"),
+        ]
+        if corrected:
+            cells += [_number(row["corrected"], "+.2f"), _interval(row["corrected_low"], row["corrected_high"])]
+        table.add_row(*cells, _number(row["cos_after"], "+.2f"))
+    return table
 
 
 def _interval(low: float | None, high: float | None) -> str:

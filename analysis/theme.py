@@ -20,6 +20,8 @@ CONFLICT_RATE = "RdBu_r"
 AMOUNT = "YlOrBr"
 """Sequential: more is darker."""
 
+FONT = '"Source Sans", "Source Sans Pro", "Open Sans", Arial, sans-serif'
+"""The pages' own, where it is there."""
 FONT_SIZE = 13
 
 
@@ -85,7 +87,7 @@ def finish(figure: go.Figure, *, dark: bool, height: int, **layout: Any) -> go.F
     }
     figure.update_layout(
         height=height,
-        font={"color": ink(dark), "size": FONT_SIZE},
+        font={"color": ink(dark), "size": FONT_SIZE, "family": FONT},
         paper_bgcolor="rgba(0, 0, 0, 0)",
         plot_bgcolor="rgba(0, 0, 0, 0)",
         margin={"l": 10, "r": 10, "t": 44, "b": 10},
@@ -102,5 +104,5 @@ def finish(figure: go.Figure, *, dark: bool, height: int, **layout: Any) -> go.F
         modebar={"bgcolor": "rgba(0, 0, 0, 0)", "color": muted(dark), "activecolor": ink(dark)},
     )
     figure.update_xaxes(zeroline=False, **grid)
-    figure.update_yaxes(**grid)
+    figure.update_yaxes(title_standoff=10, **grid)  # without it plotly writes titles over long labels
     return figure.update_layout(**layout)

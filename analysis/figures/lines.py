@@ -1,6 +1,6 @@
 """Lines: projection, weights, cosines, metrics and losses over the steps, and projection over the layers."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -110,11 +110,11 @@ def pair_lines(frame: pd.DataFrame, pair: tuple[str, str], *, dark: bool = False
                 col=col,
             )
         for index, when in enumerate(("before", "after")):
-            words = f"mean cosine {when} %{{y:+.3f}}"
+            words = f"{pair[0]} – {pair[1]}: mean cosine {when} %{{y:+.3f}}"
             _line(figure, 1, col, rows, f"cos_{when}", index, f"mean {when}", words, dark)
         _reference(figure, 1, col, 0.0, None, dark)
     figure.update_xaxes(title_text="step")
-    figure.update_yaxes(title_text=f"cosine {pair[0]} – {pair[1]}<br>(conflict below 0)", row=1, col=1)
+    figure.update_yaxes(title_text="cosine (conflict below 0)", row=1, col=1)
     return _with_legend(figure, 3, dark=dark, height=_PLOT + 90)
 
 
@@ -144,8 +144,14 @@ def metric_lines(
     for task, (row, col) in cells.items():
         for run, rows in _series(wanted[wanted["task"] == task], "run"):
             _line(figure, row, col, rows, "value", places[run], run, f"{titles[task]} %{{y:.3f}}", dark, marks=True)
-        for baseline in sorted(_majorities(infos, task, split)):
+        baselines = sorted(_majorities(infos, task, split))
+        for baseline in baselines:
             _reference(figure, row, col, baseline, f"majority {baseline:.2f}", dark)
+        figure.update_yaxes(
+            range=_room([*wanted[wanted["task"] == task]["value"].dropna(), *baselines]), row=row, col=col
+        )
+    if wanted["step"].nunique() == 1:  # plotly would number the room around it
+        figure.update_xaxes(tickvals=[int(wanted["step"].iloc[0])])
     return _with_legend(figure, len(places), dark=dark, height=_grid_height(cells))
 
 
@@ -177,6 +183,15 @@ def _grid(titles: Mapping[str, str]) -> tuple[go.Figure, dict[str, tuple[int, in
     for row, col in list(cells.values())[-columns:]:  # the lowest panel of each column
         figure.update_xaxes(title_text="step", row=row, col=col)
     return figure, cells
+
+
+def _room(values: Sequence[float]) -> list[float] | None:
+    """Limits that leave room around the values, which plotly leaves out around lines that are no traces."""
+    if not values:
+        return None
+    low, high = min(values), max(values)
+    margin = 0.1 * (high - low) or 0.05
+    return [low - margin, high + margin]
 
 
 def _grid_height(cells: Mapping[str, tuple[int, int]]) -> int:

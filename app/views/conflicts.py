@@ -68,6 +68,10 @@ def _body(run: Run) -> None:
         )
     ]
     st.markdown(HELP[view])
+    st.caption(
+        "An adapted layer adds B A x to its output; *branch A* and *branch B* are its two matrices. *Before* and"
+        " *after* projection are on one scale; red is conflict."
+    )
     if "corrected" not in map(VIEWS.get, views):
         st.caption(
             "The noise-corrected cosine is not shown: the half batches give no clear signal yet. More steps would."

@@ -31,6 +31,9 @@ DEFAULTS = {"steps": 80, "learning_rate": 2e-3, "dropout": 0.0, "eval_examples":
 
 def page() -> None:
     st.title("Launch")
+    if started := st.session_state.pop("launch-started", None):
+        # The form is long: whoever sent it does not see the progress above it.
+        st.toast(f"**{state.plain(started)}** is starting, at the top of this page.", icon=":material/rocket_launch:")
     _running()
     _form()
 
@@ -45,8 +48,8 @@ def _form() -> None:
             default=["trec", "tweets", "movies"],
             key="launch-tasks",
             persist_state="session",
-            format_func=lambda name: f"{name}: {PACKAGED[name].description}",
-            help="Real data that comes with packages; the README names the origin of each.",
+            help="Real data that comes with packages; the README names the origin of each.\n\n"
+            + "\n".join(f"- **{name}**: {task.description}" for name, task in PACKAGED.items()),
         )
         method = right.selectbox(
             "Method",
@@ -72,18 +75,23 @@ def _form() -> None:
                 columns = st.columns(3)
                 for index, field in enumerate(names):
                     values[field] = _field(columns[index % 3], field)
+        refused = st.empty()  # beside the button, where whoever pressed it looks
         submitted = st.form_submit_button("Start training", type="primary", icon=":material/play_arrow:")
     if not submitted:
         return
+    if not (chosen := [*tasks, *own]):
+        refused.error("No task is chosen: choose at least one, or give a file of your own.")
+        return
     run_id = name.strip() or f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{method}"
     try:
-        config = Config.model_validate({**values, "tasks": [*tasks, *own, *twin]})
+        config = Config.model_validate({**values, "tasks": [*chosen, *twin]})
         launcher.start(config, default_runs_dir(), run_id)
     except ValidationError as error:
-        st.error(state.plain(explain(error)))
+        refused.error(state.plain(explain(error)))
     except OrthoLoraError as error:
-        st.error(state.plain(str(error)))
+        refused.error(state.plain(str(error)))
     else:
+        st.session_state["launch-started"] = run_id
         st.rerun()
 
 
@@ -144,7 +152,10 @@ def _field(where: Any, name: str) -> Any:
         return [part.strip() for part in given.split(",") if part.strip()] or None
     if choice["type"] == "string":
         return given
-    return yaml.safe_load(given) if given else None
+    try:
+        return yaml.safe_load(given) if given else None
+    except yaml.YAMLError:
+        return given  # for the configuration to refuse in words
 
 
 def _running() -> None:

@@ -33,7 +33,7 @@ def _body(run: Run) -> None:
         st.markdown(
             f"Rule **{state.plain(run.info.rule)}**, applied to {scope.get(run.info.scope, 'the blocks')} on its own."
             " A projection takes out of a task's gradient what points against another's; it is made whenever their"
-            " product is negative, noise or not."
+            " product is negative, noise or not: of gradients that have nothing to do with each other, about half."
         )
     selection = state.select_steps_and_layers(extent)
     dark = state.is_dark()

@@ -38,7 +38,7 @@ def _table() -> None:
     st.dataframe(
         frame,
         hide_index=True,
-        column_order=["run", "state", "method", "tasks", "steps", "final", "mean", "age", "seed"],
+        column_order=["run", "state", "method", "steps", "final", "age", "tasks", "mean", "seed"],
         column_config={
             "run": st.column_config.TextColumn("Run", pinned=True),
             "state": "State",
@@ -55,6 +55,7 @@ def _table() -> None:
         key="runs-table",
         on_select=open_chosen,
         selection_mode="single-row",
+        placeholder="",
         alt="All runs, the newest first",
     )
     st.caption("Click the left edge of a row to make it the run that all pages show.")

@@ -162,6 +162,7 @@ def submit(test):
         ("launch-name", "../up", "expected 1 to 100 letters"),
         ("launch-learning_rate", "-1", "learning_rate: -1 given; input should be greater than 0"),
         ("launch-learning_rate", "fast", "learning_rate: 'fast' given"),
+        ("launch-learning_rate", "[1", "learning_rate: '[1' given"),
         ("launch-warmup_steps", 80, "warmup_steps is 80: expected fewer than the 80 steps"),
     ],
 )
@@ -171,6 +172,14 @@ def test_bad_form_is_refused_in_words_and_starts_nothing(key, value, sentence, r
     field.set_value(value)
     submit(test)
     assert sentence in words(test).replace("\\", "")
+    assert not runs_dir.exists()
+
+
+def test_form_without_a_task_is_refused(runs_dir, open_page):
+    test = open_page("launch")
+    test.multiselect(key="launch-tasks").set_value([])
+    submit(test)
+    assert "No task is chosen" in words(test)
     assert not runs_dir.exists()
 
 
@@ -184,6 +193,7 @@ def test_form_starts_a_run_with_what_was_entered(runs_dir, open_page, monkeypatc
     test.number_input(key="launch-steps").set_value(20)
     test.text_input(key="launch-name").set_value("mine")
     submit(test)
+    assert [toast.value for toast in test.toast] == ["**mine** is starting, at the top of this page."]
     (config, directory, run_id) = started[0]
     assert [task.name for task in config.tasks] == ["movies", "spam", "movies-flip0.7"]
     assert (config.method, config.steps, directory, run_id) == ("pcgrad", 20, runs_dir, "mine")

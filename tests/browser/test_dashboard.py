@@ -39,6 +39,8 @@ def test_launch_a_run_watch_it_and_see_its_heatmap(browser, server):
     page.get_by_label("Name", exact=True).fill("first")
     page.get_by_text("Optimization", exact=True).click()
     page.get_by_label("Batch size", exact=True).fill("4")
+    page.get_by_text("Evaluation and recording", exact=True).click()
+    page.get_by_label("Eval examples", exact=True).fill("48")
     page.get_by_role("button", name="Start training").click()
     expect(page.get_by_text(re.compile(r"first.*step \d+ of 20"))).to_be_visible(timeout=60_000)
 

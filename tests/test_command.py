@@ -1,0 +1,55 @@
+"""The command line as a user meets it: bad input is one sentence, with exit status 2 and before a model is loaded."""
+
+import subprocess
+import sys
+
+import pytest
+
+from ortho_lora.config import Config
+
+
+def run(*arguments):
+    """Run the command with any attempt to load torch made an error."""
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from ortho_lora.__main__ import main; sys.argv[1:] = sys.argv[2:]; main()"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, "--", *arguments], capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--tasks", "movies@0.7"], "is a twin of 'movies', which is not among the tasks"),
+        (["--method", "ortholora"], "nearest: 'ortho-lora'"),
+        (["--set", "learning_rat=1"], "there is no such setting; nearest: 'learning_rate'"),
+        (["--set", "learning_rate"], "expected KEY=VALUE, as in --set learning_rate=1e-4"),
+        (["--set", "target_modules=[query"], "--set target_modules=[query: '[query' is not valid YAML"),
+        (["--set", "rank=0"], "rank: 0 given"),
+        (["--config", "absent.yaml"], "configuration absent.yaml: cannot be read"),
+    ],
+)
+def test_bad_input_is_one_sentence(arguments, sentence, tmp_path):
+    done = run("train", "--runs-dir", str(tmp_path / "runs"), *arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert sentence in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_help_lists_every_setting_with_its_default():
+    done = run("train", "--help")
+    assert done.returncode == 0
+    for line in (
+        "rank = 8: Rank of the adapter.",
+        "schedule = linear: How the learning rate goes after the warm-up. One of linear, cosine, constant.",
+        "clip = null: Largest norm",
+        "tasks = [trec, tweets, movies]: Packaged names",
+        "learning_rate = 0.0005: Learning rate of the adapter.",
+    ):
+        assert line in " ".join(done.stdout.split())
+    assert all(f" {name} = " in " ".join(done.stdout.split()) for name in Config.model_fields)
