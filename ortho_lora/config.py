@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.methods import LARGEST_MEAN, METHODS, Branches, Method, Order, Rule, Scope, name_of
@@ -16,7 +16,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$")]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class _Task(_Strict):
@@ -79,7 +79,7 @@ _KINDS = {"path": "file", "dataset": "hub", "twin_of": "dial"}
 
 
 def _kind_of(task: Any) -> str:
-    fields = task if isinstance(task, dict) else vars(task)
+    fields = task if isinstance(task, dict) else getattr(task, "model_fields_set", ())
     return next((kind for field, kind in _KINDS.items() if field in fields), "packaged")
 
 
@@ -129,14 +129,14 @@ class Config(_Strict):
     """LoRA scaling: the adapter's output is multiplied by alpha / rank."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """Dropout on the adapter's input."""
-    target_modules: tuple[str, ...] | None = None
+    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """Names of the linear layers to adapt; null: the ones PEFT knows for the architecture (BERT: query, value)."""
     pooling: Literal["mean", "first", "last"] = "mean"
     """How token states become one vector for the heads."""
     encoder_dropout: bool = False
     """Also use the frozen encoder's own dropout while training."""
 
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(16, ge=1, le=8192)
     """Examples a task in each step."""
     max_length: int = Field(64, ge=2)
     """Tokens a text is cut to."""
@@ -172,7 +172,7 @@ class Config(_Strict):
 
     seed: int = Field(0, ge=0, lt=2**31)
     """Seed of initialisation, batches, dropout and order of projection."""
-    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    device: str = "auto"
     """`auto` takes an accelerator where there is one."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16`: mixed precision; the adapter stays in float32."""
@@ -183,12 +183,24 @@ class Config(_Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _expand_tasks(cls, values: Any) -> Any:
-        if isinstance(values, dict) and isinstance(
-            tasks := values.get("tasks", ("trec", "tweets", "movies")), list | tuple
-        ):
-            values = {**values, "tasks": [expand_task(task) if isinstance(task, str) else task for task in tasks]}
+    def _expand(cls, values: Any) -> Any:
+        """Names separated by commas are a list of names, and a task's short form is its long one."""
+        if not isinstance(values, dict):
+            return values
+        values = {"tasks": ("trec", "tweets", "movies"), **values}
+        for name in ("tasks", "target_modules"):
+            if isinstance(given := values.get(name), str):
+                values[name] = [part.strip() for part in given.split(",") if part.strip()]
+        if isinstance(tasks := values["tasks"], list | tuple):
+            values["tasks"] = [expand_task(task) if isinstance(task, str) else task for task in tasks]
         return values
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
+            raise ValueError("expected auto, cpu, mps, cuda, or cuda:0 and so on")
+        return device
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -243,7 +255,7 @@ def load_config(path: Path | None = None, overrides: dict[str, Any] | None = Non
         except (OSError, UnicodeDecodeError) as error:
             raise OrthoLoraError(f"configuration {path}: cannot be read ({error}).") from error
         except yaml.YAMLError as error:
-            raise OrthoLoraError(f"configuration {path}: not valid YAML ({error}).") from error
+            raise OrthoLoraError(f"configuration {path}: not valid YAML ({' '.join(str(error).split())}).") from error
         if not isinstance(values, dict):
             raise OrthoLoraError(f"configuration {path}: expected settings as `key: value`, found {values!r}.")
     try:
@@ -254,7 +266,10 @@ def load_config(path: Path | None = None, overrides: dict[str, Any] | None = Non
 
 def explain(error: ValidationError) -> str:
     """The refused settings in words: where, what was given, what was expected."""
-    return "\n".join(dict.fromkeys(_sentence(dict(detail)) for detail in error.errors()))
+    details = error.errors()
+    # A list whose members were refused is then also too short.
+    known = [detail for detail in details if detail["type"] != "too_short" or len(details) == 1]
+    return "\n".join(dict.fromkeys(_sentence(dict(detail)) for detail in known))
 
 
 def _sentence(detail: dict[str, Any]) -> str:
@@ -271,6 +286,8 @@ def _sentence(detail: dict[str, Any]) -> str:
         if path[0] == "tasks" and path[-1] == "name":
             remedy += "; own data needs `path`, a hub's data set is `hf:NAME`, a conflict dial `TASK@0.7`"
         return f"{where}: {given!r} given, expected one of {', '.join(expected)}{remedy}."
+    if detail["type"] in ("model_type", "model_attributes_type", "union_tag_invalid") and path[0] == "tasks":
+        return f"{where}: {given!r} given, expected a name, as in trec, or a mapping with the fields of a task."
     message = detail["msg"].removeprefix("Value error, ")
     if not where:
         return f"{message}."

@@ -5,22 +5,23 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ortho_lora import assets
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.tasks import TaskData
 
 
-def load_encoder(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_encoder(name: str, max_length: int = 1) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a model without a task head, in float32, and its tokenizer.
 
     Args:
         name: `minilm` (packaged), a local directory, or a hub id. Weights are read from safetensors only, and no code
             that comes with a model is run.
+        max_length: tokens that it must be able to take.
 
     Raises:
-        OrthoLoraError: no such model, or it cannot be read.
+        OrthoLoraError: no such model, it cannot be read, or it takes fewer tokens.
     """
     source = str(assets.model_directory(name)) if name == "minilm" else name
     if source.startswith((".", "/", "~")) and not Path(source).expanduser().is_dir():
@@ -28,6 +29,10 @@ def load_encoder(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     source = str(Path(source).expanduser()) if Path(source).expanduser().is_dir() else source
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        limit = min(tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or max_length)
+        if max_length > limit:
+            raise OrthoLoraError(f"max_length: {max_length} given, and model {name!r} takes at most {limit} tokens.")
         model = AutoModel.from_pretrained(source, trust_remote_code=False, use_safetensors=True, dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise OrthoLoraError(

@@ -102,7 +102,7 @@ class _Training:
         self.step_seconds = self.evaluation_seconds = 0.0
         self.last_status = 0.0
 
-        encoder, self.tokenizer = load_encoder(config.model)
+        encoder, self.tokenizer = load_encoder(config.model, config.max_length)
         apart = config.method == "single"
         names = [f"task{index}" for index in range(len(tasks))] if apart else ["default"]
         self.encoder: PeftModel = adapters.attach(
@@ -179,7 +179,8 @@ class _Training:
             self._say("stopped" if stopped else "finished", "done")
         except BaseException as error:
             # Whatever ends the run, what was measured is kept and the status says why.
-            log.exception("the run failed at step %d", self.step)
+            expected = isinstance(error, OrthoLoraError)  # then the sentence says it all
+            log.error("the run failed at step %d: %s", self.step, error, exc_info=not expected)
             self.recorder.flush()
             self._say("failed", "done", message=str(error) or type(error).__name__)
             raise
