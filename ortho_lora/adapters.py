@@ -85,7 +85,7 @@ def blocks(model: nn.Module, adapter: str | None = None) -> list[Block]:
     Raises:
         OrthoLoraError: there is no such adapter, none, or several are active at once.
     """
-    layers = [(path, layer) for path, layer in model.named_modules() if isinstance(layer, LoraLayer)]
+    layers = [(_unwrapped(path), layer) for path, layer in model.named_modules() if isinstance(layer, LoraLayer)]
     adapter = _only_active(layers) if adapter is None else adapter
     found = [
         (path, layer, branch, *matrix)
@@ -96,8 +96,9 @@ def blocks(model: nn.Module, adapter: str | None = None) -> list[Block]:
     if not found:
         present = sorted({name for _, layer in layers for name in (*layer.lora_A, *layer.lora_embedding_A)})
         raise OrthoLoraError(
-            f"adapter {adapter!r}: nothing of it can be trained; the model has {', '.join(present) or 'no LoRA adapter'}:"
-            " add it with peft.get_peft_model, and make it the active one with model.set_adapter."
+            f"adapter {adapter!r}: nothing of it can be trained; the model has"
+            f" {', '.join(present) or 'no LoRA adapter'}: add it with peft.get_peft_model, and make it the active one"
+            " with model.set_adapter."
         )
     names = _module_names(list(dict.fromkeys(path for path, *_ in found)))
     uses = defaultdict(list)  # of each matrix: whatever applies it
@@ -111,6 +112,11 @@ def blocks(model: nn.Module, adapter: str | None = None) -> list[Block]:
         block = Block(layer_index, module, branch, path, parameter, known if len(known) == len(linears) else ())
         by_parameter.setdefault(parameter, block)
     return list(by_parameter.values())
+
+
+def _unwrapped(path: str) -> str:
+    """The path inside the model itself, not inside DistributedDataParallel or torch.compile around it."""
+    return re.sub(r"^((module|_orig_mod)\.)+", "", path)
 
 
 def _only_active(layers: Sequence[tuple[str, LoraLayer]]) -> str:
