@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -157,7 +158,15 @@ class OrthoLoRATrainer(Trainer):
             finally:
                 self.surgeon.remove()
 
-    def training_step(  # type: ignore[override]  # what `_get_num_items_in_batch` finds is by task
+    def get_batch_samples(  # type: ignore[override]
+        self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """The batches of a step, and for each task what its loss is divided by over all of them and all ranks."""
+        batches = list(islice(epoch_iterator, num_batches))
+        tasks = self.surgeon.tasks
+        return batches, {task: self._get_num_items_in_batch([of[task] for of in batches], device) for task in tasks}
+
+    def training_step(  # type: ignore[override]
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Mapping[str, Any] | None = None
     ) -> Tensor:
         """Forward and backward of each task's batch in turn, and after the last batch of a step the projection.
@@ -165,8 +174,7 @@ class OrthoLoRATrainer(Trainer):
         Args:
             model: as prepared by accelerate.
             inputs: a batch of each task.
-            num_items_in_batch: of each task, what its loss is divided by over all batches of the step and all ranks;
-                None: by the batch's own number.
+            num_items_in_batch: by task, of `get_batch_samples`; None: a loss is the mean over its batch.
 
         Returns:
             The weighted sum of the tasks' losses, without a graph.
@@ -248,10 +256,6 @@ class OrthoLoRATrainer(Trainer):
     ) -> Callable[[list[Any]], Any]:
         collator = super()._get_collator_with_removed_columns(data_collator, description)
         return cast(Any, TaskCollator(collator)) if description == "Training" else collator
-
-    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> dict[str, Any]:  # type: ignore[override]
-        count = super()._get_num_items_in_batch
-        return {task: count([batch[task] for batch in batch_samples], device) for task in self.surgeon.tasks}
 
     def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
         for batch in inputs.values():

@@ -24,6 +24,15 @@ from ortho_lora.trainer import STATE_NAME, TaskCollator, TaskDataset
 LENGTH = 6
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Tiny models gain nothing from two, and on a busy machine lose most of their time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 class Texts(Dataset):
     """Random tokens to continue, with a column that no model knows; some have padding without a label."""
 
@@ -406,7 +415,9 @@ def test_bfloat16(tmp_path):
 
 
 def test_a_model_made_late_is_the_one_that_is_watched(tmp_path):
-    made = OrthoLoRATrainer(model_init=llama, args=arguments(tmp_path), data_collator=collate, train_dataset=datasets())
+    made = OrthoLoRATrainer(
+        model_init=lambda: llama(), args=arguments(tmp_path), data_collator=collate, train_dataset=datasets()
+    )
     made.train()
     plain = trainer(tmp_path)
     plain.train()
