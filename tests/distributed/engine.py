@@ -1,11 +1,12 @@
 """Run on two ranks: N ranks that share a batch train as one rank with all of it.
 
-Each case ends in an assertion on every rank; the reference is an `OrthoLoRA` that knows nothing of other ranks, with the
-whole batch.
+Each case ends in assertions on every rank; the reference is an `OrthoLoRA` that knows nothing of other ranks, and has
+the whole batch.
 """
 
 import sys
 from contextlib import nullcontext
+from datetime import timedelta
 from itertools import product
 from pathlib import Path
 from unittest.mock import patch
@@ -64,7 +65,9 @@ def in_turn(model, surgeon, batches, scale, *, accumulate=False):
 
 def mixed(model, surgeon, batches, scale, **given):
     with surgeon.mixed_batch([task for task, (tokens, _) in batches.items() for _ in tokens]):
-        outputs = model(torch.cat([tokens for tokens, _ in batches.values()])).split([len(x) for x, _ in batches.values()])
+        outputs = model(torch.cat([tokens for tokens, _ in batches.values()])).split(
+            [len(x) for x, _ in batches.values()]
+        )
         losses = {
             task: scale[task] * error(of, targets, task)
             for of, (task, (_, targets)) in zip(outputs, batches.items(), strict=True)
@@ -89,30 +92,36 @@ def train(way, model, surgeon, batches, *, accumulation=1, steps=2, sync=nullcon
     return {name.removeprefix("module."): p.detach() for name, p in model.named_parameters()}, measured
 
 
-def compare(found, expected, case, *, halves=True):
+def close(found, expected, case):
+    torch.testing.assert_close(
+        found, expected, rtol=1e-5, atol=1e-8, equal_nan=True, msg=lambda text: f"{case}: {text}"
+    )
+
+
+def compare(found, expected, case):
     (weights, measured), (reference, known) = found, expected
-    for name, value in reference.items():
-        torch.testing.assert_close(weights[name], value, rtol=1e-5, atol=1e-8, msg=lambda m: f"{case} {name}: {m}")
-    for ours, whole in zip(measured, known, strict=True):
-        for field in ("losses", "gram", "coefficients"):
-            torch.testing.assert_close(
-                getattr(ours, field), getattr(whole, field), rtol=1e-5, atol=1e-8, equal_nan=True,
-                msg=lambda m: f"{case} {field}: {m}",
-            )  # fmt: skip
-        assert ours.present.equal(whole.present), case
-        assert ours.projected.equal(whole.projected), case
-        assert ours.order == whole.order, case
-        if halves:
-            assert ours.half_products.isfinite().equal(whole.half_products.isfinite()), case
+    close(weights, reference, case)
+    for ours, of_whole in zip(measured, known, strict=True):
+        for name in ("losses", "gram", "coefficients"):
+            close(getattr(ours, name), getattr(of_whole, name), f"{case} {name}")
+        for name in ("present", "projected"):
+            assert getattr(ours, name).equal(getattr(of_whole, name)), f"{case} {name}"
+        assert ours.order == of_whole.order, case
+        # The halves are cut elsewhere in the whole batch, so their products differ; they are known for the same tasks.
+        assert ours.half_products.isfinite().equal(of_whole.half_products.isfinite()), case
 
 
-def wrappers(model):
-    """The ways to have gradients of several ranks."""
-    yield "plain", model, nullcontext
+def wrapped(synchronised, **lora):
+    """The ways to have gradients of several ranks, on new models.
+
+    What DistributedDataParallel sends, it sends once a pass: it waits forever where a rank makes fewer passes.
+    """
+    yield "plain", start(**lora), nullcontext
     for view in (False, True):
-        wrapped = DistributedDataParallel(model, gradient_as_bucket_view=view)
-        yield f"DDP view={view}", wrapped, nullcontext
-        yield f"DDP view={view} no_sync", wrapped, wrapped.no_sync
+        if synchronised:
+            yield f"DDP view={view}", DistributedDataParallel(start(**lora), gradient_as_bucket_view=view), nullcontext
+        model = DistributedDataParallel(start(**lora), gradient_as_bucket_view=view)
+        yield f"DDP view={view} no_sync", model, model.no_sync
 
 
 def start(seed=0, **lora):
@@ -139,6 +148,9 @@ def check(way, method, *, accumulation=1, missing=None, lora=None):
     def everybody(step):
         return {task: whole(step, task, [one for one in ranks if task in tasks_of(one)]) for task in TASKS}
 
+    def mine(step):
+        return {task: batch_of(step, task, rank) for task in tasks_of(rank)}
+
     # A rank without the task has a loss of zero for it, as under DistributedDataParallel.
     scale = {task: sum(task in tasks_of(one) for one in ranks) / len(ranks) for task in TASKS}
     given = {"accumulation": accumulation}
@@ -147,18 +159,21 @@ def check(way, method, *, accumulation=1, missing=None, lora=None):
         for of in expected[1]:
             of.losses[TASKS.index(missing)] /= scale[missing]
     seen = []
-    for name, model, sync in wrappers(start(**lora)):
-        with torch.no_grad():  # from the start again
-            for parameter, first in zip(model.parameters(), start(**lora).parameters(), strict=True):
-                parameter.copy_(first)
+    synchronised = missing is None or way is mixed
+    for name, model, sync in wrapped(synchronised, **lora):
         surgeon = OrthoLoRA(model, TASKS, **method)
         found = train(
-            way, model, surgeon, lambda step: {task: batch_of(step, task, rank) for task in tasks_of(rank)}, sync=sync, **given
+            way,
+            model,
+            surgeon,
+            lambda step: {task: batch_of(step, task, rank) for task in tasks_of(rank)},
+            sync=sync,
+            **given,
         )
         surgeon.remove()
         compare(found, expected, f"{way.__name__} {method} {name} {given} missing={missing} {lora}")
         seen.append(name)
-    assert len(seen) == 5
+    assert len(seen) == (5 if synchronised else 3)
 
 
 def check_equal_start():
@@ -183,7 +198,7 @@ def check_record(run_dir):
 
 def main():
     torch.set_num_threads(1)
-    init_process_group("gloo")
+    init_process_group("gloo", timeout=timedelta(seconds=60))
     default = {"method": "ortho-lora"}
     methods = [default, {"rule": "gradvac"}, {"method": "pcgrad"}]
     for way, method in product((sequential, in_turn, mixed), methods):
