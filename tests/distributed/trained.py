@@ -34,7 +34,7 @@ def train(path, size, resume=None, recorder=None):
     return trainer
 
 
-def loop(size, steps=3):
+def loop(size, steps):
     """The loop of anyone who uses accelerate, with two micro-batches a step."""
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
     model = llama().double()
@@ -62,6 +62,7 @@ def unlabelled(collator):
 def main():
     out = Path(sys.argv[1])
     torch.set_num_threads(1)
+    looped = adapter(loop(2, steps=2))
     trainer = train(out / "out", 2, recorder=Recorder(out / "run"))
     assert trainer.args.world_size == 2
     logged = [entry["loss_a"] for entry in trainer.state.log_history if "loss_a" in entry]
@@ -69,7 +70,6 @@ def main():
     resumed = train(out / "again", 2, resume=str(out / "out" / "checkpoint-2"))
     whole, after = adapter(trainer.model), adapter(resumed.model)
     assert all(after[name].equal(value) for name, value in whole.items())
-    looped = adapter(loop(2, steps=2))
     rank = trainer.args.process_index
     torch.save({"trainer": whole, "loop": looped, "logged": logged}, out / f"rank-{rank}.pt")
     torch.distributed.destroy_process_group()
