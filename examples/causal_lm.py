@@ -104,7 +104,7 @@ def main() -> None:
     trainer = OrthoLoRATrainer(
         model=adapted,
         args=TrainingArguments(
-            str(given.runs_dir / given.name / "trainer"),
+            str(given.runs_dir.parent / "checkpoints" / given.name),
             max_steps=given.steps,
             per_device_train_batch_size=given.batch_size,
             learning_rate=5e-3 if given.model is None else 2e-4,

@@ -1,7 +1,7 @@
 """OrthoLoRA in a loop of your own: what changes is the line that was `loss.backward()`.
 
     python examples/own_loop.py              one forward and backward pass a task: any PEFT layer
-    python examples/own_loop.py --mixed      one pass for all tasks: as fast as joint training, plain LoRA on linear layers
+    python examples/own_loop.py --mixed      one pass for all tasks, at the speed of joint training: plain linear LoRA
     python examples/own_loop.py --record runs/own-loop      also record the conflict, for the dashboard
 
 Two tasks that cannot both be had: the same tokens, with targets of opposite sign.

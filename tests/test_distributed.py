@@ -18,9 +18,10 @@ from ortho_lora.schema import part_files, read_status
 HERE = Path(__file__).parent
 WORKERS = HERE / "distributed"
 TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node"]
+# With --cpu, `accelerate launch` starts several processes through MPI only; the scripts themselves choose the CPU.
 ACCELERATE = [
-    "accelerate.commands.launch", "--cpu", "--multi_cpu", "--num_machines", "1", "--mixed_precision", "no",
-    "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1", "--num_processes",
+    "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--mixed_precision", "no",
+    "--dynamo_backend", "no", "--main_process_port", "0", "--num_processes",
 ]  # fmt: skip
 
 
