@@ -232,7 +232,7 @@ class OrthoLoRATrainer(Trainer):
                         "metrics",
                         step=self.state.global_step,
                         split="validation",
-                        task=task,
+                        task=[task],
                         metric=metric,
                         value=value,
                         examples=found.num_samples or 0,

@@ -1,6 +1,7 @@
 """Several processes train as one does; see tests/distributed/ for what each of them checks."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -21,15 +22,22 @@ TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node"]
 # With --cpu, `accelerate launch` starts several processes through MPI only; the scripts themselves choose the CPU.
 ACCELERATE = [
     "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--mixed_precision", "no",
-    "--dynamo_backend", "no", "--main_process_port", "0", "--num_processes",
+    "--dynamo_backend", "no", "--main_process_port", "FREE", "--num_processes",
 ]  # fmt: skip
+
+
+def free_port():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return str(taken.getsockname()[1])
 
 
 def launch(launcher, processes, script, *arguments):
     path = os.pathsep.join([str(HERE.parent), str(HERE)])
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}
+    launcher = [free_port() if word == "FREE" else word for word in launcher]
     command = [sys.executable, "-m", *launcher, str(processes), str(WORKERS / script), *map(str, arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-8000:]
 
 

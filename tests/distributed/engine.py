@@ -210,6 +210,7 @@ def main():
     check(in_turn, default, lora={"use_dora": True})
     check_equal_start()
     check_record(Path(sys.argv[1]))
+    torch.distributed.barrier()  # who leaves first takes the connections along
     destroy_process_group()
 
 

@@ -72,6 +72,7 @@ def main():
     assert all(after[name].equal(value) for name, value in whole.items())
     rank = trainer.args.process_index
     torch.save({"trainer": whole, "loop": looped, "logged": logged}, out / f"rank-{rank}.pt")
+    torch.distributed.barrier()  # who leaves first takes the connections along
     torch.distributed.destroy_process_group()
 
 
