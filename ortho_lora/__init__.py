@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from ortho_lora.projection import Projection, all_orders, coefficients, effective_weights, project
     from ortho_lora.record import Recorder
     from ortho_lora.surgeon import OrthoLoRA
+    from ortho_lora.trainer import OrthoLoRATrainer
 
 _HOME = {
     "OrthoLoRA": "surgeon",
+    "OrthoLoRATrainer": "trainer",
     "OrthoLoraError": "errors",
     "OrthoLoraWarning": "errors",
     "Measured": "measure",
@@ -34,7 +36,7 @@ _HOME = {
 }
 
 __all__ = [  # noqa: RUF022  # the library, then its mathematics
-    "OrthoLoRA", "Recorder", "Measured", "OrthoLoraError", "OrthoLoraWarning",
+    "OrthoLoRA", "OrthoLoRATrainer", "Recorder", "Measured", "OrthoLoraError", "OrthoLoraWarning",
     "norms", "cosines", "cosines_after", "combine",
     "project", "coefficients", "effective_weights", "all_orders", "Projection",
 ]  # fmt: skip

@@ -85,7 +85,7 @@ def blocks(model: nn.Module, adapter: str | None = None) -> list[Block]:
     Raises:
         OrthoLoraError: there is no such adapter, none, or several are active at once.
     """
-    layers = [(path, layer) for path, layer in model.named_modules() if isinstance(layer, LoraLayer)]
+    layers = [(_unwrapped(path), layer) for path, layer in model.named_modules() if isinstance(layer, LoraLayer)]
     adapter = _only_active(layers) if adapter is None else adapter
     found = [
         (path, layer, branch, *matrix)
@@ -128,6 +128,11 @@ def module_infos(blocks: Sequence[Block]) -> tuple[ModuleInfo, ...]:
         )
         for path, of in by_path.items()
     )
+
+
+def _unwrapped(path: str) -> str:
+    """The path inside the model itself, not inside DistributedDataParallel or torch.compile around it."""
+    return re.sub(r"^((module|_orig_mod)\.)+", "", path)
 
 
 def _only_active(layers: Sequence[tuple[str, LoraLayer]]) -> str:

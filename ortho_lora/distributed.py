@@ -19,20 +19,29 @@ def is_first() -> bool:
     return world_size() == 1 or distributed.get_rank() == 0
 
 
+def align(tensors: Sequence[Tensor]) -> None:
+    """Give all ranks the values of the first, and wait until each has them: ranks that start apart stay apart."""
+    if world_size() == 1:
+        return
+    for same in _by_kind(tensors):
+        packed = torch.cat([tensor.detach().flatten() for tensor in same])
+        distributed.broadcast(packed, src=0)
+        _unpack(packed, same)
+    distributed.barrier()
+
+
 def average(tensors: Sequence[Tensor]) -> None:
     """Replace each tensor by its mean over the ranks, which must all give the same shapes in the same order."""
-    by_kind: dict[tuple[torch.dtype, torch.device], list[Tensor]] = defaultdict(list)
-    for tensor in tensors:
-        by_kind[tensor.dtype, tensor.device].append(tensor)
-    for same in by_kind.values():
+    for same in _by_kind(tensors):
         packed = torch.cat([tensor.flatten() for tensor in same])
+        packed /= world_size()  # before the sum, which could overflow in half precision
         distributed.all_reduce(packed)
-        packed /= world_size()
-        for tensor, mean in zip(same, packed.split([tensor.numel() for tensor in same]), strict=True):
-            tensor.copy_(mean.view_as(tensor))
+        _unpack(packed, same)
 
 
-def average_gradients(parameters: Sequence[nn.Parameter], parts: Sequence[Tensor], present: Tensor) -> Tensor:
+def average_gradients(
+    parameters: Sequence[nn.Parameter], parts: Sequence[Tensor], examples: Tensor, present: Tensor
+) -> tuple[Tensor, Tensor]:
     """Average `.grad` of all parameters and the parts of the tasks' gradients, in place.
 
     A rank without a gradient, or without a task, counts as one with zero. What `DistributedDataParallel` has averaged
@@ -40,17 +49,17 @@ def average_gradients(parameters: Sequence[nn.Parameter], parts: Sequence[Tensor
 
     Args:
         parameters: all that are trained.
-        parts: of the N blocks, `[2T, *shape]` each.
+        parts: of the N blocks, `[2T, *shape]` each, of the same dtypes on all ranks.
+        examples: int `[N, 2T]` on the CPU, that went into each part on this rank.
         present: bool `[N, T]` on the CPU, where this rank measured a gradient.
 
     Returns:
-        `present` on any rank.
+        `examples` of all ranks, and `present` on any of them.
     """
-    device = parameters[0].device
     here = torch.tensor([parameter.grad is not None for parameter in parameters])
-    anywhere = torch.cat([here, present.flatten()]).to(device, torch.float32)
-    distributed.all_reduce(anywhere)
-    has_gradient, measured = (anywhere.cpu() > 0).split([len(parameters), present.numel()])
+    counts = torch.cat([here, present.flatten(), examples.flatten()]).to(parameters[0].device, torch.int64)
+    distributed.all_reduce(counts)
+    has_gradient, measured, seen = counts.cpu().split([len(parameters), present.numel(), examples.numel()])
     gradients = []
     for parameter, needed in zip(parameters, has_gradient.tolist(), strict=True):
         if needed:
@@ -58,7 +67,21 @@ def average_gradients(parameters: Sequence[nn.Parameter], parts: Sequence[Tensor
                 parameter.grad = torch.zeros_like(parameter)
             gradients.append(parameter.grad)
     average([*gradients, *parts])
-    return measured.view_as(present)
+    return seen.view_as(examples), measured.view_as(present) > 0
+
+
+def _by_kind(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Those that one message can carry."""
+    kinds: dict[tuple[torch.dtype, torch.device], list[Tensor]] = defaultdict(list)
+    for tensor in tensors:
+        kinds[tensor.dtype, tensor.device].append(tensor)
+    return list(kinds.values())
+
+
+def _unpack(packed: Tensor, tensors: Sequence[Tensor]) -> None:
+    with torch.no_grad():
+        for tensor, values in zip(tensors, packed.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(values.view_as(tensor))
 
 
 def refuse_sharded(model: nn.Module) -> None:
@@ -67,12 +90,13 @@ def refuse_sharded(model: nn.Module) -> None:
     sharded = any(type(p).__name__ == "DTensor" or hasattr(p, "ds_id") for p in model.parameters())
     for name in ("FullyShardedDataParallel", "DeepSpeedEngine", "DataParallel"):
         if name in kinds or type(model).__name__ == name:
-            raise _refusal(name)
+            raise refusal(name)
     if sharded:
-        raise _refusal("sharded parameters (FSDP2, tensor parallelism or ZeRO-3)")
+        raise refusal("sharded parameters (FSDP2, tensor parallelism or ZeRO-3)")
 
 
-def _refusal(found: str) -> OrthoLoraError:
+def refusal(found: str) -> OrthoLoraError:
+    """What to say of a kind of training that has no whole gradients."""
     return OrthoLoraError(
         f"{found} splits gradients over processes or devices, and a projection needs each LoRA matrix's whole gradient:"
         " use DistributedDataParallel (torchrun, accelerate launch) or one device; docs/distributed.md says what it"

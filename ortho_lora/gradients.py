@@ -122,28 +122,38 @@ class Collector:
     def is_mixing(self) -> bool:
         return self._mixed is not None
 
-    def backward_mixed(self, loss: Tensor) -> None:
+    @property
+    def comparable(self) -> bool:
+        """Whether the parts of the next pass can, and should, be compared with `.grad`."""
+        return not self.verified and all(block.parameter.grad is None for block in self.blocks)
+
+    def backward_mixed(self, loss: Tensor, *, verify: bool = True) -> None:
         """One backward pass of the sum of the tasks' losses over the mixed batch.
+
+        Args:
+            loss: on one graph.
+            verify: whether to compare the parts with `.grad` where that was not done yet; not while `.grad` may be the
+                mean over several ranks.
 
         Raises:
             OrthoLoraError: the gradient of some block cannot be taken apart by examples.
         """
-        comparable = not self.verified and all(block.parameter.grad is None for block in self.blocks)
+        comparable = verify and self.comparable
         with self._passing():
             loss.backward()
         for block, seen in zip(self.blocks, self._passes, strict=True):
             if seen.touched and not seen.arrived:
                 raise _cannot_split(block, "its gradient came past the layer that is watched")
         if comparable:
-            self._verify()
+            self.verify(self._collected)
 
-    def _verify(self) -> None:
+    def verify(self, collected: Sequence[Collected]) -> None:
         """Once, and waiting for the device: the parts must add up to the gradient that autograd found itself."""
         errors = {}
-        for block, collected in zip(self.blocks, self._collected, strict=True):
-            if collected.parts is not None and block.parameter.grad is not None:
-                plain = block.parameter.grad.to(collected.parts.dtype)
-                errors[block] = (collected.parts.sum(0) - plain).abs().max() / plain.abs().max().clamp(min=1e-30)
+        for block, of in zip(self.blocks, collected, strict=True):
+            if of.parts is not None and block.parameter.grad is not None:
+                plain = block.parameter.grad.to(of.parts.dtype)
+                errors[block] = (of.parts.sum(0) - plain).abs().max() / plain.abs().max().clamp(min=1e-30)
         self.verified = bool(errors)
         largest = torch.stack(list(errors.values())).tolist() if errors else []
         for block, error in zip(errors, largest, strict=True):
@@ -159,7 +169,7 @@ class Collector:
             half: 0 or 1: the loss is that of one half of the batch, to be added to the other's; None: of all of it.
             examples: in that half.
         """
-        former = [block.parameter.grad for block in self.blocks]
+        former = [_kept(block.parameter.grad) for block in self.blocks]
         arrived = [seen.arrived for seen in self._passes]
         for block in self.blocks:
             block.parameter.grad = None
@@ -294,6 +304,11 @@ def _products(inputs: Tensor, gradient: Tensor, groups: int) -> Tensor:
     rows = gradient.reshape(groups, -1, gradient.shape[-1])  # [groups, tokens, out]
     columns = inputs.reshape(groups, -1, inputs.shape[-1])  # [groups, tokens, in]
     return rows.mT @ columns
+
+
+def _kept(gradient: Tensor | None) -> Tensor | None:
+    """The gradient, safe from the next pass: DistributedDataParallel may write that into the same bucket."""
+    return gradient.clone() if gradient is not None and gradient._is_view() else gradient
 
 
 def _cannot_split(block: Block, why: str) -> OrthoLoraError:

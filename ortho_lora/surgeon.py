@@ -5,7 +5,6 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from ortho_lora import distributed
 from ortho_lora.adapters import blocks, module_infos
 from ortho_lora.errors import OrthoLoraError, OrthoLoraWarning
-from ortho_lora.gradients import Collector, mixed
+from ortho_lora.gradients import Collected, Collector, mixed
 from ortho_lora.life import log
 from ortho_lora.measure import Measured, half_products, record_gradients, record_step, to_cpu
 from ortho_lora.methods import METHODS, Branches, Method, Order, Rule, Scope, name_of
@@ -97,6 +96,7 @@ class OrthoLoRA:
         self._orders = all_orders(len(tasks)) if order == "mean" else [tuple(range(len(tasks)))]
         distributed.refuse_sharded(model)
         self.model, self.blocks = model, blocks(model, adapter)
+        distributed.align(self._trained())
         self.compiled = _is_compiled(model)
         self.collector = Collector(self.blocks, len(tasks), watch=not self.compiled)
         self.projector = Projector(self.blocks, len(tasks), self.method)
@@ -116,6 +116,7 @@ class OrthoLoRA:
         self._updates: list[Update] = []  # of blocks that were projected while backward went on
         self._pending: dict[bool, list[int]] = {True: [], False: []}  # blocks that the method applies to, and others
         self._drawn: list[tuple[int, ...]] | None = None
+        self._comparable = False  # whether `.grad` held nothing before the first mixed batch of the step
 
     @contextmanager
     def mixed_batch(
@@ -178,7 +179,8 @@ class OrthoLoRA:
                 total = torch.stack([self._noted(task, loss) for task, loss in losses.items()]).sum()
             self.collector.on_complete = None if accumulate or not self._streams() else self._complete
             try:
-                self.collector.backward_mixed(self._scaled(total, scaler))
+                self._comparable |= self.collector.comparable
+                self.collector.backward_mixed(self._scaled(total, scaler), verify=distributed.world_size() == 1)
             finally:
                 self.collector.on_complete = None
         elif isinstance(losses, Tensor):
@@ -222,16 +224,12 @@ class OrthoLoRA:
             left = [index for index in range(len(self.blocks)) if index not in known]
             for applied in (True, False):
                 self._project_some([index for index in left if self.projector.applied[index] == applied])
-            present = None
         else:
             collected = [self.collector.take(index) for index in range(len(self.blocks))]
-            present = None
             if distributed.world_size() > 1:
-                present, losses = self._average(collected, losses)
+                losses = self._average(collected, losses)
             self._updates.append(self.projector.all(collected, orders))
         measured = self._measured(losses, orders)
-        if present is not None:
-            measured = replace(measured, present=present)
         self._start()
         self._listen(measured)
         if self.recorder is not None:
@@ -304,17 +302,31 @@ class OrthoLoRA:
             collected = [self.collector.take(index) for index in indices]
             self._updates.append(self.projector.some(list(indices), collected, self._next_orders()))
 
-    def _average(self, collected: Sequence[Any], losses: Tensor) -> tuple[Tensor, Tensor]:
-        """Average over the ranks what was collected, in place; where any rank measured, and the mean losses."""
+    def _trained(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    def _average(self, collected: Sequence[Collected], losses: Tensor) -> Tensor:
+        """Make what was collected, in place, and the losses what they are on average over the ranks."""
+        if self.step == 0:
+            distributed.refuse_sharded(self.model)  # it may have been split since
+        size = len(self.tasks)
+        parts = []
         for block, of in zip(self.blocks, collected, strict=True):
+            dtype = torch.promote_types(block.parameter.dtype, torch.float32)  # the same on all ranks
             if of.parts is None:
-                of.parts = block.parameter.new_zeros(2 * len(self.tasks), *block.parameter.shape, dtype=torch.float32)
-        here = torch.tensor([[task in of.tasks for task in range(len(self.tasks))] for of in collected])
-        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        present = distributed.average_gradients(parameters, [of.parts for of in collected], here)
+                of.parts = block.parameter.new_zeros(2 * size, *block.parameter.shape, dtype=dtype)
+            of.parts = of.parts.to(dtype)
+            parts.append(of.parts)
+        examples = torch.tensor([of.examples for of in collected])
+        here = torch.tensor([[task in of.tasks for task in range(size)] for of in collected])
+        examples, present = distributed.average_gradients(self._trained(), parts, examples, here)
+        for of, counts, measured in zip(collected, examples.tolist(), present.tolist(), strict=True):
+            of.examples, of.tasks = counts, {task for task in range(size) if measured[task]}
+        if self._comparable:
+            self.collector.verify(collected)
         known = torch.stack([losses.nan_to_num(), (~losses.isnan()).float()])
         distributed.average([known])
-        return present, known[0] / known[1]
+        return known[0] / known[1]
 
     def _measured(self, losses: Tensor, orders: Sequence[tuple[int, ...]]) -> Measured:
         tensors = [losses, self._unknown if self._scale is None else self._scale]
@@ -390,7 +402,9 @@ class OrthoLoRA:
             seed=seed,
             gradient_mode="sequential" if self.compiled else "library",
             config={"order": self.order, "branches": self.method.branches, "record_every": self.record_every},
-            tasks=tuple(TaskInfo(name=task, loss_weight=self.loss_weights[task]) for task in self.tasks),
+            tasks=tuple(
+                TaskInfo(name=task, metrics=("loss",), loss_weight=self.loss_weights[task]) for task in self.tasks
+            ),
             modules=module_infos(self.blocks),
             versions=versions(),
             command=sys.argv,

@@ -1,0 +1,54 @@
+"""Every example runs, and what it leaves can be read."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ortho_lora.schema import read_run, read_status
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = ROOT / "examples"
+
+
+def run(arguments, where):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)], cwd=where, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def summary(line, where):
+    """Run the command that the example printed last."""
+    command = line.split()
+    assert command[:3] == ["python", "-m", "analysis"]
+    return run(command[1:], where)
+
+
+def test_causal_lm(tmp_path):
+    out = run([EXAMPLES / "causal_lm.py", "--steps", 6], tmp_path)
+    directory = tmp_path / "runs" / "causal-lm"
+    assert read_status(directory).state == "finished"
+    assert read_run(directory).task_names == ["repeat", "reverse"]
+    assert (directory / "adapter" / "adapter_model.safetensors").is_file()
+    assert "loss_repeat" in out
+    assert "eval_reverse_loss" in out
+    told = summary(out.splitlines()[-1], tmp_path)
+    assert "finished, step 6 of 6" in told
+    assert "reverse" in told
+
+
+@pytest.mark.parametrize("way", [[], ["--mixed"]], ids=["sequential", "mixed"])
+def test_own_loop(tmp_path, way):
+    out = run([EXAMPLES / "own_loop.py", "--steps", 5, "--record", "runs/mine", *way], tmp_path)
+    assert "up: mean squared error" in out
+    assert read_status(tmp_path / "runs" / "mine").state == "finished"
+    assert "finished, step 5 of 5" in summary(out.splitlines()[-1], tmp_path)
+
+
+def test_every_example_is_run_here():
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {"causal_lm.py", "own_loop.py"}

@@ -1,0 +1,58 @@
+"""Tasks of random texts, and a tiny language model to train on them."""
+
+import torch
+from models import VOCABULARY
+from peft import LoraConfig, get_peft_model
+from torch.utils.data import Dataset
+from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
+
+LENGTH = 6
+
+
+class Texts(Dataset):
+    """Random tokens to continue, with a column that no model knows; some have padding without a label."""
+
+    def __init__(self, examples, seed, padding=False):
+        generator = torch.Generator().manual_seed(seed)
+        self.tokens = torch.randint(1, VOCABULARY, (examples, LENGTH), generator=generator)
+        self.labels = self.tokens.clone()
+        if padding:
+            for row, length in enumerate(torch.randint(2, LENGTH, (examples,), generator=generator)):
+                self.labels[row, length:] = -100
+
+    def __len__(self):
+        return len(self.tokens)
+
+    def __getitem__(self, index):
+        return {"input_ids": self.tokens[index], "labels": self.labels[index], "unknown": "text"}
+
+
+def llama(dropout=0.0):
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        num_key_value_heads=1,
+    )  # fmt: skip
+    settings = LoraConfig(r=3, target_modules=["q_proj", "v_proj"], lora_dropout=dropout, task_type="CAUSAL_LM")
+    return get_peft_model(LlamaForCausalLM(config), settings)
+
+
+def collate(examples):
+    assert "unknown" not in examples[0]
+    return {name: torch.stack([example[name] for example in examples]) for name in examples[0]}
+
+
+def datasets(padding=False):
+    return {"a": Texts(16, 1, padding), "b": Texts(12, 2, padding), "c": Texts(7, 3, padding)}
+
+
+def arguments(path, **given):
+    settings = {
+        "per_device_train_batch_size": 4, "max_steps": 6, "learning_rate": 0.01, "logging_steps": 2, "report_to": [],
+        "disable_tqdm": True, "dataloader_pin_memory": False, "save_strategy": "no", "use_cpu": True,
+    }  # fmt: skip
+    return TrainingArguments(str(path), **(settings | given))
+
+
+def adapter(model):
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
