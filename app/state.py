@@ -97,7 +97,7 @@ def live(run: Run, body: Callable[[Run], None]) -> None:
         if active and now.state not in ACTIVE_STATES:
             st.rerun()  # the last look: the fragment's clock stops with it
         if active and now.status:
-            st.caption(f"{SYMBOLS['running']} training, step {now.status.step} of {now.status.total}")
+            st.caption(f"{SYMBOLS['running']} training, {now.status.progress}")
         try:
             body(now)
         except OrthoLoraError as error:

@@ -151,6 +151,11 @@ class Status(BaseModel):
     losses: dict[str, float] = {}
     message: str = ""
 
+    @property
+    def progress(self) -> str:
+        """Like `step 3 of 20`, or `step 3` where nobody knows how many there will be."""
+        return f"step {self.step}" + (f" of {self.total}" if self.total else "")
+
 
 def default_runs_dir() -> Path:
     return Path(os.environ.get(RUNS_DIR_VARIABLE) or "runs")

@@ -24,7 +24,8 @@ GROUPS = {
         "clip",
     ),
     "Evaluation and recording": ("eval_every", "eval_examples", "record_every"),
-    "Method in detail, and machine": ("rule", "scope", "gradient_mode", "precision", "device", "encoder_dropout"),
+    "Method in detail": ("rule", "scope", "branches", "order"),
+    "Machine": ("gradient_mode", "precision", "device", "encoder_dropout"),
 }  # fmt: skip
 DEFAULTS = {"steps": 80, "learning_rate": 2e-3, "dropout": 0.0, "eval_examples": 384}  # those of the demo run
 
@@ -219,13 +220,13 @@ def _progress(run: Run) -> None:
         eta = f", about {status.eta_seconds:.0f} s left" if status.eta_seconds is not None and not asked else ""
         doing = "stopping" if asked else status.phase
         head.markdown(
-            f"**{state.plain(run.run_id)}** · {state.plain(run.info.method)} · {doing}, "
-            f"step {status.step} of {status.total}{eta}"
+            f"**{state.plain(run.run_id)}** · {state.plain(run.info.method)} · {doing}, {status.progress}{eta}"
         )
         if button.button("Stop", key=f"stop-{run.run_id}", icon=":material/stop:", disabled=asked):
             st.session_state[f"asked-{run.run_id}"] = launcher.stop(status.pid, status.process_start_time)
             st.rerun(scope="fragment")
-        st.progress(min(status.step / max(status.total, 1), 1.0))
+        if status.total:
+            st.progress(min(status.step / status.total, 1.0))
         if status.losses:
             for column, (task, loss) in zip(st.columns(len(status.losses)), status.losses.items(), strict=True):
                 column.metric(f"{state.plain(task)} loss", f"{loss:.3f}")

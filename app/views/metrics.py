@@ -1,11 +1,12 @@
 """How do the tasks fare, in this run and in others?"""
 
+import pandas as pd
 import streamlit as st
 
 from analysis import figures, queries
 from analysis.runs import Run, list_runs
 from app import state
-from ortho_lora.schema import default_runs_dir
+from ortho_lora.schema import RunInfo, default_runs_dir
 
 
 def page() -> None:
@@ -26,22 +27,25 @@ def page() -> None:
 
 
 def _body(runs: list[Run]) -> None:
-    dark = state.is_dark()
     infos = {run.run_id: run.info for run in runs if run.info is not None}
+    st.subheader("Each task's primary metric")
     values = state.ask_of_runs(queries.metrics, runs)
     if values.empty:
-        st.info("Nothing is evaluated yet.")
-        return
+        st.info("Nothing is evaluated yet. A training loop of one's own records no evaluation, only its losses.")
+    else:
+        _metrics(values, infos)
+    st.subheader("Training loss")
+    losses = state.ask_of_runs(queries.losses, runs)
+    state.show_figure("losses", lambda: figures.loss_lines(losses, dark=state.is_dark()), losses)
+
+
+def _metrics(values: pd.DataFrame, infos: dict[str, RunInfo]) -> None:
     splits = list(dict.fromkeys(values["split"]))
     split = (
         st.segmented_control("Split", splits, default=splits[0], required=True, key="split")
         if len(splits) > 1
         else splits[0]
     )
-    st.subheader("Each task's primary metric")
     st.caption("Evaluated on the same examples every time; the dashed grey line is always the most frequent class.")
     shown = values[values["split"] == split]
-    state.show_figure("metrics", lambda: figures.metric_lines(shown, infos, split, dark=dark), shown)
-    st.subheader("Training loss")
-    losses = state.ask_of_runs(queries.losses, runs)
-    state.show_figure("losses", lambda: figures.loss_lines(losses, dark=dark), losses)
+    state.show_figure("metrics", lambda: figures.metric_lines(shown, infos, split, dark=state.is_dark()), shown)

@@ -26,7 +26,7 @@ def _table() -> None:
     frame["state"] = [f"{state.SYMBOLS.get(name, '')} {name}" for name in frame["state"]]
     frame["age"] = [_age(created) for created in frame["created"]]
     frame["steps"] = [
-        f"{done} / {total}" if pd.notna(total) else ""
+        "" if pd.isna(total) else f"{done} / {total}" if total else f"{done}"
         for done, total in zip(frame["done"], frame["total"], strict=True)
     ]
 

@@ -197,3 +197,32 @@ def test_form_starts_a_run_with_what_was_entered(runs_dir, open_page, monkeypatc
     (config, directory, run_id) = started[0]
     assert [task.name for task in config.tasks] == ["movies", "spam", "movies-flip0.7"]
     assert (config.method, config.steps, directory, run_id) == ("pcgrad", 20, runs_dir, "mine")
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("state", ["running", "finished"])
+def test_run_of_somebodys_own_loop(page, state, runs_dir, open_page):
+    """It has no evaluation, and does not know how many steps there will be."""
+    from models import Problem, tiny_bert
+
+    from ortho_lora import OrthoLoRA, Recorder
+
+    problem = Problem(tiny_bert(), [4, 4, 4])
+    recorder = Recorder(runs_dir / "mine", flush_seconds=0)
+    surgeon = OrthoLoRA(problem.model, problem.tasks, recorder=recorder)
+    for _ in range(3):
+        surgeon.backward(problem.losses())
+    recorder.flush()
+    recorder.status("running", step=3, losses={"a": 1.0})
+    if state == "finished":
+        recorder.close()
+    test = open_page(page)
+    assert not test.exception
+    assert not test.error
+    if page in SHOWING:
+        assert figures(test)
+    if page == "runs":
+        assert test.dataframe[0].value["steps"].tolist() == ["3"]
+    if page == "launch" and state == "running":
+        assert "step 3" in words(test)
+        assert "of 0" not in words(test)
