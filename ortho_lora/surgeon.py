@@ -2,7 +2,6 @@
 
 import sys
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,9 +11,9 @@ from torch import Tensor, nn
 
 from ortho_lora import distributed
 from ortho_lora.adapters import blocks, module_infos
-from ortho_lora.errors import OrthoLoraError, OrthoLoraWarning
+from ortho_lora.canary import Canary
+from ortho_lora.errors import OrthoLoraError
 from ortho_lora.gradients import Collected, Collector, mixed
-from ortho_lora.life import log
 from ortho_lora.measure import Measured, half_products, record_gradients, record_step, to_cpu
 from ortho_lora.methods import METHODS, Branches, Method, Order, Rule, Scope, name_of
 from ortho_lora.projection import all_orders, check_rule
@@ -25,9 +24,6 @@ from ortho_lora.update import Projector, Update
 PENDING_BYTES = 32 * 2**20
 """Gradients that wait during a backward pass to be projected together: too few to matter beside the activations, and
 enough that an accelerator is not kept busy with starting tiny kernels."""
-
-SILENT_STEPS = 3
-"""Steps without any gradient after which a block is called out."""
 
 
 class OrthoLoRA:
@@ -103,7 +99,7 @@ class OrthoLoRA:
         self.generator = torch.Generator().manual_seed(seed)
         self.step = 0
         self._unknown = torch.full((), torch.nan, device=self.blocks[0].parameter.device)
-        self._silent = [0] * len(self.blocks)
+        self.canary = Canary(self.blocks)
         self._ended = time.perf_counter()
         self._start()
         self.recorder = recorder if distributed.is_first() else None
@@ -231,7 +227,7 @@ class OrthoLoRA:
             self._updates.append(self.projector.all(collected, orders))
         measured = self._measured(losses, orders)
         self._start()
-        self._listen(measured)
+        self.canary.listen(self.step, measured)
         if self.recorder is not None:
             self._record(self.recorder, measured)
         self.step += 1
@@ -247,12 +243,12 @@ class OrthoLoRA:
             "step": self.step,
             "generator": self.generator.get_state(),
             "rule": self.projector.state,
-            "silent": list(self._silent),
+            "silent": list(self.canary.silent),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict`."""
-        self.step, self._silent = state["step"], list(state["silent"])
+        self.step, self.canary.silent = state["step"], list(state["silent"])
         self.generator.set_state(state["generator"])
         self.projector.state = state["rule"]
 
@@ -353,25 +349,6 @@ class OrthoLoRA:
             present=present[place],
             order=orders[0] if self.order != "mean" else None,
         )
-
-    def _listen(self, measured: Measured) -> None:
-        """Call out blocks that should receive a gradient and do not."""
-        received = (measured.gram.diagonal(dim1=-2, dim2=-1) != 0).any(-1).tolist()
-        silent = []
-        for index, (block, some) in enumerate(zip(self.blocks, received, strict=True)):
-            if self.step == 0 and block.branch == "A":
-                continue  # B = 0 at the start
-            self._silent[index] = 0 if some else self._silent[index] + 1
-            if self._silent[index] == SILENT_STEPS:
-                silent.append(f"{block.path} {block.branch}")
-        if silent:
-            message = (
-                f"no gradient from any task has reached {len(silent)} of {len(self.blocks)} LoRA matrices for"
-                f" {SILENT_STEPS} steps ({', '.join(silent[:4])}{', ...' if len(silent) > 4 else ''}): is the adapter"
-                " active, are its layers used by the tasks' losses, and is nothing detached?"
-            )
-            log.warning(message)
-            warnings.warn(message, OrthoLoraWarning, stacklevel=4)
 
     def _record(self, recorder: Recorder, measured: Measured) -> None:
         now = time.perf_counter()

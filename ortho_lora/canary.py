@@ -1,0 +1,39 @@
+"""Calls out LoRA matrices that should receive a gradient and do not."""
+
+import warnings
+from collections.abc import Sequence
+
+from ortho_lora.adapters import Block
+from ortho_lora.errors import OrthoLoraWarning
+from ortho_lora.life import log
+from ortho_lora.measure import Measured
+
+SILENT_STEPS = 3
+"""Steps without any gradient after which a block is called out."""
+
+
+class Canary:
+    """Counts for each block the steps in a row in which no task gave it a gradient."""
+
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        self.blocks = blocks
+        self.silent = [0] * len(blocks)
+
+    def listen(self, step: int, measured: Measured) -> None:
+        """Take note of a step; warn once of the blocks that have been silent for too long."""
+        received = (measured.gram.diagonal(dim1=-2, dim2=-1) != 0).any(-1).tolist()
+        found = []
+        for index, (block, some) in enumerate(zip(self.blocks, received, strict=True)):
+            if step == 0 and block.branch == "A":
+                continue  # B = 0 at the start
+            self.silent[index] = 0 if some else self.silent[index] + 1
+            if self.silent[index] == SILENT_STEPS:
+                found.append(f"{block.path} {block.branch}")
+        if found:
+            message = (
+                f"no gradient from any task has reached {len(found)} of {len(self.blocks)} LoRA matrices for"
+                f" {SILENT_STEPS} steps ({', '.join(found[:4])}{', ...' if len(found) > 4 else ''}): is the adapter"
+                " active, are its layers used by the tasks' losses, and is nothing detached?"
+            )
+            log.warning(message)
+            warnings.warn(message, OrthoLoraWarning, stacklevel=5)
