@@ -1,6 +1,6 @@
 """What measuring, projecting and recording add to a plain joint step, and what the same gradients cost otherwise.
 
-python benchmarks/steps.py [--tasks 4 8] [--rounds 4] [--json]
+python benchmarks/steps.py [--tasks 4 8] [--rounds 2] [--json]
 """
 
 import argparse
@@ -45,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, nargs="+", default=[4, 8])
     parser.add_argument("--batch-size", type=int, default=16, help="examples a task")
-    parser.add_argument("--rounds", type=int, default=4, help="times that each of 6 batches is stepped")
+    parser.add_argument("--rounds", type=int, default=2, help="times that each of 6 batches is stepped")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     arguments = parser.parse_args()
     found = [row for tasks in arguments.tasks for row in compare(tasks, arguments.batch_size, arguments.rounds)]

@@ -303,7 +303,10 @@ def _products(inputs: Tensor, gradient: Tensor, groups: int) -> Tensor:
     """(output gradient) x (input), summed over each of `groups` runs of rows of one length: `[groups, out, in]`."""
     rows = gradient.reshape(groups, -1, gradient.shape[-1])  # [groups, tokens, out]
     columns = inputs.reshape(groups, -1, inputs.shape[-1])  # [groups, tokens, in]
-    return rows.mT @ columns
+    if rows.shape[-1] <= columns.shape[-1]:
+        return rows.mT @ columns
+    # With the short side first the product is several times as fast on a CPU (benchmarks/steps.py is where it shows).
+    return (columns.mT @ rows).mT.contiguous()
 
 
 def _kept(gradient: Tensor | None) -> Tensor | None:
