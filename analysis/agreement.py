@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.database import Selection, ask
+from analysis.database import BINNED, Selection, ask
 from analysis.statistics import (
     FEWEST_STEPS,
     Floats,
@@ -195,6 +195,28 @@ def by_window(by_step: pd.DataFrame, tasks: Sequence[TaskInfo], count: int) -> p
             frame[f"same_task_{side}"] = half / np.where(2 * square > half, 2 * square - half, np.nan)
         frames.append(frame)
     return pd.concat(frames, ignore_index=True)
+
+
+def block_cosines(run: Path, selection: Selection, bins: int = 64) -> pd.DataFrame:
+    """The mean cosine of each pair on each block, from the means of up to `bins` bins of steps.
+
+    Returns:
+        branch, layer, module, task_i, task_j; cos: mean over bins; p: two-sided, of its being 0.
+    """
+    binned = ask(
+        run,
+        ["pairs"],
+        f"""
+        WITH chosen AS (SELECT * FROM pairs), {BINNED}
+        SELECT branch, layer, module, task_i, task_j, step, avg(cos_before) AS cos FROM binned GROUP BY ALL ORDER BY ALL
+        """,
+        selection,
+        {"bins": bins},
+    )
+    keys = ["branch", "layer", "module", "task_i", "task_j"]
+    frame = binned[keys].drop_duplicates(ignore_index=True)
+    found = means(series(binned, keys, "cos", frame))
+    return frame.assign(cos=found.value, p=found.p_value())
 
 
 def batches_needed(run: Path, selection: Selection, half_width: float = 0.05) -> pd.DataFrame:
