@@ -161,13 +161,13 @@ def _opened(run_dir: Path) -> tuple[Path, RunInfo]:
 def _print(document: dict[str, Any]) -> None:
     console = Console()
     console.print(
-        Text(document["run"], "bold"),
-        Text(
+        Text.assemble(
+            (plain(document["run"]), "bold"),
             plain(
-                f"{document['state']}, step {document['step']} of {document['total']}, {document['method']}, "
+                f": {document['state']}, step {document['step']} of {document['total']}, {document['method']}, "
                 f"seed {document['seed']}"
-            )
-        ),
+            ),
+        )
     )
     metrics = Table("task", "metric", box=SIMPLE_HEAD, title="Final validation metrics", title_justify="left")
     for heading in ("value", "majority"):

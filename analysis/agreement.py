@@ -18,6 +18,7 @@ from analysis.statistics import (
     cosine_interval,
     cosine_of_sums,
     means,
+    p_in_part,
     rate_interval,
     steps_for_width,
 )
@@ -201,7 +202,7 @@ def block_cosines(run: Path, selection: Selection, bins: int = 64) -> pd.DataFra
     """The mean cosine of each pair on each block, from the means of up to `bins` bins of steps.
 
     Returns:
-        branch, layer, module, task_i, task_j; cos: mean over bins; p: two-sided, of its being 0.
+        branch, layer, module, task_i, task_j; cos: mean over bins; p: as of `p_in_part`, three windows.
     """
     binned = ask(
         run,
@@ -215,8 +216,8 @@ def block_cosines(run: Path, selection: Selection, bins: int = 64) -> pd.DataFra
     )
     keys = ["branch", "layer", "module", "task_i", "task_j"]
     frame = binned[keys].drop_duplicates(ignore_index=True)
-    found = means(series(binned, keys, "cos", frame))
-    return frame.assign(cos=found.value, p=found.p_value())
+    cosines = series(binned, keys, "cos", frame)
+    return frame.assign(cos=means(cosines).value, p=p_in_part(cosines, min(3, cosines.shape[1] // 20)))
 
 
 def batches_needed(run: Path, selection: Selection, half_width: float = 0.05) -> pd.DataFrame:

@@ -1,9 +1,10 @@
 """A verdict on every pair of tasks of a run: do they conflict, where, since when, how much, and is it more than noise.
 
-How it is decided. For each pair and branch the mean cosine is tested against 0 with an error that respects correlated
-steps (`analysis.statistics`). Holm's procedure over all pairs and branches keeps the chance of ANY wrong `conflict` or
-`aligned` in a run at 5%; blocks and windows of steps are named after a correction of their own. Strength is told by the
-cosine corrected for batch noise where it is known, else by the raw one, which noise pulls to zero.
+How it is decided. For each pair and branch the mean cosine, over all steps and by window, is tested against 0 with an
+error that respects correlated steps (`analysis.statistics`). Holm's procedure over all pairs and branches holds the
+chance of ANY wrong `conflict` or `aligned` in a run at 5%; blocks and windows of steps are named after a correction of
+their own. Strength is told by the cosine corrected for batch noise where it is known, else by the raw one, which noise
+pulls to zero.
 """
 
 from collections.abc import Sequence
@@ -70,11 +71,11 @@ def diagnose(run: Path) -> Diagnosis:
             f"{run}: no gradients of two tasks at once are recorded (method {info.method}, {len(info.tasks)} tasks), "
             "so there is no pair to diagnose."
         )
-    found = judge(agreement(by_step, info.tasks))
-    found = found.merge(needed(found)[[*PAIR, "to_exclude_zero"]], on=PAIR)
-    found = found.merge(_after(by_step), on=PAIR, how="left").set_index(PAIR).sort_index()
     recorded = int(by_step["step"].nunique())
     timed = by_window(by_step, info.tasks, min(_WINDOWS, max(recorded // _WINDOW_STEPS, 1)))
+    whole = agreement(by_step, info.tasks)
+    whole = whole.merge(needed(whole)[[*PAIR, "to_exclude_zero"]], on=PAIR)
+    found = judge(whole.merge(_after(by_step), on=PAIR, how="left"), timed)
     places = block_cosines(run, Selection())
     places["q"] = false_discovery(places["p"].to_numpy())
     projection = projection_by_pair(run, Selection()).set_index(["branch", "task", "against"])
@@ -108,14 +109,32 @@ def diagnose(run: Path) -> Diagnosis:
     )
 
 
-def judge(found: pd.DataFrame) -> pd.DataFrame:
-    """Add to a frame of `agreement`, all pairs and branches of a run: p_holm and verdict."""
-    found = found.copy()
-    found["p_holm"] = holm(found["p"].to_numpy(np.float64))
+def judge(found: pd.DataFrame, timed: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Add p_holm and verdict to a frame of `agreement`, all pairs and branches of a run, indexed by pair.
+
+    A pair may conflict in a part of the steps only. So half of the error goes to its mean over all steps and half to
+    its windows, corrected for their number; the stronger of the two decides, and its sign is the verdict's.
+
+    Args:
+        found: of all steps.
+        timed: the same by window of steps, as of `by_window`.
+    """
+    found = found.set_index(PAIR).sort_index()
+    p, cosine = found["p"].to_numpy(np.float64), found["cos"].to_numpy(np.float64)
+    if timed is not None and timed["step"].nunique() > 1:
+        p_window = timed.pivot(index=PAIR, columns="step", values="p").reindex(found.index).to_numpy(np.float64)
+        of_window = timed.pivot(index=PAIR, columns="step", values="cos").reindex(found.index).to_numpy(np.float64)
+        count = (~np.isnan(p_window)).sum(axis=1)
+        least = np.where(np.isnan(p_window), np.inf, p_window).argmin(axis=1)
+        rows = np.arange(len(found))
+        in_window = p_window[rows, least] * count
+        cosine = np.where(in_window < p, of_window[rows, least], cosine)
+        p = np.minimum(2 * np.fmin(p, in_window), 1.0)
+    found["p_holm"] = holm(p)
     half_width = (found["cos_high"] - found["cos_low"]).to_numpy(np.float64) / 2
     clear = found["p_holm"].to_numpy() <= LEVEL
     found["verdict"] = np.select(
-        [clear & (found["cos"] < 0), clear, half_width <= WIDE],
+        [clear & (cosine < 0), clear, half_width <= WIDE],
         ["conflict", "aligned", "indistinguishable from noise"],
         "not enough data",
     )

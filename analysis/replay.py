@@ -155,7 +155,12 @@ def steps_of(run: Path, info: RunInfo, rows: int = _ROWS) -> Iterator[Steps]:
 
 
 def apply(
-    part: Steps, rule: str, scope: str, branches: str = "both", order: str = "recorded", state: Floats | None = None
+    part: Steps,
+    rule: str,
+    scope: str = "block",
+    branches: str = "both",
+    order: str = "recorded",
+    state: Floats | None = None,
 ) -> Replayed:
     """Apply a rule to the Gram matrices of steps, summed over the scope.
 

@@ -48,6 +48,7 @@ class Means:
     steps: Integers  # measured values
     effective: Floats  # effective sample size, as in the module's text
     freedom: Floats  # degrees of freedom of `error`
+    cautious: Floats  # the largest of three standard errors: this one, of independent values, of fading correlations
 
     def interval(self, level: float = 0.95) -> tuple[Floats, Floats]:
         """Low and high end."""
@@ -59,10 +60,13 @@ class Means:
         return np.asarray(stats.t.ppf((1 + level) / 2, self.freedom), dtype=np.float64)
 
     def p_value(self) -> Floats:
-        """Two-sided, of the mean being zero; 1 where every value is zero."""
+        """Two-sided, of the mean being zero; 1 where every value is zero.
+
+        With the cautious error: of many means tested, those whose error came out small by chance are found first.
+        """
         with np.errstate(divide="ignore", invalid="ignore"):
-            t = np.abs(self.value) / self.error
-        t = np.where((self.error == 0) & (self.value == 0), 0.0, t)
+            t = np.abs(self.value) / self.cautious
+        t = np.where((self.cautious == 0) & (self.value == 0), 0.0, t)
         return np.asarray(2 * stats.t.sf(t, self.freedom), dtype=np.float64)
 
 
@@ -90,7 +94,11 @@ def means(series: Floats) -> Means:
     independent = square / (n - 1)
     effective = np.divide(n * independent, variance, out=n.copy(), where=variance > 0)
     freedom = np.clip(np.minimum(n / whole - 1, batches - 1.0), 3.0, None)
-    return Means(mean, np.sqrt(variance), count.astype(np.int64), np.minimum(effective, n), freedom)
+    # s^2 around the series' own mean misses the part that the mean has followed.
+    fading_alone = independent * whole * (n - 1) / np.maximum(n - whole, n / _LARGEST_CORRECTION)
+    cautious = np.where(constant, 0.0, np.maximum(np.maximum(variance, independent), fading_alone))
+    effective = np.minimum(effective, n)
+    return Means(mean, np.sqrt(variance), count.astype(np.int64), effective, freedom, np.sqrt(cautious))
 
 
 def batch_sums(series: Floats) -> tuple[Floats, Integers]:
@@ -214,6 +222,21 @@ def cosine_of_sums(product: Floats, half_i: Floats, half_j: Floats) -> Floats:
 def steps_for_width(steps: Floats, half_width: Floats, wanted: Floats) -> Floats:
     """Steps in all until a half width shrinks to `wanted`, by its fall with the root of their number, [rows]."""
     return np.ceil(steps * (half_width / wanted) ** 2)
+
+
+def p_in_part(series: Floats, windows: int) -> Floats:
+    """Two-sided p-value of each row's mean being 0 over all steps and in each window of them, [rows].
+
+    Half of the error goes to all steps and half to the windows, corrected for their number: what goes on in a part of
+    the steps only is drift to the whole.
+    """
+    whole = means(series).p_value()
+    if windows < 2 or series.shape[1] < windows:
+        return whole
+    of_windows = np.stack([means(part).p_value() for part in np.array_split(series, windows, axis=1)])
+    counts = (~np.isnan(of_windows)).sum(axis=0)
+    least = np.where(np.isnan(of_windows), np.inf, of_windows).min(axis=0)
+    return np.minimum(2 * np.fmin(whole, np.where(counts > 0, least * counts, np.nan)), 1.0)
 
 
 def holm(p_values: Floats) -> Floats:

@@ -39,9 +39,9 @@ def print_diagnosis(console: Console, diagnosis: Diagnosis) -> None:
         console.print(Text(plain(f"  {suggestion.text} Evidence: {suggestion.evidence}")))
     console.print(
         Text(
-            "\nIntervals are for 95% and respect correlated steps; the chance of any wrong conflict or alignment in a run "
-            "is held at 5% (Holm). Unrelated tasks conflict in about half of the measurements: a rate near 50% with a "
-            "mean cosine near 0 is what noise looks like."
+            "\nIntervals are for 95% and respect correlated steps; the chance of any wrong conflict or alignment in a "
+            "run is held at 5% (Holm). Unrelated tasks conflict in about half of the measurements: a rate near 50% "
+            "with a mean cosine near 0 is what noise looks like."
         )
     )
 
