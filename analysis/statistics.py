@@ -62,7 +62,9 @@ class Means:
     def p_value(self) -> Floats:
         """Two-sided, of the mean being zero; 1 where every value is zero.
 
-        With the cautious error: of many means tested, those whose error came out small by chance are found first.
+        With the cautious error: of many means tested, those whose error came out small by chance are found first. So
+        families of 12 to 90 tests, corrected by Holm, err in at most 5% where 20 or more steps are correlated by up to
+        0.36 and 200 or more by up to 0.6; in 15 to 19% where 20 steps are correlated by 0.6.
         """
         with np.errstate(divide="ignore", invalid="ignore"):
             t = np.abs(self.value) / self.cautious

@@ -30,7 +30,7 @@ def print_diagnosis(console: Console, diagnosis: Diagnosis) -> None:
             console.print(Text(plain(f"{pair.task_i} – {pair.task_j}: {pair.verdict}"), "bold"))
             for sentence in sentences(pair):
                 console.print(Text(plain(f"  {sentence}")))
-    if any(pair.whole.enough for pair in diagnosis.pairs):
+    if any(pair.verdict == "conflict" and pair.whole.enough is not None for pair in diagnosis.pairs):
         console.print(Text(diagnosis.theorem))
     if diagnosis.outcomes:
         console.print(_outcomes(diagnosis.outcomes))

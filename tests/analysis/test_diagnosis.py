@@ -184,7 +184,13 @@ def test_json_and_text(records: ModuleType, tmp_path: Path) -> None:
     assert first == second
     assert [pair["verdict"] for pair in first["pairs"]] == ["conflict"] + ["indistinguishable from noise"] * 2
     text = " ".join(CliRunner().invoke(app, ["diagnose", str(run)]).stdout.split())
-    for words in ("1 of 3 pairs conflict", "chance gives 50%", "Where: clear in 4 of 4", "PCGrad's own condition"):
+    for words in (
+        "1 of 3 pairs conflict",
+        "chance gives 50%",
+        "Where: clear in 4 of 4",
+        "PCGrad's own condition",
+        "Theorem 2",
+    ):
         assert words in text
 
 

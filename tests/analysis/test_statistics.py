@@ -16,6 +16,7 @@ from analysis.statistics import (
     holm,
     interval,
     means,
+    p_in_part,
     rate_interval,
     row_means,
     standard_error,
@@ -150,6 +151,15 @@ def test_many_p_values_together_err_rarely(steps: int, correlation: float) -> No
     drawn = np.random.default_rng(0).standard_normal((runs * tests, steps + 40))
     p = means(signal.lfilter([1], [1, -correlation], drawn, axis=1)[:, 40:]).p_value().reshape(runs, tests)
     assert (p.min(axis=1) < 0.05 / tests).mean() <= 0.05
+
+
+def test_what_goes_on_in_a_part_only_is_found() -> None:
+    rng = np.random.default_rng(0)
+    drawn = rng.standard_normal((2000, 60))
+    assert (p_in_part(drawn, 3) < 0.05).mean() <= 0.05
+    late = drawn + np.repeat([0, 0, 2], 20)
+    assert (p_in_part(late, 3) < 0.01).mean() > (p_in_part(late, 1) < 0.01).mean() + 0.3
+    np.testing.assert_array_equal(p_in_part(drawn, 1), means(drawn).p_value())
 
 
 def test_constant_series() -> None:
