@@ -1,23 +1,113 @@
-"""Means and errors of series that are correlated from step to step. Pure numpy, a row a series, NaN: not measured."""
+"""Means, rates and ratios of series that are correlated from step to step, with intervals; numpy, a row a series.
+
+NaN says "not measured", in a series as in a result. All intervals are for the level 95% unless another is asked for.
+
+How the error of a mean is told. Neighbouring steps share most of their parameters, so n values are worth fewer
+independent ones. The variance of the mean is that between the means of 8 to 16 consecutive batches over their number,
+*batch means*. Batches of a short series are themselves correlated, which makes it too small; what it lacks is computed
+from correlations that fade geometrically, r_k = r_1 f^(k - 1) as of noise on top of a slower course, with r_1 and r_2
+corrected for their bias (Marriott and Pope 1954: -(1 + 3r) / n), and f = r_2 / r_1 where r_1 is more than chance, else
+r_1. Quantiles are Student's, with n_eff - 1 degrees of freedom, at most those of the batches.
+
+The effective sample size is n_eff = n var_iid / var: var is the variance above, var_iid = s^2 / n that of a mean of
+independent values; at most n.
+
+Measured on synthetic gradients with known cosines, the intervals cover 92 to 98% with 40 or more steps whose
+correlation is up to 0.6, and with 200 or more where it is 0.8; 40 steps with 0.8, worth 4 independent ones, cover 85 to
+92%. Of corrected cosines this holds where the signal is usually clear (`CLEAR`); where it is clear in few repetitions
+only, those that are told are chance's favourites, and their intervals covered as little as 80%.
+
+The interval is one for the mean over the steps that were made. That a cosine drifts in the course of training is no
+noise, but widens it; windows of steps show the drift.
+"""
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
-_MOST_BATCHES = 16
 FEWEST_STEPS = 8
 """With fewer measured steps there is no standard error."""
+CLEAR = 3.0
+"""Standard errors by which a signal must exceed zero to be divided by: below, ratios are biased and intervals fail."""
+
+_MOST_BATCHES = 16
+_LARGEST_CORRELATION = 0.97
+_LARGEST_CORRECTION = 10.0
 
 Floats = NDArray[np.float64]
-
-# 97.5% quantile of Student's t by degrees of freedom: of 8 to 16 batch means.
-_T_QUANTILE = dict(zip(range(7, 16), (2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131), strict=True))
+Integers = NDArray[np.int64]
 
 
-def batch_sums(series: Floats) -> tuple[Floats, NDArray[np.int64]]:
+@dataclass(frozen=True)
+class Means:
+    """Mean of each row and what is known of it, [rows] each; NaN with fewer than 8 measured values, but for `value`."""
+
+    value: Floats
+    error: Floats  # standard error
+    steps: Integers  # measured values
+    effective: Floats  # effective sample size, as in the module's text
+    freedom: Floats  # degrees of freedom of `error`
+    cautious: Floats  # the largest of three standard errors: this one, of independent values, of fading correlations
+
+    def interval(self, level: float = 0.95) -> tuple[Floats, Floats]:
+        """Low and high end."""
+        half_width = self.quantile(level) * self.error
+        return self.value - half_width, self.value + half_width
+
+    def quantile(self, level: float = 0.95) -> Floats:
+        """Two-sided quantile of Student's t."""
+        return np.asarray(stats.t.ppf((1 + level) / 2, self.freedom), dtype=np.float64)
+
+    def p_value(self) -> Floats:
+        """Two-sided, of the mean being zero; 1 where every value is zero.
+
+        With the cautious error: of many means tested, those whose error came out small by chance are found first. So
+        families of 12 to 90 tests, corrected by Holm, err in at most 5% where 20 or more steps are correlated by up to
+        0.36 and 200 or more by up to 0.6; in 15 to 19% where 20 steps are correlated by 0.6.
+        """
+        with np.errstate(divide="ignore", invalid="ignore"):
+            t = np.abs(self.value) / self.cautious
+        t = np.where((self.cautious == 0) & (self.value == 0), 0.0, t)
+        return np.asarray(2 * stats.t.sf(t, self.freedom), dtype=np.float64)
+
+
+def means(series: Floats) -> Means:
+    """Mean, error and effective sample size of each row.
+
+    Args:
+        series: [rows, steps]
+    """
+    count = (~np.isnan(series)).sum(axis=1)  # [rows]
+    mean = row_means(series)
+    enough = count >= FEWEST_STEPS
+    n = np.where(enough, count, np.nan)
+    deviation = np.nan_to_num(_gathered(series) - mean[:, None])
+    square = (deviation**2).sum(axis=1) / n
+    # Values that differ by rounding only are constant.
+    constant = square <= (1e-12 * np.abs(np.nan_to_num(series)).max(axis=1, initial=0.0)) ** 2
+    batch, batches = batch_means(series)
+    near, fading = _correlation(deviation, n)
+    whole, part = _inflation(near, fading, n), _inflation(near, fading, n / np.maximum(batches, 1))
+    # Of independent batches the first term is the number of batches times the second.
+    correction = whole / np.maximum(part * batches - whole, whole / _LARGEST_CORRECTION) * (batches - 1)
+    between = np.nansum((batch - row_means(batch)[:, None]) ** 2, axis=1) / np.maximum(batches * (batches - 1), 1)
+    variance = np.where(constant, 0.0, between * correction)
+    independent = square / (n - 1)
+    effective = np.divide(n * independent, variance, out=n.copy(), where=variance > 0)
+    freedom = np.clip(np.minimum(n / whole - 1, batches - 1.0), 3.0, None)
+    # s^2 around the series' own mean misses the part that the mean has followed.
+    fading_alone = independent * whole * (n - 1) / np.maximum(n - whole, n / _LARGEST_CORRECTION)
+    cautious = np.where(constant, 0.0, np.maximum(np.maximum(variance, independent), fading_alone))
+    effective = np.minimum(effective, n)
+    return Means(mean, np.sqrt(variance), count.astype(np.int64), effective, freedom, np.sqrt(cautious))
+
+
+def batch_sums(series: Floats) -> tuple[Floats, Integers]:
     """Sums over consecutive batches of each row's measured values.
 
-    Neighbouring steps share most of their parameters, so their values are no independent draws; those of long batches
-    nearly are. A row of n values makes n // 2 batches, but at least 8 and at most 16; none where n < 8.
+    A row of n values makes n // 4 batches, but at least 8 and at most 16; none where n < 8.
 
     Args:
         series: [rows, steps]
@@ -27,7 +117,7 @@ def batch_sums(series: Floats) -> tuple[Floats, NDArray[np.int64]]:
     """
     measured = ~np.isnan(series)
     values = measured.sum(axis=1)  # [rows]
-    batches = np.where(values < FEWEST_STEPS, 0, np.clip(values // 2, 8, _MOST_BATCHES))
+    batches = np.where(values < FEWEST_STEPS, 0, np.clip(values // 4, 8, _MOST_BATCHES))
     place = np.cumsum(measured, axis=1) - 1  # of a value among its row's
     batch = place * batches[:, None] // np.maximum(values, 1)[:, None]
     used = measured & (batches > 0)[:, None]
@@ -38,20 +128,11 @@ def batch_sums(series: Floats) -> tuple[Floats, NDArray[np.int64]]:
     return sums, np.bincount(cell, minlength=size).reshape(shape).astype(np.int64)
 
 
-def batch_means(series: Floats) -> tuple[Floats, NDArray[np.int64]]:
+def batch_means(series: Floats) -> tuple[Floats, Integers]:
     """Means of the batches of `batch_sums`, [rows, 16], NaN where there is none, and the count of batches, [rows]."""
     sums, counts = batch_sums(series)
-    means = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
-    return means, (counts > 0).sum(axis=1)
-
-
-def standard_error(series: Floats) -> Floats:
-    """Standard error of the mean of each row, [rows], by batch means; NaN with fewer than 8 measured values."""
-    means, batches = batch_means(series)
-    enough = batches > 0
-    error = np.full(len(series), np.nan)
-    error[enough] = np.nanstd(means[enough], axis=1, ddof=1) / np.sqrt(batches[enough])
-    return error
+    found = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+    return found, (counts > 0).sum(axis=1)
 
 
 def row_means(series: Floats) -> Floats:
@@ -59,57 +140,149 @@ def row_means(series: Floats) -> Floats:
     measured = ~np.isnan(series)
     counts = measured.sum(axis=1)
     sums = np.where(measured, series, 0.0).sum(axis=1)
-    means: Floats = np.divide(sums, counts, out=np.full(len(series), np.nan), where=counts > 0)
-    return means
+    found: Floats = np.divide(sums, counts, out=np.full(len(series), np.nan), where=counts > 0)
+    return found
+
+
+def standard_error(series: Floats) -> Floats:
+    """Standard error of the mean of each row, [rows]; NaN with fewer than 8 measured values."""
+    return means(series).error
 
 
 def interval(series: Floats) -> tuple[Floats, Floats]:
-    """Low and high end of the 95% interval of each row's mean, [rows] each, by batch means and Student's t."""
-    _, batches = batch_means(series)
-    mean, half_width = row_means(series), _quantiles(batches) * standard_error(series)
-    return mean - half_width, mean + half_width
+    """Low and high end of the 95% interval of each row's mean, [rows] each."""
+    return means(series).interval()
+
+
+def rate_interval(series: Floats) -> tuple[Floats, Floats]:
+    """Low and high end of the 95% interval of each row's mean rate, within 0 to 1, [rows] each.
+
+    Wilson's interval for as many independent draws as have the mean's variance, p (1 - p) / var; where every value is
+    the same, for as many as there are steps.
+
+    Args:
+        series: [rows, steps], rates between 0 and 1.
+    """
+    found = means(series)
+    rate, square = found.value, found.quantile() ** 2
+    draws = np.where(
+        found.error > 0, rate * (1 - rate) / np.where(found.error > 0, found.error, 1) ** 2, found.effective
+    )
+    centre = (rate + square / (2 * draws)) / (1 + square / draws)
+    half_width = np.sqrt(square * (rate * (1 - rate) / draws + square / (4 * draws**2))) / (1 + square / draws)
+    return np.clip(centre - half_width, 0.0, 1.0), np.clip(centre + half_width, 0.0, 1.0)
 
 
 def clear_mean(series: Floats) -> Floats:
-    """Mean of each row where it is clearly positive, [rows]: by more than two standard errors; else NaN."""
-    mean = row_means(series)
-    return np.where(mean > 2 * standard_error(series), mean, np.nan)
+    """Mean of each row where it is clearly positive, [rows]: by more than `CLEAR` standard errors; else NaN."""
+    found = means(series)
+    return np.where(found.value > CLEAR * found.error, found.value, np.nan)
 
 
 def cosine_interval(product: Floats, half_i: Floats, half_j: Floats) -> tuple[Floats, Floats]:
     """Low and high end of the 95% interval of sum product / sqrt(sum half_i sum half_j), [rows] each.
 
-    By the jackknife: the ratio again without each batch of steps in turn. NaN where one of these has no square root.
+    By Fieller's theorem for the ratio of mean product to the geometric mean of the halves, which is taken as linear
+    in them: the values of the ratio that the series do not contradict. So it is not symmetric where the halves vary
+    much. NaN where a half's sum is not positive, or where no ratio is contradicted.
 
     Args:
         product: [rows, steps], measured in the same steps as the others
         half_i: [rows, steps]
         half_j: [rows, steps]
     """
-    (products, counts), (halves_i, _), (halves_j, _) = (batch_sums(series) for series in (product, half_i, half_j))
-    left_out = counts > 0
-    batches = left_out.sum(axis=1)
-    without = _ratio(*(sums.sum(axis=1, keepdims=True) - sums for sums in (products, halves_i, halves_j)))
-    without = np.where(left_out, without, 0.0)
+    above = row_means(product)
+    mean_i, mean_j = (np.where(mean > 0, mean, np.nan) for mean in (row_means(half_i), row_means(half_j)))
+    below = np.sqrt(mean_i * mean_j)
+    ratio = above / below
+    linear = (below / mean_i / 2)[:, None] * half_i + (below / mean_j / 2)[:, None] * half_j  # of mean `below`
+    rest = means(product - ratio[:, None] * linear)
+
+    (of_product, batches), (of_linear, _) = batch_means(product), batch_means(linear)
     known = np.maximum(batches, 1)
-    spread = np.where(left_out, without - (without.sum(axis=1) / known)[:, None], 0.0)
-    error = np.sqrt((batches - 1).clip(0) / known * (spread**2).sum(axis=1))
-    whole = _ratio(products.sum(axis=1), halves_i.sum(axis=1), halves_j.sum(axis=1))
-    half_width = _quantiles(batches) * error
-    return whole - half_width, whole + half_width
+    one, other = (np.nan_to_num(batch - row_means(batch)[:, None]) for batch in (of_product, of_linear))
+    scale = 1 / (known * np.maximum(known - 1, 1))
+    aa, ab, bb = ((x * y).sum(axis=1) * scale for x, y in ((one, one), (one, other), (other, other)))
+    # Batch means know how the two vary together; the means' own error, how much that is in all.
+    along = aa - 2 * ratio * ab + ratio**2 * bb
+    factor = rest.quantile() ** 2 * np.divide(rest.error**2, along, out=np.ones(len(ratio)), where=along > 0)
+    square = below**2 - factor * bb
+    middle = above * below - factor * ab
+    root = middle**2 - square * (above**2 - factor * aa)
+    bounded = (square > 0) & (root >= 0)
+    square, spread = np.where(bounded, square, np.nan), np.sqrt(np.where(bounded, root, np.nan))
+    return (middle - spread) / square, (middle + spread) / square
 
 
 def cosine_of_sums(product: Floats, half_i: Floats, half_j: Floats) -> Floats:
     """Sum product / sqrt(sum half_i sum half_j) of each row, [rows]; NaN where a half's sum is not positive."""
-    return _ratio(*(np.nansum(series, axis=1) for series in (product, half_i, half_j)))
-
-
-def _ratio(product: Floats, half_i: Floats, half_j: Floats) -> Floats:
-    power = np.where((half_i > 0) & (half_j > 0), half_i * half_j, np.nan)
-    ratio: Floats = product / np.sqrt(power)
+    above, of_i, of_j = (np.nansum(series, axis=1) for series in (product, half_i, half_j))
+    power = np.where((of_i > 0) & (of_j > 0), of_i * of_j, np.nan)
+    ratio: Floats = above / np.sqrt(power)
     return ratio
 
 
-def _quantiles(batches: NDArray[np.int64]) -> Floats:
-    """Student's t for the mean of this many batches; NaN for none."""
-    return np.array([_T_QUANTILE.get(count - 1, np.nan) for count in batches.tolist()], dtype=np.float64)
+def steps_for_width(steps: Floats, half_width: Floats, wanted: Floats) -> Floats:
+    """Steps in all until a half width shrinks to `wanted`, by its fall with the root of their number, [rows]."""
+    return np.ceil(steps * (half_width / wanted) ** 2)
+
+
+def p_in_part(series: Floats, windows: int) -> Floats:
+    """Two-sided p-value of each row's mean being 0 over all steps and in each window of them, [rows].
+
+    Half of the error goes to all steps and half to the windows, corrected for their number: what goes on in a part of
+    the steps only is drift to the whole.
+    """
+    whole = means(series).p_value()
+    if windows < 2 or series.shape[1] < windows:
+        return whole
+    of_windows = np.stack([means(part).p_value() for part in np.array_split(series, windows, axis=1)])
+    counts = (~np.isnan(of_windows)).sum(axis=0)
+    least = np.where(np.isnan(of_windows), np.inf, of_windows).min(axis=0)
+    return np.minimum(2 * np.fmin(whole, np.where(counts > 0, least * counts, np.nan)), 1.0)
+
+
+def holm(p_values: Floats) -> Floats:
+    """Holm's adjusted p-values: rejecting below a level errs anywhere with at most that chance. NaN stays out."""
+    adjusted = np.full(len(p_values), np.nan)
+    known = np.flatnonzero(~np.isnan(p_values))
+    order = known[np.argsort(p_values[known], kind="stable")]
+    factors = np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p_values[order] * factors), 1.0)
+    return adjusted
+
+
+def false_discovery(p_values: Floats) -> Floats:
+    """Benjamini and Hochberg's adjusted p-values: of those below a level, at most that share errs. NaN stays out."""
+    adjusted = np.full(len(p_values), np.nan)
+    known = ~np.isnan(p_values)
+    if known.any():
+        adjusted[known] = stats.false_discovery_control(p_values[known])
+    return adjusted
+
+
+def _correlation(deviation: Floats, n: Floats) -> tuple[Floats, Floats]:
+    """Correlation of neighbours, and the factor by which it fades with each further step, [rows] each.
+
+    Args:
+        deviation: from the mean, [rows, steps], 0 from a row's n-th value on.
+        n: number of values, [rows].
+    """
+    square = (deviation**2).sum(axis=1)
+    products = [(deviation[:, lag:] * deviation[:, :-lag]).sum(axis=1) for lag in (1, 2)]
+    near, far = (np.divide(product, square, out=np.zeros(len(square)), where=square > 0) for product in products)
+    near, far = (np.clip(r + (1 + 3 * near) / n, 0.0, _LARGEST_CORRELATION) for r in (near, far))
+    by_chance = ~(near > 2 / np.sqrt(n))
+    fading = np.divide(far, near, out=near.copy(), where=~by_chance)
+    return near, np.clip(fading, 0.0, _LARGEST_CORRELATION)
+
+
+def _inflation(near: Floats, fading: Floats, n: Floats) -> Floats:
+    """Variance of the mean of n values correlated by near, near fading, near fading^2 ..., over that of independent."""
+    return 1 + 2 * near / (1 - fading) - 2 * near * (1 - fading**n) / (n * (1 - fading) ** 2)
+
+
+def _gathered(series: Floats) -> Floats:
+    """Each row with its measured values first, in order, and NaN behind."""
+    missing = np.isnan(series)
+    return np.take_along_axis(series, np.argsort(missing, axis=1, kind="stable"), axis=1) if missing.any() else series

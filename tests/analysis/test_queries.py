@@ -11,7 +11,7 @@ from pandas.testing import assert_frame_equal
 
 from analysis import queries
 from analysis.queries import Selection
-from analysis.statistics import interval
+from analysis.statistics import interval, means, rate_interval
 from ortho_lora.errors import OrthoLoraError
 
 TASKS = ["movies", "tweets", "trec"]
@@ -76,11 +76,13 @@ def test_task_matrix(run: Path, tables: Tables, selection: Selection) -> None:
     expected = grouped[["cos_before", "cos_after", "rate_before", "rate_after"]].mean()
     expected["measured"] = grouped["cos_before"].count()
     expected["measured_after"] = grouped["cos_after"].count()
-    for name in ("cos", "rate"):
-        by_step = rows.groupby([*keys, "step"])[f"{name}_before"].mean().unstack()
-        low, high = interval(by_step.to_numpy())
-        expected[f"{name}_low"] = np.maximum(low, -1.0 if name == "cos" else 0.0)
-        expected[f"{name}_high"] = np.minimum(high, 1.0)
+    by_step = {
+        name: rows.groupby([*keys, "step"])[f"{name}_before"].mean().unstack().to_numpy() for name in ("cos", "rate")
+    }
+    low, high = interval(by_step["cos"])
+    expected["cos_low"], expected["cos_high"] = np.maximum(low, -1.0), np.minimum(high, 1.0)
+    expected["rate_low"], expected["rate_high"] = rate_interval(by_step["rate"])
+    expected["effective"] = means(by_step["cos"]).effective
     assert_same(queries.task_matrix(run, selection), expected.reset_index(), keys)
 
 

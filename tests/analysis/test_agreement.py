@@ -1,0 +1,98 @@
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.agreement import batches_needed, block_cosines, pair_steps, task_matrix, windows
+from analysis.database import Selection
+
+ALL = Selection()
+PAIR = ["branch", "task_i", "task_j"]
+
+
+def test_pair_steps_by_hand(run: Path, tables: dict[str, pd.DataFrame]) -> None:
+    found = pair_steps(run, ALL)
+    row = found.query("branch == 'B' and task_i == 'movies' and task_j == 'trec' and step == 6").iloc[0]
+    pairs = tables["pairs"].query("branch == 'B' and task_i == 'movies' and task_j == 'trec' and step == 6")
+    norms = tables["norms"].query("branch == 'B' and step == 6").set_index(["layer", "module"])
+    one, other = (norms[norms["task"] == task] for task in ("movies", "trec"))
+    blocks = pairs.set_index(["layer", "module"])["cos_before"]
+    assert row["cos"] == pytest.approx(blocks.mean(), rel=1e-5)
+    assert row["rate"] == pytest.approx((blocks < 0).mean())
+    assert row["product"] == row["inner"]
+    assert row["inner"] == pytest.approx((blocks * one["norm_before"] * other["norm_before"]).sum(), rel=1e-5)
+    assert row["half_j"] == pytest.approx(other["half_product"].sum(), rel=1e-5)
+    assert row["square_i"] == pytest.approx((one["norm_before"] ** 2).sum(), rel=1e-5)
+    assert np.isnan(found.query("branch == 'A' and step == 0")["cos"]).all()
+
+
+def test_one_window_is_the_whole(run: Path) -> None:
+    found, whole = windows(run, ALL, 1), task_matrix(run, ALL)
+    assert (found["step"].unique().tolist(), found["step_end"].unique().tolist()) == ([0], [78])
+    for name in ("cos_low", "cos_high", "rate_low", "rate_high", "corrected", "corrected_low", "effective"):
+        np.testing.assert_allclose(found[name], whole[name])
+
+
+def test_windows_are_the_selections_of_their_steps(run: Path) -> None:
+    found = windows(run, ALL, 4)
+    assert sorted(set(zip(found["step"], found["step_end"], strict=True))) == [(0, 18), (20, 38), (40, 58), (60, 78)]
+    part = task_matrix(run, Selection(steps=(20, 38)))
+    second = found[found["step"] == 20]
+    for name in ("cos_low", "cos_high", "rate_high", "corrected", "corrected_high"):
+        np.testing.assert_allclose(second[name], part[name])
+    assert len(windows(run, ALL, 100)["step"].unique()) == 5, "of at least 8 steps"
+
+
+def test_a_window_finds_when_the_cosine_changes(records: ModuleType, tmp_path: Path) -> None:
+    halves = 0.3 * np.random.default_rng(0).standard_normal((80, 1, 2, 2, 2, 2, 6))
+    halves[..., 0] += 1
+    halves[40:, ..., 1, :, 0] -= 2
+    info = records.run_info("run", [records.task_info(name) for name in ("one", "other")], layers=1)
+    tables = records.gradient_tables(halves, ["one", "other"])
+    found = windows(records.write_run(tmp_path / "run", info, records.status(), tables), ALL, 2)
+    for branch in "AB":
+        first, second = found[found["branch"] == branch].to_dict("records")
+        assert first["corrected_low"] < 1
+        assert first["corrected"] == pytest.approx(1, abs=0.1)
+        assert second["corrected"] == pytest.approx(-1, abs=0.1)
+        true = 1 / (1 + 6 * 0.3**2)  # of halves of the same task
+        assert first["same_task_i"] == pytest.approx(true, abs=0.1)
+
+
+def test_batches_needed_follow_the_root_of_their_number(run: Path) -> None:
+    wide, narrow = (batches_needed(run, ALL, half_width) for half_width in (0.05, 0.025))
+    both = wide["to_width"] > 0
+    assert both.any()
+    total = [frame.loc[both, "to_width"] + frame.loc[both, "steps"] for frame in (wide, narrow)]
+    np.testing.assert_allclose(total[1], 4 * total[0], atol=4)
+    matrix = task_matrix(run, ALL)
+    excluded = (matrix["cos_low"] > 0) | (matrix["cos_high"] < 0)
+    np.testing.assert_array_equal(wide["to_exclude_zero"] == 0, excluded)
+    np.testing.assert_allclose(wide["half_width"], (matrix["cos_high"] - matrix["cos_low"]) / 2)
+
+
+def test_as_many_steps_as_needed_are_enough(records: ModuleType, tmp_path: Path) -> None:
+    true = np.zeros((2, 6))
+    true[0, 0], true[1, :2] = 1, (-0.5, 0.75**0.5)
+    half_width, tasks = 0.03, ["one", "other"]
+
+    def recorded(name: str, steps: int) -> pd.DataFrame:
+        halves = records.noisy_halves(true, (steps, 1, 2, 2), 1.0, np.random.default_rng(1))
+        info = records.run_info(name, [records.task_info(task) for task in tasks], layers=1)
+        tables = records.gradient_tables(halves, tasks)
+        return batches_needed(records.write_run(tmp_path / name, info, records.status(), tables), ALL, half_width)
+
+    few = recorded("few", 64)
+    more = int(few["to_width"].max())
+    assert 64 < more < 2000
+    assert recorded("many", 64 + more)["half_width"].min() == pytest.approx(half_width, rel=0.4)
+
+
+def test_nothing_recorded(records: ModuleType, tmp_path: Path) -> None:
+    info = records.run_info("bare", [records.task_info("one"), records.task_info("other")])
+    bare = records.write_run(tmp_path / "bare", info, records.status(), {})
+    for frame in (pair_steps(bare, ALL), task_matrix(bare, ALL), windows(bare, ALL), batches_needed(bare, ALL)):
+        assert frame.empty
+    assert block_cosines(bare, ALL).empty

@@ -1,0 +1,64 @@
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.advice import advise
+from analysis.outcomes import outcomes
+
+TASKS = ("trec", "stars")
+
+
+def made(
+    records: ModuleType, runs_dir: Path, method: str, seed: int, values: tuple[float, float], **config: object
+) -> Path:
+    name = f"{method}-{seed}-{len(config)}"
+    tasks = [records.task_info("trec"), records.task_info("stars", metric="rmse")]
+    info = records.run_info(
+        name, tasks, method=method, seed=seed, config={"method": method, "seed": seed, "rank": 8} | config
+    )
+    rows = [
+        {"step": step, "split": "validation", "task": task, "metric": metric, "value": value * scale, "examples": 50}
+        for step, scale in ((0, 0.5), (40, 1.0))
+        for task, metric, value in zip(TASKS, ("accuracy", "rmse"), values, strict=True)
+    ]
+    path: Path = records.write_run(runs_dir / name, info, records.status(), {"metrics": pd.DataFrame(rows)})
+    return path
+
+
+def test_methods_are_compared_seed_by_seed(records: ModuleType, tmp_path: Path) -> None:
+    for seed, luck in enumerate((0.0, 0.1, 0.2)):
+        made(records, tmp_path, "joint", seed, (0.5 + luck, 1.0))
+        made(records, tmp_path, "single", seed, (0.6 + luck + 0.001 * seed, 0.8 + 0.001 * seed))
+    own = made(records, tmp_path, "ortho-lora", 0, (0.4, 1.0))
+    made(records, tmp_path, "ortho-lora", 7, (0.9, 1.0))  # without a joint run of its seed
+    made(records, tmp_path, "pcgrad", 0, (0.9, 0.1), rank=16)  # another adapter
+    found = {(one.method, one.task): one for one in outcomes(own)}
+    assert list(found) == [(method, task) for method in ("single", "ortho-lora") for task in TASKS]
+    single = found["single", "trec"]
+    assert single.difference == pytest.approx(0.101)
+    assert single.seeds == (0, 1, 2)
+    assert single.clear
+    assert single.low == pytest.approx(0.101 - 4.303 * 0.001 / np.sqrt(3), abs=1e-5)
+    assert found["single", "stars"].difference == pytest.approx(0.199), "a lower error is better"
+    projected = found["ortho-lora", "trec"]
+    assert (projected.difference, projected.low, projected.seeds) == (pytest.approx(-0.1), None, (0,))
+    assert not projected.clear
+
+
+def test_without_runs_beside_it_there_is_no_outcome(records: ModuleType, tmp_path: Path) -> None:
+    assert outcomes(made(records, tmp_path, "ortho-lora", 0, (0.4, 1.0))) == ()
+
+
+def test_the_summary_says_whether_it_showed(records: ModuleType, tmp_path: Path) -> None:
+    info = records.run_info("run", [])
+    assert "not known: there is no finished" in advise(info, [], [])[0]
+    made(records, tmp_path, "joint", 0, (0.5, 1.0))
+    own = made(records, tmp_path, "ortho-lora", 0, (0.4, 1.0))
+    assert "fewer than three seeds: their differences may be chance" in advise(info, [], outcomes(own))[0]
+    for seed in (1, 2):
+        made(records, tmp_path, "joint", seed, (0.5, 1.0))
+        made(records, tmp_path, "ortho-lora", seed, (0.4 + 0.001 * seed, 1.0))
+    assert "trec is worse with ortho-lora than with joint (accuracy -0.099" in advise(info, [], outcomes(own))[0]
