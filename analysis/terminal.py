@@ -40,9 +40,9 @@ def print_diagnosis(console: Console, diagnosis: Diagnosis) -> None:
     console.print(
         Text(
             "\nIntervals are for 95% and respect correlated steps; the chance of any wrong conflict or alignment in a "
-            "run is meant to be 5% (Holm); with fewer than 100 steps that resemble their neighbours it is more (measured "
-            "on noise: 8% for 40 steps correlated by 0.6, 15 to 19% for 20). Unrelated tasks conflict in about half of the measurements: a rate near 50% "
-            "with a mean cosine near 0 is what noise looks like."
+            "run is meant to be 5% (Holm). With fewer than 100 steps that resemble their neighbours it is more: on "
+            "noise, 8% for 40 steps correlated by 0.6, 15 to 19% for 20. Unrelated tasks conflict in about half of "
+            "the measurements: a rate near 50% with a mean cosine near 0 is what noise looks like."
         )
     )
 
