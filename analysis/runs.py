@@ -1,6 +1,7 @@
 """Which runs there are, and in which state."""
 
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -36,12 +37,24 @@ class Run:
 
     @property
     def state(self) -> str:
-        """The recorded state; `lost` where its process is gone, `unreadable` where the run cannot be read."""
+        """The recorded state; `unreadable` where the run cannot be read.
+
+        `lost`: its process is gone, or another one has its pid by now. `stalled`: its process lives, and its training
+        has given no sign for longer than a step or an evaluation took it before, and for a minute at least.
+        """
         if self.info is None or self.status is None:
             return "unreadable"
-        if self.status.state in ACTIVE_STATES and not _is_alive(self.status):
-            return "lost"
+        if self.status.state in ACTIVE_STATES:
+            if not _is_alive(self.status):
+                return "lost"
+            if time.time() - self.status.heartbeat > self.status.patience_seconds:
+                return "stalled"
         return self.status.state
+
+    @property
+    def active(self) -> bool:
+        """Whether its process lives and may go on, `stalled` or not."""
+        return self.state in (*ACTIVE_STATES, "stalled")
 
 
 def list_runs(runs_dir: Path) -> list[Run]:

@@ -78,7 +78,7 @@ def train(
         training = _Training(config, load_tasks(config.tasks, config.seed), report, stop)
         # Begun when all that may be refused was accepted: a failed start leaves no directory.
         recorder.begin(training.identity(run_id, command))
-        with log_to(recorder.run_dir / "log.txt"):
+        with recorder, log_to(recorder.run_dir / "log.txt"):
             training.run(recorder)
     return recorder.run_dir
 
@@ -100,7 +100,6 @@ class _Training:
         self.losses: dict[str, float] = {}
         self.recorder: Recorder
         self.step_seconds = self.evaluation_seconds = 0.0
-        self.last_status = 0.0
 
         encoder, self.tokenizer = load_encoder(config.model, config.max_length)
         apart = config.method == "single"
@@ -167,7 +166,7 @@ class _Training:
             while self.step < config.steps and not self.stop.is_set():
                 self._train_step()
                 self.recorder.flush_if_due()
-                self._say("running", "training", at_most_every=0.25)
+                self._say_progress()
                 if self.step % config.eval_every == 0 and self.step < config.steps and not self.stop.is_set():
                     self._evaluate()
             stopped = self.step < config.steps
@@ -178,11 +177,9 @@ class _Training:
             self.recorder.flush()
             self._say("stopped" if stopped else "finished", "done")
         except BaseException as error:
-            # Whatever ends the run, what was measured is kept and the status says why.
+            # What was measured is kept, and the status says why: the recorder sees to it.
             expected = isinstance(error, OrthoLoraError)  # then the sentence says it all
             log.error("the run failed at step %d: %s", self.step, error, exc_info=not expected)
-            self.recorder.flush()
-            self._say("failed", "done", message=str(error) or type(error).__name__)
             raise
 
     def _train_step(self) -> None:
@@ -315,21 +312,17 @@ class _Training:
         save_file(heads, temporary / "heads.safetensors")
         temporary.rename(final)
 
-    def _say(self, state: State, phase: str, message: str = "", at_most_every: float = 0.0) -> None:
-        now = time.monotonic()
-        if now - self.last_status < at_most_every:
-            return
-        self.last_status = now
-        status = self.recorder.status(
-            state,
-            step=self.step,
-            total=self.config.steps,
-            phase=phase,
-            eta_seconds=self._eta() if state == "running" and phase != "saving" else None,
-            losses={name: loss for name, loss in self.losses.items() if np.isfinite(loss)},
-            message=message,
+    def _say(self, state: State, phase: str) -> None:
+        eta = self._eta() if state == "running" and phase != "saving" else None
+        self.report(
+            self.recorder.status(state, step=self.step, phase=phase, eta_seconds=eta, losses=self._finite_losses())
         )
-        self.report(status)
+
+    def _say_progress(self) -> None:
+        self.report(self.recorder.progress(self.step, self._finite_losses(), self._eta()))
+
+    def _finite_losses(self) -> dict[str, float]:
+        return {name: loss for name, loss in self.losses.items() if np.isfinite(loss)}
 
     def _eta(self) -> float | None:
         if not self.step:
