@@ -5,6 +5,7 @@ import platform
 import shutil
 import time
 import weakref
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -16,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.schema import ACTIVE_STATES, TABLES, RunInfo, State, Status, check_run_id, replace_text
-from ortho_lora.writer import StatusFile, Writer, new_status
+from ortho_lora.writer import StatusFile, Writer, cut, new_status
 
 _VERSIONS = ("torch", "transformers", "peft", "numpy", "scikit-learn", "pyarrow", "ortho-lora")
 
@@ -112,6 +113,38 @@ class Recorder:
                 f"{self.run_dir}: cannot be made ({error.strerror}): choose a --runs-dir you may write."
             ) from error
         self._start(lock_run(self.run_dir), status)
+
+    @classmethod
+    def resume(
+        cls,
+        run_dir: Path,
+        lock: FileLock,
+        before: Mapping[str, int],
+        *,
+        total: int,
+        flush_rows: int,
+        flush_seconds: float,
+    ) -> Self:
+        """Go on with a run that was interrupted.
+
+        Args:
+            run_dir: directory of the run.
+            lock: of `lock_run`; the recorder takes it over.
+            before: by table, the step before which rows stay; later ones are dropped.
+            total: with `flush_rows` and `flush_seconds` as for a new one.
+
+        Raises:
+            OrthoLoraError: a part cannot be read, or the directory cannot be written.
+        """
+        recorder = cls.__new__(cls)
+        recorder.run_dir = run_dir
+        recorder._choose(total, flush_rows, flush_seconds)
+        cut(run_dir, before)
+        status = recorder._new_status()
+        status.step = before["steps"]
+        recorder._start(lock, status)
+        recorder._status.write()
+        return recorder
 
     def _new_status(self) -> Status:
         process = psutil.Process()

@@ -6,6 +6,7 @@ Importable without torch. Every table is a set of Parquet parts in step order; `
       run.json  status.json  manifest.json  log.txt
       lock                     held (flock) by the process that writes the run
       pairs/part-*.parquet  norms/part-*.parquet  steps/part-*.parquet  metrics/part-*.parquet
+      checkpoint/state.pt      all that a bit-exact resume needs: adapter, heads, optimizer, samplers, random states
       adapter/
 """
 

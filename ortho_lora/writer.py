@@ -199,6 +199,45 @@ def write_part(path: Path, table: pa.Table) -> None:
     sync_directory(path.parent)
 
 
+def cut(run_dir: Path, before: Mapping[str, int]) -> None:
+    """Drop the rows of each table from step `before[table]` on, and what no reader will miss.
+
+    Raises:
+        OrthoLoraError: a part cannot be read, or the directory cannot be written.
+    """
+    try:
+        manifest = {
+            table: [name for old in names if (name := _cut_part(run_dir / table / old, before[table])) is not None]
+            for table, names in read_manifest(run_dir).items()
+        }
+        publish(run_dir, manifest)
+        for table, names in manifest.items():
+            for path in (run_dir / table).iterdir():
+                if path.name not in names and path.name.lstrip(".").startswith("part-"):
+                    path.unlink()
+    except OSError as error:
+        raise OrthoLoraError(
+            f"{error.filename or run_dir}: cannot go on with the record ({error.strerror or error}): free space, or"
+            " make the directory writable."
+        ) from error
+
+
+def _cut_part(path: Path, before: int) -> str | None:
+    """Name of the part with the rows of earlier steps alone: of this one, a new one, or none."""
+    try:
+        steps = pq.read_table(path, columns=["step"])["step"].to_numpy()
+    except (FileNotFoundError, pa.ArrowInvalid) as error:
+        raise OrthoLoraError(f"{path}: cannot be read as a part of a record ({error}).") from error
+    count = int((steps < before).sum())  # in step order
+    if count == len(steps):
+        return path.name
+    if not count:
+        return None
+    name = f"part-{_next_number(path.parent):06d}.parquet"
+    write_part(path.with_name(name), pq.read_table(path).slice(0, count))
+    return name
+
+
 def _to_arrow(table: str, chunks: Chunks) -> pa.Table:
     schema = TABLES[table]
     columns = [_column(np.concatenate([chunk[field.name] for chunk in chunks]), field.type) for field in schema]
