@@ -200,7 +200,7 @@ def write_part(path: Path, table: pa.Table) -> None:
 
 
 def cut(run_dir: Path, before: Mapping[str, int]) -> None:
-    """Drop the rows of each table from step `before[table]` on, and what no reader will miss.
+    """Drop the rows of each table from step `before[table]` on, and what was half written or does not count.
 
     Raises:
         OrthoLoraError: a part cannot be read, or the directory cannot be written.
@@ -215,6 +215,8 @@ def cut(run_dir: Path, before: Mapping[str, int]) -> None:
             for path in (run_dir / table).iterdir():
                 if path.name not in names and path.name.lstrip(".").startswith("part-"):
                     path.unlink()
+        for path in run_dir.glob(".*.json.*"):
+            path.unlink()
     except OSError as error:
         raise OrthoLoraError(
             f"{error.filename or run_dir}: cannot go on with the record ({error.strerror or error}): free space, or"
