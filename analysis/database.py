@@ -22,6 +22,9 @@ class Selection:
     branches: tuple[str, ...] | None = None
 
 
+ATTEMPTS = 3
+"""At a question, where the parts of the record are others each time."""
+
 # Bins start at a recorded step and span whole multiples of the distance between recorded steps, so none is empty.
 BINNED = """
     recorded AS (SELECT DISTINCT step FROM chosen),
@@ -52,18 +55,28 @@ def ask(
     Raises:
         OrthoLoraError: a part is missing, torn, or not of the record.
     """
-    with duckdb.connect(config={"autoinstall_known_extensions": False}) as connection:
+    for attempt in range(1, ATTEMPTS + 1):
+        parts = {table: part_files(run, table) for table in tables}
         try:
-            for table in tables:
-                _create_view(connection, run, table, selection or Selection())
-            return connection.execute(sql, dict(parameters or {})).df()
+            with duckdb.connect(config={"autoinstall_known_extensions": False}) as connection:
+                for table in tables:
+                    _create_view(connection, parts[table], table, selection or Selection())
+                return connection.execute(sql, dict(parameters or {})).df()
         except (duckdb.IOException, duckdb.InvalidInputException, duckdb.BinderException) as error:
-            raise OrthoLoraError(f"{run}: a part of its record cannot be read ({error}).") from error
+            # A run that was resumed a moment ago has other parts by now, and has removed some of these.
+            if attempt == ATTEMPTS or parts == {table: part_files(run, table) for table in tables}:
+                raise OrthoLoraError(f"{run}: a part of its record cannot be read ({error}).") from error
+    raise AssertionError("the last attempt returns or raises")
 
 
-def _create_view(connection: duckdb.DuckDBPyConnection, run: Path, table: str, selection: Selection) -> None:
-    parts = [str(part) for part in part_files(run, table)]
-    rows = connection.read_parquet(parts) if parts else connection.from_arrow(TABLES[table].empty_table())
+def _create_view(
+    connection: duckdb.DuckDBPyConnection, parts: Sequence[Path], table: str, selection: Selection
+) -> None:
+    rows = (
+        connection.read_parquet([str(part) for part in parts])
+        if parts
+        else connection.from_arrow(TABLES[table].empty_table())
+    )
     if selection.steps is not None:
         rows = rows.filter(ColumnExpression("step").between(*map(ConstantExpression, selection.steps)))
     for column, values in (

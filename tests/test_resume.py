@@ -7,6 +7,7 @@ import signal
 
 import pyarrow.dataset as ds
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from ortho_lora import checkpoint
@@ -28,8 +29,17 @@ SMALL = {
     "max_length": 16,
     "rank": 2,
     "warmup_steps": 1,
+    "threads": 1,
     "flush_rows": 60,  # a part holds several steps, and a checkpoint falls between two
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def threads():
+    """As many as before, for the tests that follow."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 def config(**changes):

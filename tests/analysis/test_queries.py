@@ -1,6 +1,8 @@
 """Every query against a pandas computation of the same question."""
 
+import json
 import re
+import shutil
 from pathlib import Path
 from types import ModuleType
 
@@ -9,7 +11,7 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
-from analysis import queries
+from analysis import database, queries
 from analysis.queries import Selection
 from analysis.statistics import interval
 from ortho_lora.errors import OrthoLoraError
@@ -271,6 +273,29 @@ def test_a_damaged_part_is_named(records: ModuleType, tables: Tables, tmp_path: 
         part.write_bytes(part.read_bytes()[:-20])
     with pytest.raises(OrthoLoraError, match=re.escape(str(part))):
         queries.projection_by_pair(broken, ALL)
+
+
+def test_parts_that_are_replaced_while_they_are_asked_are_asked_again(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A resumed run publishes other parts, and then removes the ones that this reader has just looked up."""
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    plain = database.part_files
+
+    def replace(path: Path, table: str) -> list[Path]:
+        parts: list[Path] = plain(path, table)
+        manifest = json.loads((copy / "manifest.json").read_text())
+        if "part-000009.parquet" not in manifest[table]:
+            parts[0].rename(parts[0].with_name("part-000009.parquet"))
+            manifest[table][0] = "part-000009.parquet"
+            (copy / "manifest.json").write_text(json.dumps(manifest))
+        return parts
+
+    monkeypatch.setattr(database, "part_files", replace)
+    asked = queries.projection_by_pair(copy, ALL)
+    monkeypatch.undo()
+    assert_frame_equal(asked, queries.projection_by_pair(run, ALL))
 
 
 TRUE = {("one", "two"): -0.5, ("one", "three"): 0.3, ("two", "three"): 0.0}
