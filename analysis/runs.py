@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from analysis.parts import problems, sound_parts
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.schema import (
     ACTIVE_STATES,
@@ -19,7 +20,6 @@ from ortho_lora.schema import (
     Status,
     TaskInfo,
     check_run_id,
-    part_files,
     read_run,
     read_status,
 )
@@ -67,7 +67,7 @@ def list_runs(runs_dir: Path) -> list[Run]:
 
 
 def open_run(runs_dir: Path, run_id: str) -> Run:
-    """One run by its name.
+    """One run by its name; its `problem` names also the files in it that are left out, a line each.
 
     Raises:
         OrthoLoraError: the name is not allowed, or there is no such run.
@@ -75,7 +75,9 @@ def open_run(runs_dir: Path, run_id: str) -> Run:
     path = runs_dir / check_run_id(run_id)
     if not path.is_dir():
         raise OrthoLoraError(f"run {run_id!r}: not in {runs_dir}; expected the name of a directory there.")
-    return _read(path)
+    run = _read(path)
+    found = [run.problem] if run.problem else []
+    return replace(run, problem="\n".join([*found, *problems(path)]) or None)
 
 
 def runs_table(runs: Sequence[Run]) -> pd.DataFrame:
@@ -95,7 +97,7 @@ def runs_table(runs: Sequence[Run]) -> pd.DataFrame:
 def final_metrics(run: Path, tasks: Sequence[TaskInfo], split: str = "validation") -> dict[str, float]:
     """The last recorded value of each task's primary metric on `split`; without the tasks not evaluated yet."""
     found: dict[str, float] = {}
-    for part in reversed(part_files(run, "metrics")):
+    for part in reversed(sound_parts(run, "metrics")):
         if len(found) == len(tasks):
             break
         try:

@@ -84,6 +84,8 @@ def current_run() -> Run:
     if run.info is None:
         st.error(plain(run.problem or f"{run.path}: cannot be read."))
         st.stop()
+    if run.problem:
+        st.warning(plain(run.problem))
     return run
 
 

@@ -1,7 +1,6 @@
 """Every query against a pandas computation of the same question."""
 
 import json
-import re
 import shutil
 from pathlib import Path
 from types import ModuleType
@@ -13,8 +12,8 @@ from pandas.testing import assert_frame_equal
 
 from analysis import database, queries
 from analysis.queries import Selection
+from analysis.runs import open_run
 from analysis.statistics import interval
-from ortho_lora.errors import OrthoLoraError
 
 TASKS = ["movies", "tweets", "trec"]
 PAIR = ("movies", "trec")
@@ -262,17 +261,29 @@ def test_values_are_parameters_not_sql(run: Path) -> None:
     assert queries.layer_step(run, (hostile, "trec"), ALL).empty
 
 
-@pytest.mark.parametrize("damage", ["missing", "torn"])
-def test_a_damaged_part_is_named(records: ModuleType, tables: Tables, tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize("damage", ["missing", "torn", "foreign"])
+def test_a_damaged_part_is_named_and_the_rest_is_shown(
+    records: ModuleType, tables: Tables, tmp_path: Path, damage: str
+) -> None:
     info = records.run_info("broken", [records.task_info(name) for name in TASKS])
     broken = records.write_run(tmp_path / "broken", info, records.status(), {"pairs": tables["pairs"]})
     part = broken / "pairs" / "part-000001.parquet"
+    rows = len(pd.read_parquet(part))
+    assert open_run(tmp_path, "broken").problem is None
     if damage == "missing":
         part.unlink()
-    else:
+    elif damage == "torn":
         part.write_bytes(part.read_bytes()[:-20])
-    with pytest.raises(OrthoLoraError, match=re.escape(str(part))):
-        queries.projection_by_pair(broken, ALL)
+    else:
+        pd.DataFrame({"step": [1]}).to_parquet(part)
+    (broken / "pairs" / "notes.txt").write_text("mine")
+    problem = str(open_run(tmp_path, "broken").problem)
+    named, foreign = problem.splitlines()
+    assert named.startswith(f"{part}: ")
+    assert named.endswith("so its rows are left out.")
+    assert foreign == f"{broken / 'pairs' / 'notes.txt'}: not a part of the record, so it is left out."
+    asked = database.ask(broken, ["pairs"], "SELECT count(layer) AS n FROM pairs")
+    assert asked["n"].item() == len(tables["pairs"]) - rows
 
 
 def test_parts_that_are_replaced_while_they_are_asked_are_asked_again(
