@@ -153,14 +153,9 @@ class Training:
             num_warmup_steps=config.warmup_steps,
             num_training_steps=config.steps,
         )
+        surgeons = [group.surgeon for group in self.groups]
         self.checkpoint = Checkpoint(
-            self.model,
-            self.optimizer,
-            self.scheduler,
-            [group.surgeon for group in self.groups],
-            self.sampler,
-            tasks,
-            self.device,
+            self.model, self.optimizer, self.scheduler, surgeons, self.sampler, tasks, self.device
         )
 
     def _surgeon(self, adapter: str, members: Sequence[int]) -> OrthoLoRA:
