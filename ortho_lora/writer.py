@@ -71,6 +71,7 @@ class Writer:
     def __init__(self, run_dir: Path, status: StatusFile) -> None:
         self.run_dir, self.status = run_dir, status
         self.manifest = read_manifest(run_dir)
+        self._encoder = _Encoder()
         self._numbers = {table: _next_number(run_dir / table) for table in TABLES}
         self._condition = threading.Condition()
         self._waiting: deque[Batch] = deque()
@@ -153,7 +154,7 @@ class Writer:
         for table, chunks in batch.items():
             name = f"part-{self._numbers[table]:06d}.parquet"
             self._numbers[table] += 1
-            write_part(self.run_dir / table / name, _to_arrow(table, chunks))
+            write_part(self.run_dir / table / name, self._encoder.table(table, chunks))
             manifest[table].append(name)
         publish(self.run_dir, manifest)
         self.manifest = manifest
@@ -240,16 +241,30 @@ def _cut_part(path: Path, before: int) -> str | None:
     return name
 
 
-def _to_arrow(table: str, chunks: Chunks) -> pa.Table:
-    schema = TABLES[table]
-    columns = [_column(np.concatenate([chunk[field.name] for chunk in chunks]), field.type) for field in schema]
-    return pa.Table.from_arrays(columns, schema=schema)
+class _Encoder:
+    """Turns rows into Arrow tables. The names of a step's rows are mostly those of the step before: encoded once."""
 
+    def __init__(self) -> None:
+        self._last: dict[tuple[str, str], tuple[object, pa.DictionaryArray]] = {}
 
-def _column(values: NDArray[Any], dtype: pa.DataType) -> pa.Array:
-    if pa.types.is_dictionary(dtype):
-        return pa.array(values, pa.string()).dictionary_encode()
-    return pa.array(values, from_pandas=pa.types.is_floating(dtype)).cast(dtype)
+    def table(self, table: str, chunks: Chunks) -> pa.Table:
+        schema = TABLES[table]
+        columns = []
+        for field in schema:
+            values = [chunk[field.name] for chunk in chunks]
+            if pa.types.is_dictionary(field.type):
+                columns.append(pa.concat_arrays([self._names((table, field.name), names) for names in values]))
+            else:
+                array = pa.array(np.concatenate(values), from_pandas=pa.types.is_floating(field.type))
+                columns.append(array.cast(field.type))
+        return pa.Table.from_arrays(columns, schema=schema)
+
+    def _names(self, column: tuple[str, str], names: NDArray[Any]) -> pa.DictionaryArray:
+        key = (names.dtype, names.tobytes()) if names.dtype.kind == "U" else None  # bytes of objects are addresses
+        known = self._last.get(column)
+        if key is None or known is None or known[0] != key:
+            known = self._last[column] = (key, pa.array(names, pa.string()).dictionary_encode())
+        return known[1]
 
 
 def _next_number(directory: Path) -> int:
