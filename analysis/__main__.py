@@ -113,6 +113,8 @@ def summarise(run_dir: Path) -> dict[str, Any]:
     run: Run = open_run(path.parent, path.name)
     if run.info is None:
         raise OrthoLoraError(run.problem)
+    if run.problem:
+        typer.echo(f"warning: {run.problem}", err=True)
     final = final_metrics(run.path, run.info.tasks, _SPLIT)
     matrix = task_matrix(run.path, Selection())
     return {

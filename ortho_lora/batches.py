@@ -1,7 +1,7 @@
 """Which examples a step sees: every task a batch of its own, from a seeded generator of its own."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -33,6 +33,13 @@ class Sampler:
         batch, self.waiting = self.waiting[: self.batch_size], self.waiting[self.batch_size :]
         return batch
 
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"generator": self.generator.get_state(), "waiting": torch.tensor(self.waiting, dtype=torch.int64)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.generator.set_state(state["generator"])
+        self.waiting = state["waiting"].tolist()
+
 
 class TaskSampler:
     """Batches of all tasks; a twin draws the examples that its original draws."""
@@ -49,6 +56,15 @@ class TaskSampler:
         """Indices into each task's training split."""
         drawn = {name: sampler.next() for name, sampler in self.samplers.items()}
         return [drawn[source] for source in self.sources]
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """What it takes to draw on where this one is."""
+        return {name: sampler.state_dict() for name, sampler in self.samplers.items()}
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Go on from `state_dict`."""
+        for name, sampler in self.samplers.items():
+            sampler.load_state_dict(state[name])
 
 
 class Batch:

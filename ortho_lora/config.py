@@ -165,6 +165,8 @@ class Config(_Strict):
     """Examples a forward pass in evaluation."""
     record_every: int = Field(1, ge=1)
     """Steps between records of gradients; losses are recorded in every step."""
+    checkpoint_every: int | None = Field(100, ge=1)
+    """Steps between checkpoints, which `resume` goes on from; also one at step 0 and at the end; null: none."""
     flush_rows: int = Field(1_000_000, ge=1)
     """Rows of a table after which a part is written."""
     flush_seconds: float = Field(2.0, gt=0)

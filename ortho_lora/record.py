@@ -1,22 +1,23 @@
 """Writes the record of a run: Parquet parts, the manifest that says which count, and the run's status."""
 
 import importlib.metadata
-import json
-import os
 import platform
 import shutil
 import time
+import weakref
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import psutil
-import pyarrow as pa
-import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 from numpy.typing import ArrayLike, NDArray
 
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.schema import TABLES, RunInfo, State, Status, check_run_id, replace_text
+from ortho_lora.schema import ACTIVE_STATES, TABLES, RunInfo, State, Status, check_run_id, replace_text
+from ortho_lora.writer import StatusFile, Writer, cut, new_status
 
 _VERSIONS = ("torch", "transformers", "peft", "numpy", "scikit-learn", "pyarrow", "ortho-lora")
 
@@ -33,14 +34,35 @@ def check_free(runs_dir: Path, run_id: str) -> str:
     return run_id
 
 
-class Recorder:
-    """Makes a run's directory, collects rows, and writes them in parts, each complete or absent, in step order.
+def lock_run(run_dir: Path) -> FileLock:
+    """Take the right to write a run; the system gives it back when the process ends, however it ends.
 
-    As a context manager it says at the end how the run went. Nothing is made before `begin`.
+    Raises:
+        OrthoLoraError: another process writes it, or the directory cannot be written.
+    """
+    lock = FileLock(run_dir / "lock", timeout=0, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise OrthoLoraError(f"{run_dir}: another process is writing this run: wait for its end, or stop it.") from None
+    except OSError as error:
+        raise OrthoLoraError(
+            f"{run_dir}: cannot be locked ({error.strerror}): choose a directory that you may write."
+        ) from error
+    return lock
+
+
+class Recorder:
+    """Makes a run's directory, collects rows, and has them written in parts, each complete or absent, in step order.
+
+    A thread of its own writes them, so that training waits for the disk only where it brings rows faster than the
+    disk takes them. As a context manager it says at the end how the run went. Nothing is made before `begin`.
 
         with Recorder("runs/mine") as recorder:
             surgeon = OrthoLoRA(model, tasks, recorder=recorder)
             ...
+
+    Any method may raise OrthoLoraError where the disk refused what came before: it says what, where and what to do.
     """
 
     def __init__(
@@ -59,118 +81,178 @@ class Recorder:
         """
         self.run_dir = Path(run_dir)
         check_free(self.run_dir.parent, self.run_dir.name)
+        self._choose(total, flush_rows, flush_seconds)
+
+    def _choose(self, total: int, flush_rows: int, flush_seconds: float) -> None:
         self.total, self.flush_rows, self.flush_seconds = total, flush_rows, flush_seconds
-        self.begun = False
-        self.manifest: dict[str, list[str]] = {table: [] for table in TABLES}
+        self.begun = self._closed = False
         self._rows: dict[str, list[dict[str, NDArray[Any]]]] = {table: [] for table in TABLES}
-        self._last_flush = self._last_progress = time.monotonic()
-        process = psutil.Process()
-        self._process = (process.pid, process.create_time())
-        self._step = 0
+        self._counts = dict.fromkeys(TABLES, 0)  # rows that wait
+        self._last_flush = time.monotonic()
 
     def begin(self, info: RunInfo) -> None:
-        """Make the directory, with the run's identity.
+        """Make the directory, with the run's identity, and lock it.
 
         Raises:
             OrthoLoraError: it exists by now, or cannot be written.
         """
         check_free(self.run_dir.parent, info.run_id)
+        status = self._new_status()
         # Made under a hidden name and renamed: whoever looks sees a whole run or none.
-        hidden = self.run_dir.parent / f".{info.run_id}.{self._process[0]}"
+        hidden = self.run_dir.parent / f".{info.run_id}.{status.pid}"
         try:
             hidden.mkdir(parents=True)
             for table in TABLES:
                 (hidden / table).mkdir()
             replace_text(hidden / "run.json", info.model_dump_json(indent=1))
-            replace_text(hidden / "status.json", self._status("running").model_dump_json(indent=1))
+            replace_text(hidden / "status.json", status.model_dump_json(indent=1))
             hidden.rename(self.run_dir)
         except OSError as error:
             shutil.rmtree(hidden, ignore_errors=True)
             raise OrthoLoraError(
                 f"{self.run_dir}: cannot be made ({error.strerror}): choose a --runs-dir you may write."
             ) from error
+        self._start(lock_run(self.run_dir), status)
+
+    @classmethod
+    def resume(
+        cls,
+        run_dir: Path,
+        lock: FileLock,
+        before: Mapping[str, int],
+        *,
+        total: int,
+        flush_rows: int,
+        flush_seconds: float,
+    ) -> Self:
+        """Go on with a run that was interrupted.
+
+        Args:
+            run_dir: directory of the run.
+            lock: of `lock_run`; the recorder takes it over.
+            before: by table, the step before which rows stay; later ones are dropped.
+            total: with `flush_rows` and `flush_seconds` as for a new one.
+
+        Raises:
+            OrthoLoraError: a part cannot be read, or the directory cannot be written.
+        """
+        recorder = cls.__new__(cls)
+        recorder.run_dir = run_dir
+        recorder._choose(total, flush_rows, flush_seconds)
+        cut(run_dir, before)
+        status = recorder._new_status()
+        status.step = before["steps"]
+        recorder._start(lock, status)
+        recorder._status.write()
+        return recorder
+
+    def _new_status(self) -> Status:
+        process = psutil.Process()
+        return new_status(self.total, process.pid, process.create_time())
+
+    def _start(self, lock: FileLock, status: Status) -> None:
+        self._lock = lock
+        self._status = StatusFile(self.run_dir / "status.json", status)
+        self._writer = Writer(self.run_dir, self._status)
         self.begun = True
+        # A recorder that nobody closes leaves neither a thread nor a lock behind.
+        self._release = weakref.finalize(self, _release, self._writer, lock)
 
     def close(self, state: State = "finished", message: str = "") -> None:
-        """Write what waits, and say how the run ended."""
-        if self.begun:
-            self.flush()
-            self.status(state, step=self._step, phase="done", message=message)
+        """Write what waits, say how the run ended, and give the run free; the second time, nothing."""
+        if not self.begun or self._closed:
+            return
+        self._closed = True
+        try:
+            self._flush()
+        except OrthoLoraError as error:
+            state, message = "failed", message or str(error)
+            raise
+        finally:
+            self._release()
+            with suppress(OSError):  # a disk that refuses even this has been reported by `_flush`
+                self._say_at_once(state, phase="done", message=message)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self.close("failed" if error else "finished", "" if error is None else str(error) or type(error).__name__)
+        state, message = _end(error)
+        if self.begun and self._status.status.state not in ACTIVE_STATES:  # somebody has said it already
+            state, message = self._status.status.state, self._status.status.message
+        try:
+            self.close(state, message)
+        except OrthoLoraError:
+            if error is None:  # else that one comes first
+                raise
 
     def add(self, table: str, **columns: ArrayLike) -> None:
-        """Add rows to a table: arrays of one length, or scalars that hold for all of them; NaN is null."""
+        """Add rows to a table: arrays of one length, or scalars that hold for all of them; NaN is null.
+
+        Waits where rows come without `flush_if_due` and faster than they are written.
+        """
         arrays = np.broadcast_arrays(*columns.values())
         self._rows[table].append(dict(zip(columns, arrays, strict=True)))
+        self._counts[table] += len(arrays[0])
+        if self.begun:
+            self._writer.check()
+            self._status.beat()
+            if self._counts[table] >= 2 * self.flush_rows:
+                self._hand_over()
 
     def flush_if_due(self) -> None:
-        """Flush where enough rows have come, or enough time has gone by."""
-        rows = max(sum(len(chunk["step"]) for chunk in chunks) for chunks in self._rows.values())
+        """Have the rows written where enough have come, or enough time has gone by; call it between two steps.
+
+        Waits only while the writer has more than one such batch before it.
+        """
+        self._writer.check()
+        rows = max(self._counts.values())
         if rows >= self.flush_rows or (rows and time.monotonic() - self._last_flush >= self.flush_seconds):
-            self.flush()
+            self._hand_over()
 
     def flush(self) -> None:
-        """Write all waiting rows, each table's as one part, then publish the parts."""
-        for table, chunks in self._rows.items():
-            if not chunks:
-                continue
-            schema = TABLES[table]
-            columns = [_column(np.concatenate([chunk[field.name] for chunk in chunks]), field.type) for field in schema]
-            name = f"part-{len(self.manifest[table]):06d}.parquet"
-            _write(self.run_dir / table / name, pa.Table.from_arrays(columns, schema=schema))
-            self.manifest[table].append(name)
-            chunks.clear()
-        replace_text(self.run_dir / "manifest.json", json.dumps(self.manifest))
+        """Return when all rows are on disk and published."""
+        self._flush()
+
+    def _flush(self) -> None:
+        self._hand_over()
+        self._writer.wait()
+
+    def _hand_over(self) -> None:
+        if batch := {table: chunks for table, chunks in self._rows.items() if chunks}:
+            self._writer.put(batch)
+        self._rows = {table: [] for table in TABLES}
+        self._counts = dict.fromkeys(TABLES, 0)
         self._last_flush = time.monotonic()
 
-    def progress(self, step: int, losses: dict[str, float]) -> None:
-        """Say, at most once a second, how many steps are done."""
-        self._step = step
-        if time.monotonic() - self._last_progress >= 1:
-            self._last_progress = time.monotonic()
-            self.status("running", step=step, phase="training", losses=losses)
+    def progress(self, step: int, losses: dict[str, float], eta_seconds: float | None = None) -> Status:
+        """Say how many steps are done; it is on disk within a second or two."""
+        self._writer.check()
+        return self._status.say(
+            state="running", step=step, total=self.total, phase="training", losses=losses, eta_seconds=eta_seconds
+        )
 
     def status(self, state: State, **fields: object) -> Status:
         """Replace `status.json`, and return what it says."""
-        status = self._status(state, **fields)
-        replace_text(self.run_dir / "status.json", status.model_dump_json(indent=1))
-        return status
+        if not self._closed:
+            self._writer.check()
+        return self._say_at_once(state, **fields)
 
-    def _status(self, state: State, **fields: object) -> Status:
-        pid, started = self._process
-        known = {"state": state, "total": self.total, "pid": pid, "process_start_time": started}
-        known["heartbeat"] = time.time()
-        return Status.model_validate(known | fields)
-
-
-def _column(values: NDArray[Any], dtype: pa.DataType) -> pa.Array:
-    if pa.types.is_dictionary(dtype):
-        names, indices = np.unique(values, return_inverse=True)
-        return pa.DictionaryArray.from_arrays(
-            pa.array(indices, dtype.index_type), pa.array(names.tolist(), pa.string())
-        )
-    return pa.array(values, from_pandas=pa.types.is_floating(dtype)).cast(dtype)
+    def _say_at_once(self, state: State, **fields: object) -> Status:
+        said = self._status.say(**{"state": state, "total": self.total, "eta_seconds": None} | fields)
+        self._status.write()
+        return said
 
 
-def _write(path: Path, table: pa.Table) -> None:
-    """Write a part under a temporary name, flush it to disk, and rename it."""
-    schema = table.schema
-    temporary = path.with_name(f".{path.name}")
-    with open(temporary, "wb") as file:
-        pq.write_table(
-            table,
-            file,
-            compression="zstd",
-            compression_level=1,
-            use_dictionary=[field.name for field in schema if not pa.types.is_floating(field.type)],
-            use_byte_stream_split=[field.name for field in schema if pa.types.is_floating(field.type)],
-            row_group_size=max(table.num_rows, 1),
-        )
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+def _release(writer: Writer, lock: FileLock) -> None:
+    writer.close()
+    lock.release()
+
+
+def _end(error: BaseException | None) -> tuple[State, str]:
+    """State and message of a run that ended with this error."""
+    if error is None:
+        return "finished", ""
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped", "interrupted"
+    return "failed", str(error) or type(error).__name__

@@ -4,7 +4,9 @@ Importable without torch. Every table is a set of Parquet parts in step order; `
 
     runs/<run_id>/
       run.json  status.json  manifest.json  log.txt
+      lock                     held (flock) by the process that writes the run
       pairs/part-*.parquet  norms/part-*.parquet  steps/part-*.parquet  metrics/part-*.parquet
+      checkpoint/state.pt      all that a bit-exact resume needs: adapter, heads, optimizer, samplers, random states
       adapter/
 """
 
@@ -25,6 +27,8 @@ RUNS_DIR_VARIABLE = "ORTHO_LORA_RUNS_DIR"
 
 State = Literal["queued", "running", "stopping", "stopped", "failed", "finished"]
 ACTIVE_STATES: tuple[State, ...] = ("queued", "running", "stopping")
+PATIENCE = 60.0
+"""Seconds without a sign of the training thread after which a run counts as stalled."""
 
 _name = pa.dictionary(pa.int32(), pa.string())
 
@@ -147,7 +151,8 @@ class Status(BaseModel):
     eta_seconds: float | None = None
     pid: int
     process_start_time: float  # seconds since the epoch: a later process may carry the same pid
-    heartbeat: float  # seconds since the epoch
+    heartbeat: float  # seconds since the epoch: the last sign of the training thread, be it a step or a batch evaluated
+    patience_seconds: float = PATIENCE  # without a sign, until the run counts as stalled; more where steps take minutes
     losses: dict[str, float] = {}
     message: str = ""
 
@@ -181,6 +186,17 @@ def replace_text(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def sync_directory(path: Path) -> None:
+    """Put names that were made or replaced in a directory on disk, where the system can."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_run(run_dir: Path) -> RunInfo:

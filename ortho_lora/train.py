@@ -17,18 +17,19 @@ from transformers import get_scheduler
 
 from ortho_lora import adapters
 from ortho_lora.batches import Batch, Pass, TaskSampler, seed_of
+from ortho_lora.checkpoint import Checkpoint, Place, replace_directory
 from ortho_lora.config import Config
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.evaluation import encode, evaluate, evaluation_subsets
+from ortho_lora.identity import identity
 from ortho_lora.life import log, log_to, new_run_id, stop_on_signal
 from ortho_lora.measure import Measured, record_gradients, record_step
 from ortho_lora.model import MultiTaskModel, load_encoder, use_dropout
 from ortho_lora.projection import check_rule
-from ortho_lora.record import Recorder, check_free, versions
-from ortho_lora.schema import RunInfo, State, Status, TaskInfo
+from ortho_lora.record import Recorder, check_free
+from ortho_lora.schema import State, Status
 from ortho_lora.surgeon import OrthoLoRA
 from ortho_lora.tasks import TaskData, load_tasks
-from ortho_lora.tasks.metrics import majority_baseline
 
 # What a pass costs beside its tokens, in tokens (benchmarks/passes.py).
 TOKENS_OF_A_PASS = {"cpu": 64, "accelerator": 4096}
@@ -75,15 +76,27 @@ def train(
             flush_seconds=config.flush_seconds,
         )
         check_rule(config.effective.rule)
-        training = _Training(config, load_tasks(config.tasks, config.seed), report, stop)
+        training = Training(config, load_tasks(config.tasks, config.seed), report, stop)
         # Begun when all that may be refused was accepted: a failed start leaves no directory.
-        recorder.begin(training.identity(run_id, command))
-        with log_to(recorder.run_dir / "log.txt"):
+        recorder.begin(
+            identity(
+                config,
+                training.tasks,
+                training.subsets,
+                training.groups[0].surgeon.blocks,
+                run_id=run_id,
+                gradient_mode=training.mode,
+                command=command,
+            )
+        )
+        with recorder, log_to(recorder.run_dir / "log.txt"):
             training.run(recorder)
     return recorder.run_dir
 
 
-class _Training:
+class Training:
+    """Everything that a run trains, at one place of its way."""
+
     def __init__(
         self,
         config: Config,
@@ -96,11 +109,10 @@ class _Training:
             torch.set_num_threads(config.threads)
         torch.manual_seed(seed_of(config.seed, "dropout"))
         self.device = _device(config.device)
-        self.step = 0
+        self.place = Place()
+        self.saved = -1  # step of the last checkpoint
         self.losses: dict[str, float] = {}
         self.recorder: Recorder
-        self.step_seconds = self.evaluation_seconds = 0.0
-        self.last_status = 0.0
 
         encoder, self.tokenizer = load_encoder(config.model, config.max_length)
         apart = config.method == "single"
@@ -141,6 +153,10 @@ class _Training:
             num_warmup_steps=config.warmup_steps,
             num_training_steps=config.steps,
         )
+        surgeons = [group.surgeon for group in self.groups]
+        self.checkpoint = Checkpoint(
+            self.model, self.optimizer, self.scheduler, surgeons, self.sampler, tasks, self.device
+        )
 
     def _surgeon(self, adapter: str, members: Sequence[int]) -> OrthoLoRA:
         config, method = self.config, self.config.effective
@@ -163,26 +179,28 @@ class _Training:
         self.recorder = recorder
         try:
             log.info("%s on %s, %s gradients", config.label, self.device, self.mode)
-            self._evaluate()
-            while self.step < config.steps and not self.stop.is_set():
+            while not self.stop.is_set():
+                if self._evaluation_is_due():
+                    self._evaluate()
+                    continue  # it may have been stopped
+                if config.checkpoint_every and self.place.step % config.checkpoint_every == 0:
+                    self._checkpoint()
+                if self.place.step == config.steps:
+                    break
                 self._train_step()
                 self.recorder.flush_if_due()
-                self._say("running", "training", at_most_every=0.25)
-                if self.step % config.eval_every == 0 and self.step < config.steps and not self.stop.is_set():
-                    self._evaluate()
-            stopped = self.step < config.steps
-            if not stopped:
-                self._evaluate()
-            self._say("stopping" if stopped else "running", "saving")
+                self._say_progress()
+            finished = self.place.evaluated == config.steps
+            if config.checkpoint_every:
+                self._checkpoint()
+            self._say("running" if finished else "stopping", "saving")
             self._save()
             self.recorder.flush()
-            self._say("stopped" if stopped else "finished", "done")
+            self._say("finished" if finished else "stopped", "done")
         except BaseException as error:
-            # Whatever ends the run, what was measured is kept and the status says why.
+            # What was measured is kept, and the status says why: the recorder sees to it.
             expected = isinstance(error, OrthoLoraError)  # then the sentence says it all
-            log.error("the run failed at step %d: %s", self.step, error, exc_info=not expected)
-            self.recorder.flush()
-            self._say("failed", "done", message=str(error) or type(error).__name__)
+            log.error("the run failed at step %d: %s", self.place.step, error, exc_info=not expected)
             raise
 
     def _train_step(self) -> None:
@@ -204,16 +222,16 @@ class _Training:
         self.optimizer.step()
         self.scheduler.step()
         seconds = time.perf_counter() - started
-        self.step_seconds += seconds
+        self.place.step_seconds += seconds
 
         self.losses = {}
         for group, of_group in zip(self.groups, measured, strict=True):
             names = group.surgeon.tasks
             self.losses |= dict(zip(names, of_group.losses.tolist(), strict=True))
-            record_step(self.recorder, self.step, names, of_group, learning_rate=rate, seconds=seconds)
-            if self.step % config.record_every == 0:
-                record_gradients(self.recorder, self.step, group.surgeon.blocks, names, of_group)
-        self.step += 1
+            record_step(self.recorder, self.place.step, names, of_group, learning_rate=rate, seconds=seconds)
+            if self.place.step % config.record_every == 0:
+                record_gradients(self.recorder, self.place.step, group.surgeon.blocks, names, of_group)
+        self.place.step += 1
 
     def _measure(self, group: Group, indices: Sequence[Sequence[int]]) -> Measured:
         """Set the gradients of a group's blocks and heads, and return what was measured of them."""
@@ -255,9 +273,14 @@ class _Training:
             what = "loss" if not np.isfinite(loss) else "gradient" if not np.isfinite(square) else None
             if what:
                 raise OrthoLoraError(
-                    f"task {self.tasks[task].name!r}: its {what} is not finite at step {self.step} (loss {loss:g}):"
-                    f" try a lower learning_rate than {self.config.learning_rate:g}, warmup_steps or clip."
+                    f"task {self.tasks[task].name!r}: its {what} is not finite at step {self.place.step}"
+                    f" (loss {loss:g}): try a lower learning_rate than {self.config.learning_rate:g},"
+                    " warmup_steps or clip."
                 )
+
+    def _evaluation_is_due(self) -> bool:
+        step = self.place.step
+        return step != self.place.evaluated and (step % self.config.eval_every == 0 or step == self.config.steps)
 
     def _evaluate(self) -> None:
         config = self.config
@@ -286,7 +309,7 @@ class _Training:
                     scores = evaluate(self.model, task, data, subset, encoded[source])
                     self.recorder.add(
                         "metrics",
-                        step=self.step,
+                        step=self.place.step,
                         split=split,
                         task=data.name,
                         metric=list(scores),
@@ -294,13 +317,24 @@ class _Training:
                         examples=len(subset),
                     )
                     listed = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
-                    log.info("step %d  %s  %s  %s", self.step, data.name, split, listed)
-        self.evaluation_seconds = time.perf_counter() - started
+                    log.info("step %d  %s  %s  %s", self.place.step, data.name, split, listed)
+        self.place.evaluated = self.place.step
+        self.place.evaluation_seconds = time.perf_counter() - started
         self.recorder.flush()
+
+    def _checkpoint(self) -> None:
+        if self.saved != self.place.step:
+            self.recorder.flush()  # first, so that a checkpoint is never ahead of the record
+            self.checkpoint.save(self.recorder.run_dir, self.place, self.losses)
+            self.saved = self.place.step
+
+    def restore(self, run_dir: Path) -> None:
+        """Be where the run's last checkpoint was."""
+        self.place, self.losses = self.checkpoint.restore(run_dir)
+        self.saved = self.place.step
 
     def _save(self) -> None:
         """Write the adapter and the heads, complete or not at all."""
-        final = self.recorder.run_dir / "adapter"
         temporary = self.recorder.run_dir / ".adapter"
         shutil.rmtree(temporary, ignore_errors=True)
         for group in self.groups:
@@ -313,61 +347,29 @@ class _Training:
             for name, value in self.model.heads[owner].named_parameters()
         }
         save_file(heads, temporary / "heads.safetensors")
-        temporary.rename(final)
+        replace_directory(temporary, self.recorder.run_dir / "adapter")
 
-    def _say(self, state: State, phase: str, message: str = "", at_most_every: float = 0.0) -> None:
-        now = time.monotonic()
-        if now - self.last_status < at_most_every:
-            return
-        self.last_status = now
-        status = self.recorder.status(
-            state,
-            step=self.step,
-            total=self.config.steps,
-            phase=phase,
-            eta_seconds=self._eta() if state == "running" and phase != "saving" else None,
-            losses={name: loss for name, loss in self.losses.items() if np.isfinite(loss)},
-            message=message,
+    def _say(self, state: State, phase: str) -> None:
+        eta = self._eta() if state == "running" and phase != "saving" else None
+        self.report(
+            self.recorder.status(
+                state, step=self.place.step, phase=phase, eta_seconds=eta, losses=self._finite_losses()
+            )
         )
-        self.report(status)
+
+    def _say_progress(self) -> None:
+        self.report(self.recorder.progress(self.place.step, self._finite_losses(), self._eta()))
+
+    def _finite_losses(self) -> dict[str, float]:
+        return {name: loss for name, loss in self.losses.items() if np.isfinite(loss)}
 
     def _eta(self) -> float | None:
-        if not self.step:
+        if not self.place.step:
             return None
-        left = self.config.steps - self.step
-        return left * self.step_seconds / self.step + (left // self.config.eval_every + 1) * self.evaluation_seconds
-
-    def identity(self, run_id: str, command: Sequence[str]) -> RunInfo:
-        config = self.config
-        infos = []
-        for task, settings, subsets in zip(self.tasks, config.tasks, self.subsets, strict=True):
-            infos.append(
-                TaskInfo(
-                    name=task.name,
-                    kind=task.kind,
-                    classes=task.classes,
-                    metrics=task.metrics,
-                    train_examples=len(task.train),
-                    evaluation_examples={split: len(subset) for split, subset in subsets.items()},
-                    majority=majority_baseline(task, subsets),
-                    twin_of=task.twin_of,
-                    shares_head=task.shares_head,
-                    loss_weight=settings.loss_weight,
-                )
-            )
-        return RunInfo(
-            run_id=run_id,
-            created=time.time(),
-            method=config.label,
-            rule=config.effective.rule,
-            scope=config.effective.scope,
-            seed=config.seed,
-            gradient_mode=self.mode,
-            config=config.model_dump(mode="json"),
-            tasks=tuple(infos),
-            modules=adapters.module_infos(self.groups[0].surgeon.blocks),
-            versions=versions(),
-            command=list(command),
+        left = self.config.steps - self.place.step
+        return (
+            left * self.place.step_seconds / self.place.step
+            + (left // self.config.eval_every + 1) * self.place.evaluation_seconds
         )
 
 

@@ -14,6 +14,7 @@ SMALL = {
     "memory": ["--tasks", "2", "--batch-size", "2"],
     "scaling": ["--tasks", "2", "3", "--ranks", "2", "4", "--batch-size", "2"],
     "passes": ["--tasks", "2", "--batch-size", "2", "--rounds", "1"],
+    "kills": ["--kills", "5"],
 }
 
 

@@ -1,4 +1,12 @@
+import errno
+import gc
 import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -6,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ortho_lora import schema
+from ortho_lora import schema, writer
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.record import Recorder
+from ortho_lora.record import Recorder, lock_run
 from ortho_lora.schema import TABLES, RunInfo, TaskInfo, check_run_id, part_files, read_run, read_status
 
 TASK = TaskInfo(
@@ -48,6 +56,13 @@ def add(recorder, step, values):
     )  # fmt: skip
 
 
+def wait_for(condition):
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 @given(values=st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=20), steps=st.integers(1, 5))
 def test_rows_come_back_as_they_went_in(tmp_path_factory, values, steps):
     recorder = begun(tmp_path_factory.mktemp("runs"))
@@ -69,6 +84,7 @@ def test_a_part_is_written_when_enough_rows_have_come(recorder):
     assert part_files(recorder.run_dir, "norms") == []
     add(recorder, 1, [1.0])
     recorder.flush_if_due()
+    wait_for(lambda: part_files(recorder.run_dir, "norms"))
     assert [path.name for path in part_files(recorder.run_dir, "norms")] == ["part-000000.parquet"]
     assert pq.ParquetFile(part_files(recorder.run_dir, "norms")[0]).num_row_groups == 1
 
@@ -163,3 +179,175 @@ def test_a_recorder_as_a_context_says_how_the_run_went(tmp_path):
 def test_nothing_is_made_before_the_recorder_begins(tmp_path):
     Recorder(tmp_path / "runs" / "x").close()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_state_that_was_said_at_the_end_stays(tmp_path):
+    with Recorder(tmp_path / "x") as recorder:
+        recorder.begin(INFO)
+        recorder.status("stopped", step=3, message="enough")
+    with pytest.raises(KeyboardInterrupt), Recorder(tmp_path / "y") as recorder:  # noqa: PT012
+        recorder.begin(INFO.model_copy(update={"run_id": "y"}))
+        recorder.close("failed", "said by a trainer")
+        raise KeyboardInterrupt
+    for name, said in (("x", ("stopped", "enough")), ("y", ("failed", "said by a trainer"))):
+        status = read_status(tmp_path / name)
+        assert (status.state, status.message) == said
+
+
+def test_ctrl_c_stops_a_run_and_does_not_fail_it(tmp_path):
+    with pytest.raises(KeyboardInterrupt), Recorder(tmp_path / "x") as recorder:  # noqa: PT012
+        recorder.begin(INFO)
+        add(recorder, 0, [1.0])
+        raise KeyboardInterrupt
+    status = read_status(tmp_path / "x")
+    assert (status.state, status.message) == ("stopped", "interrupted")
+    assert len(part_files(tmp_path / "x", "norms")) == 1
+
+
+def test_who_brings_rows_faster_than_they_are_written_waits_and_none_is_lost(recorder, monkeypatch):
+    writing = threading.Event()
+    plain = writer.write_part
+    monkeypatch.setattr(writer, "write_part", lambda *of: (writing.wait(), plain(*of)))
+    done = []
+
+    def train():
+        for step in range(6):
+            add(recorder, step, [1.0] * 10)
+            recorder.flush_if_due()
+            done.append(step)
+
+    training = threading.Thread(target=train)
+    training.start()
+    wait_for(lambda: len(done) == 2)  # one part is being written, one waits
+    time.sleep(0.2)
+    assert len(done) == 2
+    writing.set()
+    training.join()
+    recorder.close()
+    parts = part_files(recorder.run_dir, "norms")
+    assert [pq.read_table(part)["step"][0].as_py() for part in parts] == list(range(6))
+
+
+def test_rows_of_a_loop_that_never_flushes_do_not_pile_up(recorder):
+    for step in range(10):
+        add(recorder, step, [1.0] * 5)
+    recorder.close()
+    assert [pq.read_metadata(part).num_rows for part in part_files(recorder.run_dir, "norms")] == [20, 20, 10]
+
+
+def full(*args, **kwargs):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_is_said_in_words_at_the_next_call_and_harms_nothing(recorder, monkeypatch):
+    add(recorder, 0, [1.0])
+    recorder.flush()
+    monkeypatch.setattr(writer.os, "fsync", full)
+    add(recorder, 1, [1.0] * 10)
+    recorder.flush_if_due()
+
+    def say():
+        for _ in range(2000):
+            recorder.progress(1, {})
+            time.sleep(0.01)
+
+    message = r"norms/part-000001.parquet: the record cannot be written \(No space left on device\): free space"
+    with pytest.raises(OrthoLoraError, match=message):
+        say()
+    for call in (recorder.flush, recorder.flush_if_due, recorder.close):
+        with pytest.raises(OrthoLoraError, match=message):
+            call()
+    assert [path.name for path in (recorder.run_dir / "norms").iterdir()] == ["part-000000.parquet"]
+    assert len(part_files(recorder.run_dir, "norms")) == 1
+    monkeypatch.undo()
+    assert pq.read_table(part_files(recorder.run_dir, "norms")[0])["step"].to_pylist() == [0]
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root mounts a small disk")
+def test_a_disk_that_is_really_full(tmp_path):
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", tmp_path], check=False)
+    if mounted.returncode:
+        pytest.skip("this container may not mount")
+    try:
+        recorder = begun(tmp_path)
+        random = np.random.default_rng(0)
+        with pytest.raises(OrthoLoraError, match="the record cannot be written .*No space left on device"):  # noqa: PT012
+            for step in range(10_000):
+                add(recorder, step, random.standard_normal(100))
+                recorder.flush_if_due()
+        with pytest.raises(OrthoLoraError, match="No space left on device"):
+            recorder.close()
+        steps = pq.read_table(part_files(recorder.run_dir, "norms"))["step"].to_numpy()
+        assert np.array_equal(np.unique(steps), np.arange(steps.max() + 1))
+        assert len(steps) == 100 * (steps.max() + 1)
+        assert read_status(recorder.run_dir) is not None
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_a_directory_that_is_gone_is_said_and_an_error_of_training_comes_first(tmp_path):
+    def train():
+        with Recorder(tmp_path / "x") as recorder:
+            recorder.begin(INFO)
+            add(recorder, 0, [1.0])
+            shutil.rmtree(tmp_path / "x")
+            raise ValueError("boom")
+
+    with pytest.raises(ValueError, match="boom"):
+        train()
+    recorder = begun(tmp_path)
+    add(recorder, 0, [1.0])
+    shutil.rmtree(tmp_path / "x")
+    with pytest.raises(OrthoLoraError, match="part-000000.parquet: the record cannot be written .No such file"):
+        recorder.flush()
+
+
+def test_rows_that_are_none_are_refused_in_words(recorder):
+    recorder.add("norms", step=[0])
+    with pytest.raises(OrthoLoraError, match="rows cannot be recorded"):
+        recorder.flush()
+
+
+def test_a_closed_recorder_says_so(recorder):
+    recorder.close()
+    recorder.close("failed", "too late")
+    assert read_status(recorder.run_dir).state == "finished"
+    with pytest.raises(OrthoLoraError, match="the recorder is closed: make another one"):
+        add(recorder, 0, [1.0])
+
+
+def test_two_processes_cannot_write_one_run(recorder):
+    script = (
+        f"from ortho_lora.record import lock_run; from pathlib import Path; lock_run(Path({str(recorder.run_dir)!r}))"
+    )
+    command = [sys.executable, "-c", script]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "another process is writing this run: wait for its end, or stop it." in refused.stderr
+    recorder.close()
+    assert subprocess.run(command, check=False).returncode == 0
+
+
+def test_progress_is_on_disk_soon_and_a_heartbeat_is_a_sign_of_training_alone(recorder):
+    recorder.progress(4, {"a": 1.0}, 2.5)
+    wait_for(lambda: read_status(recorder.run_dir).step == 4)
+    before = read_status(recorder.run_dir)
+    assert (before.phase, before.eta_seconds) == ("training", 2.5)
+    time.sleep(2.5)  # the writer has looked twice by now, and training did nothing
+    assert read_status(recorder.run_dir) == before
+    add(recorder, 5, [1.0])
+    wait_for(lambda: read_status(recorder.run_dir).heartbeat > before.heartbeat)
+
+
+def test_patience_grows_with_the_longest_silence(recorder, monkeypatch):
+    now = time.monotonic()
+    monkeypatch.setattr(writer.time, "monotonic", lambda: now + 300)
+    assert recorder.progress(1, {}).patience_seconds == pytest.approx(900, rel=0.1)
+
+
+def test_a_recorder_that_is_forgotten_leaves_no_thread_and_no_lock(tmp_path):
+    recorder = begun(tmp_path)
+    thread = recorder._writer._thread
+    del recorder
+    gc.collect()
+    assert not thread.is_alive()
+    lock_run(tmp_path / "x").release()

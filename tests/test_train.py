@@ -156,7 +156,7 @@ def test_recorded_norms_are_those_of_autograd(runs):
     """The first step again, without any of our gradient code."""
     settings = config(method="joint")
     tasks = load_tasks(settings.tasks, settings.seed)
-    training = train_module._Training(settings, tasks, lambda status: None, train_module.threading.Event())
+    training = train_module.Training(settings, tasks, lambda status: None, train_module.threading.Event())
     model = training.model.eval()
     indices = TaskSampler(tasks, settings.batch_size, settings.seed).next()
     batch = Batch(tasks, indices, training.tokenizer, settings.max_length, training.device)

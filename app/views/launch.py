@@ -13,7 +13,7 @@ from app import launcher, state
 from ortho_lora.config import Config, explain
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.methods import METHODS
-from ortho_lora.schema import ACTIVE_STATES, default_runs_dir
+from ortho_lora.schema import default_runs_dir
 from ortho_lora.tasks.packaged import PACKAGED
 
 FIRST = ("steps", "rank", "learning_rate", "seed")
@@ -163,7 +163,7 @@ def _running() -> None:
     runs_dir = default_runs_dir()
 
     def active() -> list[Run]:
-        return [run for run in list_runs(runs_dir) if run.state in ACTIVE_STATES]
+        return [run for run in list_runs(runs_dir) if run.active]
 
     before = ([run.run_id for run in active()], [one.run_id for one in launcher.waiting(runs_dir) if one.alive])
     latest = [run for run in list_runs(runs_dir) if run.run_id == st.session_state.get("launch-watched")]

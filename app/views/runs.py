@@ -7,7 +7,7 @@ import streamlit as st
 
 from analysis.runs import list_runs, runs_table
 from app import state
-from ortho_lora.schema import ACTIVE_STATES, default_runs_dir
+from ortho_lora.schema import default_runs_dir
 
 
 def page() -> None:
@@ -16,7 +16,7 @@ def page() -> None:
         st.info("There are no runs yet.")
         st.markdown(state.HOW_TO_START)
         st.stop()
-    active = any(run.state in ACTIVE_STATES for run in list_runs(default_runs_dir()))
+    active = any(run.active for run in list_runs(default_runs_dir()))
     st.fragment(run_every=state.LIVE_SECONDS if active else None)(_table)()
 
 

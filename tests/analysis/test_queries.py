@@ -1,6 +1,7 @@
 """Every query against a pandas computation of the same question."""
 
-import re
+import json
+import shutil
 from pathlib import Path
 from types import ModuleType
 
@@ -9,10 +10,10 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
-from analysis import queries
+from analysis import database, queries
 from analysis.queries import Selection
+from analysis.runs import open_run
 from analysis.statistics import interval, means, rate_interval
-from ortho_lora.errors import OrthoLoraError
 
 TASKS = ["movies", "tweets", "trec"]
 PAIR = ("movies", "trec")
@@ -262,17 +263,52 @@ def test_values_are_parameters_not_sql(run: Path) -> None:
     assert queries.layer_step(run, (hostile, "trec"), ALL).empty
 
 
-@pytest.mark.parametrize("damage", ["missing", "torn"])
-def test_a_damaged_part_is_named(records: ModuleType, tables: Tables, tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize("damage", ["missing", "torn", "foreign"])
+def test_a_damaged_part_is_named_and_the_rest_is_shown(
+    records: ModuleType, tables: Tables, tmp_path: Path, damage: str
+) -> None:
     info = records.run_info("broken", [records.task_info(name) for name in TASKS])
     broken = records.write_run(tmp_path / "broken", info, records.status(), {"pairs": tables["pairs"]})
     part = broken / "pairs" / "part-000001.parquet"
+    rows = len(pd.read_parquet(part))
+    assert open_run(tmp_path, "broken").problem is None
     if damage == "missing":
         part.unlink()
-    else:
+    elif damage == "torn":
         part.write_bytes(part.read_bytes()[:-20])
-    with pytest.raises(OrthoLoraError, match=re.escape(str(part))):
-        queries.projection_by_pair(broken, ALL)
+    else:
+        pd.DataFrame({"step": [1]}).to_parquet(part)
+    (broken / "pairs" / "notes.txt").write_text("mine")
+    problem = str(open_run(tmp_path, "broken").problem)
+    named, foreign = problem.splitlines()
+    assert named.startswith(f"{part}: ")
+    assert named.endswith("so its rows are left out.")
+    assert foreign == f"{broken / 'pairs' / 'notes.txt'}: not a part of the record, so it is left out."
+    asked = database.ask(broken, ["pairs"], "SELECT count(layer) AS n FROM pairs")
+    assert asked["n"].item() == len(tables["pairs"]) - rows
+
+
+def test_parts_that_are_replaced_while_they_are_asked_are_asked_again(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A resumed run publishes other parts, and then removes the ones that this reader has just looked up."""
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    plain = database.part_files
+
+    def replace(path: Path, table: str) -> list[Path]:
+        parts: list[Path] = plain(path, table)
+        manifest = json.loads((copy / "manifest.json").read_text())
+        if "part-000009.parquet" not in manifest[table]:
+            parts[0].rename(parts[0].with_name("part-000009.parquet"))
+            manifest[table][0] = "part-000009.parquet"
+            (copy / "manifest.json").write_text(json.dumps(manifest))
+        return parts
+
+    monkeypatch.setattr(database, "part_files", replace)
+    asked = queries.projection_by_pair(copy, ALL)
+    monkeypatch.undo()
+    assert_frame_equal(asked, queries.projection_by_pair(run, ALL))
 
 
 TRUE = {("one", "two"): -0.5, ("one", "three"): 0.3, ("two", "three"): 0.0}

@@ -66,6 +66,19 @@ def test_active_run_is_lost_without_its_process(records: ModuleType, empty_run: 
     assert state_with(pid=2**22 + 1) == "lost"
 
 
+def test_active_run_is_stalled_without_a_sign_of_its_training(records: ModuleType, empty_run: Path) -> None:
+    def state_after(seconds: float, **fields: object) -> str:
+        status = records.status("running", heartbeat=time.time() - seconds, **fields)
+        (empty_run / "status.json").write_text(status.model_dump_json())
+        run = open_run(empty_run.parent, "one")
+        assert run.active
+        return run.state
+
+    assert state_after(50) == "running"
+    assert state_after(70) == "stalled"
+    assert state_after(70, patience_seconds=900.0) == "running"
+
+
 def test_ended_child_that_is_not_waited_for_is_lost(records: ModuleType, empty_run: Path) -> None:
     with subprocess.Popen(["sleep", "60"]) as child:
         process = psutil.Process(child.pid)

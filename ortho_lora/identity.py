@@ -1,0 +1,53 @@
+"""What `run.json` says of a run that `train` makes."""
+
+import time
+from collections.abc import Mapping, Sequence
+
+from ortho_lora.adapters import Block, module_infos
+from ortho_lora.config import Config
+from ortho_lora.record import versions
+from ortho_lora.schema import RunInfo, TaskInfo
+from ortho_lora.tasks import Split, TaskData
+from ortho_lora.tasks.metrics import majority_baseline
+
+
+def identity(
+    config: Config,
+    tasks: Sequence[TaskData],
+    subsets: Sequence[Mapping[str, Split]],
+    blocks: Sequence[Block],
+    *,
+    run_id: str,
+    gradient_mode: str,
+    command: Sequence[str],
+) -> RunInfo:
+    """Of the run `run_id`, whose tasks are evaluated on `subsets`, by split."""
+    infos = [
+        TaskInfo(
+            name=task.name,
+            kind=task.kind,
+            classes=task.classes,
+            metrics=task.metrics,
+            train_examples=len(task.train),
+            evaluation_examples={split: len(subset) for split, subset in of_task.items()},
+            majority=majority_baseline(task, of_task),
+            twin_of=task.twin_of,
+            shares_head=task.shares_head,
+            loss_weight=settings.loss_weight,
+        )
+        for task, settings, of_task in zip(tasks, config.tasks, subsets, strict=True)
+    ]
+    return RunInfo(
+        run_id=run_id,
+        created=time.time(),
+        method=config.label,
+        rule=config.effective.rule,
+        scope=config.effective.scope,
+        seed=config.seed,
+        gradient_mode=gradient_mode,
+        config=config.model_dump(mode="json"),
+        tasks=tuple(infos),
+        modules=module_infos(blocks),
+        versions=versions(),
+        command=list(command),
+    )
