@@ -130,6 +130,14 @@ def module_infos(blocks: Sequence[Block]) -> tuple[ModuleInfo, ...]:
     )
 
 
+def is_compiled(model: nn.Module) -> bool:
+    """Whether torch.compile was applied to a model or a part of it."""
+    return any(
+        type(part).__name__ == "OptimizedModule" or getattr(part, "_compiled_call_impl", None) is not None
+        for part in model.modules()
+    )
+
+
 def _unwrapped(path: str) -> str:
     """The path inside the model itself, not inside DistributedDataParallel or torch.compile around it."""
     return re.sub(r"^((module|_orig_mod)\.)+", "", path)

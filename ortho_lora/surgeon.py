@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ortho_lora import distributed
-from ortho_lora.adapters import blocks, module_infos
+from ortho_lora.adapters import blocks, is_compiled, module_infos
 from ortho_lora.canary import Canary
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.gradients import Collected, Collector, mixed
@@ -93,7 +93,7 @@ class OrthoLoRA:
         distributed.refuse_sharded(model)
         self.model, self.blocks = model, blocks(model, adapter)
         distributed.align(self._trained())
-        self.compiled = _is_compiled(model)
+        self.compiled = is_compiled(model)
         self.collector = Collector(self.blocks, len(tasks), watch=not self.compiled)
         self.projector = Projector(self.blocks, len(tasks), self.method)
         self.generator = torch.Generator().manual_seed(seed)
@@ -394,10 +394,3 @@ def _method(name: str, rule: Rule | None, scope: Scope | None, branches: Branche
     if name not in METHODS:
         raise OrthoLoraError(f"method {name!r}: expected one of {', '.join(METHODS)}; or give rule and scope.")
     return METHODS[name].changed(rule, scope, branches)
-
-
-def _is_compiled(model: nn.Module) -> bool:
-    return any(
-        type(part).__name__ == "OptimizedModule" or getattr(part, "_compiled_call_impl", None) is not None
-        for part in model.modules()
-    )
