@@ -27,7 +27,7 @@ GROUPS = {
     "Method in detail": ("rule", "scope", "branches", "order"),
     "Machine": ("gradient_mode", "precision", "device", "encoder_dropout"),
 }  # fmt: skip
-DEFAULTS = {"steps": 80, "learning_rate": 2e-3, "dropout": 0.0, "eval_examples": 384}  # those of the demo run
+DEFAULTS = {"steps": 60, "learning_rate": 2e-3, "dropout": 0.0, "eval_examples": 256}  # those of the demo run
 
 
 def page() -> None:

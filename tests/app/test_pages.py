@@ -163,7 +163,7 @@ def submit(test):
         ("launch-learning_rate", "-1", "learning_rate: -1 given; input should be greater than 0"),
         ("launch-learning_rate", "fast", "learning_rate: 'fast' given"),
         ("launch-learning_rate", "[1", "learning_rate: '[1' given"),
-        ("launch-warmup_steps", 80, "warmup_steps is 80: expected fewer than the 80 steps"),
+        ("launch-warmup_steps", 60, "warmup_steps is 60: expected fewer than the 60 steps"),
     ],
 )
 def test_bad_form_is_refused_in_words_and_starts_nothing(key, value, sentence, runs_dir, open_page):
