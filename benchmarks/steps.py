@@ -5,6 +5,7 @@ python benchmarks/steps.py [--tasks 4 8] [--rounds 2] [--json]
 
 import argparse
 import json
+from collections.abc import Sequence
 from contextlib import ExitStack
 from statistics import median
 
@@ -15,29 +16,32 @@ from workload import joint, ratio, recorded, retained, seconds, stamp, torchjd, 
 from ortho_lora.train import TOKENS_OF_A_PASS
 
 WAYS = {
-    "plain joint step": joint,
-    "recorded ortho-lora step": recorded,
-    "retained graph, a backward pass a task": retained,
-    "torchjd mtl_backward": torchjd,
-    "recorded ortho-lora step, passes by length": lambda load: recorded(load, tokens_of_a_pass=TOKENS_OF_A_PASS["cpu"]),
+    "joint": ("plain joint step", joint),
+    "recorded": ("recorded ortho-lora step", recorded),
+    "retained": ("retained graph, a backward pass a task", retained),
+    "torchjd": ("torchjd mtl_backward", torchjd),
+    "by-length": (
+        "recorded ortho-lora step, passes by length",
+        lambda load: recorded(load, tokens_of_a_pass=TOKENS_OF_A_PASS["cpu"]),
+    ),
 }
 REACH = "reach: recorded / joint <= 1.03; retained and torchjd / recorded >= 2.5 (T = 4), 5 (T = 8)"
 
 
-def compare(tasks: int, batch_size: int, rounds: int) -> list[dict[str, object]]:
+def compare(tasks: int, batch_size: int, rounds: int, ways: Sequence[str]) -> list[dict[str, object]]:
     with ExitStack() as stack:
-        loads = {name: workload(tasks, batch_size=batch_size) for name in WAYS}
-        steps = {name: stack.enter_context(way(loads[name])) for name, way in WAYS.items()}
-        times = seconds(steps, loads["plain joint step"].batches, rounds)
+        loads = {name: workload(tasks, batch_size=batch_size) for name in ways}
+        steps = {name: stack.enter_context(WAYS[name][1](loads[name])) for name in ways}
+        times = seconds(steps, loads["joint"].batches, rounds)
     return [
         {
             "tasks": tasks,
-            "way": name,
+            "way": WAYS[name][0],
             "milliseconds": 1000 * median(times[name]),
-            "of_joint": ratio(times, name, "plain joint step"),
-            "of_recorded": ratio(times, name, "recorded ortho-lora step"),
+            "of_joint": ratio(times, name, "joint"),
+            "of_recorded": ratio(times, name, "recorded"),
         }
-        for name in WAYS
+        for name in ways
     ]
 
 
@@ -46,9 +50,11 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, nargs="+", default=[4, 8])
     parser.add_argument("--batch-size", type=int, default=16, help="examples a task")
     parser.add_argument("--rounds", type=int, default=2, help="times that each of 6 batches is stepped")
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS), help="joint and recorded always")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     arguments = parser.parse_args()
-    found = [row for tasks in arguments.tasks for row in compare(tasks, arguments.batch_size, arguments.rounds)]
+    ways = [way for way in WAYS if way in ("joint", "recorded", *arguments.ways)]
+    found = [row for tasks in arguments.tasks for row in compare(tasks, arguments.batch_size, arguments.rounds, ways)]
     if arguments.json:
         print(json.dumps(stamp() | {"reach": REACH, "results": found}, indent=2))
         return
