@@ -102,9 +102,12 @@ def group_sums(gram: Tensor, groups: Tensor, count: int) -> Tensor:
     return gram.new_zeros((count + 1, *gram.shape[1:])).index_add_(0, groups + 1, gram)[1:]
 
 
-def sum_over(gram: Tensor, groups: Tensor, count: int) -> Tensor:
-    """Give every block its group's sum, `[N, T, T]`; arguments as in `group_sums`, each block in a group."""
-    return group_sums(gram, groups, count)[groups]
+def of_tasks(matrices: Tensor) -> Tensor:
+    """Gram matrices `[..., T, T]` of T tasks from those of their gradients' two parts, `[..., 2T, 2T]`.
+
+    A task's gradient is the sum of its parts 2t and 2t + 1.
+    """
+    return matrices.unflatten(-1, (-1, 2)).sum(-1).unflatten(-2, (-1, 2)).sum(-2)
 
 
 def scope_groups(

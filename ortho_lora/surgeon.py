@@ -14,6 +14,7 @@ from ortho_lora.adapters import blocks, is_compiled, module_infos
 from ortho_lora.canary import Canary
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.gradients import Collected, Collector, mixed
+from ortho_lora.gram import of_tasks
 from ortho_lora.measure import Measured, half_products, record_gradients, record_step, to_cpu
 from ortho_lora.methods import METHODS, Branches, Method, Order, Rule, Scope, name_of
 from ortho_lora.projection import all_orders, check_rule
@@ -339,10 +340,9 @@ class OrthoLoRA:
         present = torch.tensor([[task in of.tasks for task in range(size)] for of in collected])
         if self._scale is not None:
             matrices = matrices / scale**2
-        by_task = matrices.unflatten(-1, (size, 2)).sum(-1).unflatten(-2, (size, 2)).sum(-2)
         return Measured(
             losses=losses,
-            gram=by_task[place],
+            gram=of_tasks(matrices)[place],
             half_products=half_products(matrices, torch.tensor([of.examples for of in collected]))[place],
             coefficients=coefficients[place],
             projected=projected[place].bool(),

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ortho_lora.adapters import Block
 from ortho_lora.gradients import Collected
-from ortho_lora.gram import gram, scope_groups
+from ortho_lora.gram import gram, of_tasks, scope_groups
 from ortho_lora.methods import Method
 from ortho_lora.projection import Projection, effective_weights, project, project_groups
 
@@ -44,7 +44,7 @@ class Projector:
         """Project all blocks at the method's scope."""
         matrices = self._matrices(range(len(self.blocks)), collected)
         projection = project_groups(
-            self._by_task(matrices), self.groups, self.count, self.method.rule, orders, state=self.state
+            of_tasks(matrices), self.groups, self.count, self.method.rule, orders, state=self.state
         )
         self.state = projection.state
         return self._corrected(list(range(len(self.blocks))), matrices, projection, collected)
@@ -53,16 +53,12 @@ class Projector:
         """Project some blocks, each alone; all or none of them are blocks that the method applies to."""
         matrices = self._matrices(indices, collected)
         rule = self.method.rule if self.applied[indices[0]] else "sum"
-        return self._corrected(indices, matrices, project(self._by_task(matrices), rule, orders), collected)
+        return self._corrected(indices, matrices, project(of_tasks(matrices), rule, orders), collected)
 
     def _matrices(self, indices: Sequence[int], collected: Sequence[Collected]) -> Tensor:
         device = self.groups.device
         nothing = gram(torch.zeros(2 * self.tasks, 1, device=device))
         return torch.stack([nothing if of.parts is None else gram(of.parts.flatten(1)) for of in collected])
-
-    def _by_task(self, matrices: Tensor) -> Tensor:
-        """`[n, 2T, 2T]` to `[n, T, T]`: a task's gradient is the sum of its two parts."""
-        return matrices.unflatten(-1, (self.tasks, 2)).sum(-1).unflatten(-2, (self.tasks, 2)).sum(-2)
 
     def _corrected(
         self, indices: list[int], matrices: Tensor, projection: Projection, collected: Sequence[Collected]
