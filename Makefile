@@ -17,8 +17,8 @@ app: $(VENV)/.installed
 	ORTHO_LORA_RUNS_DIR="$(RUNS_DIR)" $(BIN)/streamlit run app/main.py --server.port $(PORT)
 
 test: $(VENV)/.installed-dev browser
-	$(BIN)/python -m ortho_lora assets
-	$(BIN)/python -m pytest
+	$(BIN)/python -m ortho_lora assets --all
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check
@@ -32,7 +32,7 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
-$(VENV)/.installed-dev: requirements-dev.txt requirements-rules.txt $(VENV)/.installed
+$(VENV)/.installed-dev: requirements-dev.txt requirements-rules.txt requirements-gguf.txt requirements-ray.txt $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 

@@ -1,10 +1,11 @@
 """Look at runs from the terminal: `python -m analysis summary RUN_DIR`."""
 
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pandas as pd
 import typer
@@ -13,16 +14,24 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from analysis import files
 from analysis import replay as replays
 from analysis.diagnosis import diagnose as diagnosis_of
+from analysis.export import DATA, frame_of
 from analysis.queries import Selection, task_matrix
+from analysis.report import default_path, write_report
 from analysis.runs import Run, final_metrics, open_run
+from analysis.study.drawing import write_figures
+from analysis.study.findings import find as find_study
+from analysis.study.printing import markdown, print_study
 from analysis.terminal import plain, print_diagnosis, print_replays
 from analysis.words import describe
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.schema import RunInfo
+from ortho_lora.schema import Identity
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False, help=__doc__)
+
+Branch = Literal["A", "B"]
 
 _SPLIT = "validation"
 _RUN_HELP = "Directory of one run, as in runs/20260101T120000-ortho-lora."
@@ -100,11 +109,108 @@ def replay(
     if as_json:
         typer.echo(json.dumps(replays.document(path, found), indent=1, allow_nan=False))
     else:
-        print_replays(Console(), info.run_id, info.method, found)
+        print_replays(Console(), info, found)
+
+
+@app.command()
+def report(
+    run_dirs: Annotated[list[Path], typer.Argument(help="Directories of runs; several are also compared.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write; default: RUN-report.html, here.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file even if it is no report.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help=_JSON_HELP)] = False,
+) -> None:
+    """One HTML file with verdicts, figures, configuration and versions; it works offline and loads nothing."""
+    with _refusals():
+        runs = _runs(run_dirs)
+        path = output or default_path(runs)
+        write_report(runs, path, force)
+    size = path.stat().st_size
+    if as_json:
+        written = {"report": str(path), "bytes": size, "runs": [run.run_id for run in runs]}
+        typer.echo(json.dumps(written, indent=1))
+    else:
+        typer.echo(f"wrote {plain(str(path))} ({size / 1e6:.1f} MB)")
+
+
+@app.command()
+def export(
+    run_dirs: Annotated[list[Path] | None, typer.Argument(help="Directories of runs; all go into one table.")] = None,
+    what: Annotated[
+        list[str] | None, typer.Option(help="Name of the data, as in --list; may be repeated; default: all of them.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="File for one --what, else a directory; `-`: one CSV to standard output."),
+    ] = None,
+    form: Annotated[
+        files.Format | None, typer.Option("--format", help="Default: as the file is named, else csv.")
+    ] = None,
+    pair: Annotated[tuple[str, str] | None, typer.Option(help="Two tasks: their pair only.")] = None,
+    steps: Annotated[tuple[int, int] | None, typer.Option(help="First and last step.")] = None,
+    layer: Annotated[list[int] | None, typer.Option(help="This layer only; may be repeated.")] = None,
+    module: Annotated[list[str] | None, typer.Option(help="This module only, as in query; may be repeated.")] = None,
+    branch: Annotated[Branch | None, typer.Option(help="This branch only.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
+    listing: Annotated[bool, typer.Option("--list", help="List the names with what they are, and end.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help=_JSON_HELP)] = False,
+) -> None:
+    """The data of any figure as CSV or Parquet; without --what those of all figures, into a directory."""
+    if listing:
+        _list(as_json)
+        return
+    selection = Selection(
+        steps=steps,
+        layers=tuple(layer) if layer else None,
+        modules=tuple(module) if module else None,
+        branches=(branch,) if branch else None,
+    )
+    with _refusals():
+        if not run_dirs:
+            raise OrthoLoraError("export: no run given, expected at least one RUN_DIR; --list shows what there is.")
+        runs = _runs(run_dirs)
+        plan = files.planned([run.path for run in runs], what or [], output, form)
+        if plan.file == Path("-"):
+            sys.stdout.write(files.csv_text(frame_of(plan.names[0], plan.runs, selection, pair)))
+            return
+        done = files.export(plan, selection, pair, force)
+    for problem in done.left_out:
+        typer.echo(f"left out: {plain(problem)}", err=True)
+    if as_json:
+        typer.echo(json.dumps(done.document(), indent=1))
+        return
+    for one in done.written:
+        typer.echo(f"wrote {plain(str(one.path))} ({one.rows:,} rows)")
+
+
+@app.command()
+def study(
+    directory: Annotated[Path, typer.Argument(help="Directory of a study, as `ortho_lora study` makes it.")],
+    as_json: Annotated[bool, typer.Option("--json", help=_JSON_HELP)] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown.")] = False,
+    figures: Annotated[
+        Path | None, typer.Option(help="Folder to write the figures to, as pages that work offline.")
+    ] = None,
+) -> None:
+    """What a study shows: gains with intervals, gap recovery, transfer, cost, and whether it was fair."""
+    with _refusals():
+        found = find_study(directory)
+        written = write_figures(found, figures) if figures else []
+    if as_json:
+        typer.echo(json.dumps(found.document(), indent=1, allow_nan=False))
+    elif as_markdown:
+        typer.echo(markdown(found), nl=False)
+    else:
+        print_study(Console(), found)
+    for path in written:
+        typer.echo(f"wrote {plain(str(path))}", err=True)
 
 
 def summarise(run_dir: Path) -> dict[str, Any]:
-    """Run, state, step, total, method, seed, tasks, metrics and pairs, ready for JSON; None: not measured.
+    """Run, state, step, total, method, seed, probe, tasks, metrics and pairs, ready for JSON; None: not measured.
+
+    `probe` says where one measured, as in `at step 100 of run demo`; None: a run that trained.
 
     Raises:
         OrthoLoraError: not a run, or a part of it cannot be read.
@@ -124,6 +230,7 @@ def summarise(run_dir: Path) -> dict[str, Any]:
         "total": run.status.total if run.status else None,
         "method": run.info.method,
         "seed": run.info.seed,
+        "probe": run.info.probe.where if run.info.probe else None,
         "tasks": run.info.task_names,
         "metrics": [
             {
@@ -133,6 +240,7 @@ def summarise(run_dir: Path) -> dict[str, Any]:
                 "majority": task.majority.get(_SPLIT, {}).get(task.metrics[0]),
             }
             for task in run.info.tasks
+            if task.metrics  # a loop of somebody's own evaluates nothing
         ],
         "pairs": [
             {key: None if pd.isna(value) else value for key, value in row.items()}
@@ -152,7 +260,7 @@ def _refusals() -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
-def _opened(run_dir: Path) -> tuple[Path, RunInfo]:
+def _opened(run_dir: Path) -> tuple[Path, Identity]:
     path = run_dir.resolve()
     run = open_run(path.parent, path.name)
     if run.info is None:
@@ -160,32 +268,57 @@ def _opened(run_dir: Path) -> tuple[Path, RunInfo]:
     return run.path, run.info
 
 
+def _runs(run_dirs: Sequence[Path]) -> list[Run]:
+    """Different runs that can be read."""
+    paths = dict.fromkeys(run_dir.resolve() for run_dir in run_dirs)
+    runs = [open_run(path.parent, path.name) for path in paths]
+    for run in runs:
+        if run.info is None:
+            raise OrthoLoraError(run.problem or f"{run.path}: cannot be read as a run.")
+        if run.run_id in [other.run_id for other in runs if other is not run]:
+            raise OrthoLoraError(
+                f"{run.run_id!r} is the name of two runs here: they could not be told apart; rename a directory."
+            )
+    return runs
+
+
+def _list(as_json: bool) -> None:
+    if as_json:
+        listed = [{"name": name, "description": data.description, "takes": data.takes} for name, data in DATA.items()]
+        typer.echo(json.dumps(listed, indent=1))
+        return
+    table = Table("name", "what it holds", "can be chosen by", box=SIMPLE_HEAD)
+    for name, data in DATA.items():
+        table.add_row(name, data.description, ", ".join(data.takes) or "–")
+    Console().print(table)
+
+
 def _print(document: dict[str, Any]) -> None:
     console = Console()
-    console.print(
-        Text.assemble(
-            (plain(document["run"]), "bold"),
-            plain(
-                f": {document['state']}, step {document['step']} of {document['total']}, {document['method']}, "
-                f"seed {document['seed']}"
-            ),
-        )
-    )
+    done = f"{document['step']} of {document['total']}"
+    progress = f"probe {document['probe']}, batch {done}" if document["probe"] else f"step {done}"
+    told = f": {document['state']}, {progress}, {document['method']}, seed {document['seed']}"
+    console.print(Text.assemble((plain(document["run"]), "bold"), plain(told)))
+    if document["metrics"] and not document["probe"]:
+        console.print(_metrics(document["metrics"]))
+    for branch in sorted({row["branch"] for row in document["pairs"]}):
+        console.print(_pairs([row for row in document["pairs"] if row["branch"] == branch], branch))
+    console.print(Text(plain(document["sentence"])))
+    console.print("Unrelated tasks conflict about half of the time by chance: read the cosines and their intervals.")
+
+
+def _metrics(rows: list[dict[str, Any]]) -> Table:
     metrics = Table("task", "metric", box=SIMPLE_HEAD, title="Final validation metrics", title_justify="left")
     for heading in ("value", "majority"):
         metrics.add_column(heading, justify="right")
-    for row in document["metrics"]:
+    for row in rows:
         metrics.add_row(
             Text(plain(row["task"])),
             Text(plain(row["metric"])),
             _number(row["value"], ".3f"),
             _number(row["majority"], ".3f"),
         )
-    console.print(metrics)
-    for branch in sorted({row["branch"] for row in document["pairs"]}):
-        console.print(_pairs([row for row in document["pairs"] if row["branch"] == branch], branch))
-    console.print(Text(plain(document["sentence"])))
-    console.print("Unrelated tasks conflict about half of the time by chance: read the cosines and their intervals.")
+    return metrics
 
 
 def _pairs(rows: list[dict[str, Any]], branch: str) -> Table:

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.spatial.distance import squareform
 
 from analysis.outcomes import Outcome
 from analysis.verdicts import WEAK, Pair
@@ -36,7 +34,7 @@ def advise(info: RunInfo, pairs: Sequence[Pair], outcomes: Sequence[Outcome]) ->
             Suggestion(
                 "more data",
                 (),
-                "Record more steps before judging these pairs.",
+                f"{'Probe more batches' if info.probe else 'Record more steps'} before judging these pairs.",
                 f"{_names(short)}: fewer than 8 measured steps, or an interval wider than 0.25 to each side.",
             )
         )
@@ -47,7 +45,11 @@ def advise(info: RunInfo, pairs: Sequence[Pair], outcomes: Sequence[Outcome]) ->
             else "No pair has a mean cosine that is below 0 by more than noise."
         )
         suggestions.append(Suggestion("nothing", (), "Nothing in these gradients asks for a change.", evidence))
-    return _summary(pairs, conflicts, short, outcomes), tuple(suggestions)
+    summary = _verdict(pairs, conflicts, short)
+    if info.probe:
+        shown = "A probe evaluates nothing: whether it shows in the metrics only runs that train can tell."
+        return f"Probe {info.probe.where}: {summary} {shown}", tuple(suggestions)
+    return f"{summary} {_shown(outcomes)}", tuple(suggestions)
 
 
 def groups(names: Sequence[str], pairs: Sequence[Pair]) -> tuple[tuple[str, ...], ...]:
@@ -55,6 +57,9 @@ def groups(names: Sequence[str], pairs: Sequence[Pair]) -> tuple[tuple[str, ...]
 
     Only cosines told apart from noise count; the others are 0.
     """
+    from scipy.cluster.hierarchy import fcluster, linkage  # slow to import, and few pages need it
+    from scipy.spatial.distance import squareform
+
     place = {name: index for index, name in enumerate(names)}
     distance = 1 - np.eye(len(names))
     for pair in pairs:
@@ -128,24 +133,20 @@ def _weights(pairs: Sequence[Pair]) -> list[Suggestion]:
     ]
 
 
-def _summary(
-    pairs: Sequence[Pair], conflicts: Sequence[Pair], short: Sequence[Pair], outcomes: Sequence[Outcome]
-) -> str:
+def _verdict(pairs: Sequence[Pair], conflicts: Sequence[Pair], short: Sequence[Pair]) -> str:
     if conflicts:
-        said = f"{len(conflicts)} of {len(pairs)} pairs conflict by more than noise: {_names(conflicts)}."
-    elif len(short) == len(pairs):
-        said = "There is not enough data to tell whether any pair conflicts."
-    elif short:
-        said = "No conflict is found; for some pairs there is not enough data to tell."
-    else:
-        said = "These tasks do not conflict measurably: no pair's mean cosine is below 0 by more than noise."
-    return f"{said} {_shown(outcomes)}"
+        return f"{len(conflicts)} of {len(pairs)} pairs conflict by more than noise: {_names(conflicts)}."
+    if len(short) == len(pairs):
+        return "There is not enough data to tell whether any pair conflicts."
+    if short:
+        return "No conflict is found; for some pairs there is not enough data to tell."
+    return "These tasks do not conflict measurably: no pair's mean cosine is below 0 by more than noise."
 
 
 def _shown(outcomes: Sequence[Outcome]) -> str:
     if not outcomes:
         return (
-            "Whether it shows in the metrics is not known: there is no finished `joint` run, with `single` or "
+            "Whether it shows in the metrics is not known: there is no finished run of joint, with single or "
             "projected ones beside it, that differs from this run in method and seed alone."
         )
     few = max(len(one.seeds) for one in outcomes) < 3

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.database import BINNED, Selection, ask
+from analysis.database import BINNED, Selection, ask, ask_once
 from analysis.statistics import (
     FEWEST_STEPS,
     Floats,
@@ -20,9 +20,10 @@ from analysis.statistics import (
     means,
     p_in_part,
     rate_interval,
+    row_means,
     steps_for_width,
 )
-from ortho_lora.schema import TaskInfo, read_run
+from ortho_lora.schema import RunInfo, TaskInfo, read_run
 
 PAIR = ["branch", "task_i", "task_j"]
 _TASK_COLUMNS = {"task", "task_i", "task_j", "against"}
@@ -36,28 +37,52 @@ def task_matrix(run: Path, selection: Selection) -> pd.DataFrame:
         cos_before, cos_after: mean cosine;
         rate_before, rate_after: share of the measured cosines that are negative, 0 to 1;
         measured, measured_after: number of cosines measured;
+        similarity: mean magnitude similarity 2 n_i n_j / (n_i^2 + n_j^2) of the two norms on a block, 0 to 1 (alike);
         cos_low, cos_high, rate_low, rate_high: 95% interval of cos_before and rate_before (`analysis.statistics`),
-        null with fewer than 8 steps;
+        null with fewer than 8 steps; cos_after_low, cos_after_high, rate_after_low, rate_after_high: the same after;
+        cos_change, rate_change: after less before; with _low, _high: interval of the change from step to step;
         effective: effective sample size, the independent steps that cos_before is worth; null with fewer than 8;
-        corrected, corrected_low, corrected_high: as in `agreement`.
+        corrected, corrected_low, corrected_high: as in `agreement`;
+        shares_texts: whether the two tasks draw the same texts, so that their raw cosine is the right one.
     """
-    frame = ask(
-        run,
-        ["pairs"],
-        """
-        SELECT branch, task_i, task_j,
-            avg(cos_before) AS cos_before, avg(cos_after) AS cos_after,
-            avg(CAST(cos_before < 0 AS INTEGER)) AS rate_before, avg(CAST(cos_after < 0 AS INTEGER)) AS rate_after,
-            count(cos_before) AS measured, count(cos_after) AS measured_after
-        FROM pairs GROUP BY ALL ORDER BY ALL
-        """,
-        selection,
-    )
-    found = agreement(pair_steps(run, selection), read_run(run).tasks)
+    by_step = _sums(run, selection)
+    series = BySteps(by_step, PAIR)
+    sums = {name: np.nansum(series[name], axis=1) for name in _SUMS}
+    frame = series.keys
+    for name, above, below in (
+        ("cos_before", "cosines", "measured"),
+        ("cos_after", "cosines_after", "measured_after"),
+        ("rate_before", "conflicts", "measured"),
+        ("rate_after", "conflicts_after", "measured_after"),
+        ("similarity", "similarity", "measured"),
+    ):
+        frame[name] = sums[above] / np.where(sums[below] > 0, sums[below], np.nan)
+    for name in ("measured", "measured_after"):
+        frame[name] = sums[name].astype(np.int64)
+    of_steps, info = _means(by_step), read_run(run)
+    _add_after(frame, BySteps(of_steps, PAIR))
+    frame["shares_texts"] = [
+        shares_texts(info.tasks, one, other) for one, other in zip(frame["task_i"], frame["task_j"], strict=True)
+    ]
+    found = agreement(of_steps, info)
     columns = ["cos_low", "cos_high", "rate_low", "rate_high", "effective"]
     columns += ["corrected", "corrected_low", "corrected_high"]
     frame = frame.merge(found[[*PAIR, *columns]], how="left", on=PAIR)
     return frame.sort_values(PAIR, key=configured(run), ignore_index=True)
+
+
+def _add_after(frame: pd.DataFrame, series: "BySteps") -> None:
+    """Add to the rows of `series` the intervals after projection, and the change that it makes."""
+    low, high = means(series["cos_after"]).interval()
+    bounds = {
+        "cos_after": (np.maximum(low, -1.0), np.minimum(high, 1.0)),
+        "rate_after": rate_interval(series["rate_after"]),
+    }
+    for name in ("cos", "rate"):
+        frame[f"{name}_change"] = frame[f"{name}_after"] - frame[f"{name}_before"]
+        bounds[f"{name}_change"] = means(series[f"{name}_after"] - series[name]).interval()
+    for name, (low, high) in bounds.items():
+        frame[f"{name}_low"], frame[f"{name}_high"] = low, high
 
 
 def noise(run: Path, selection: Selection) -> pd.DataFrame:
@@ -71,71 +96,133 @@ def noise(run: Path, selection: Selection) -> pd.DataFrame:
         batch noise; null unless it exceeds three standard errors over at least 8 steps;
         measured: number of half products.
     """
-    frame = ask(
-        run,
-        ["norms"],
-        """
-        SELECT branch, task,
-            sum(CAST(half_product AS DOUBLE)) AS half,
-            sum(2 * CAST(norm_before AS DOUBLE) ** 2 - half_product) FILTER (half_product IS NOT NULL) AS whole,
-            count(half_product) AS measured
-        FROM norms GROUP BY ALL ORDER BY ALL
-        """,
-        selection,
-    )
-    by_step = ask(
-        run,
-        ["norms"],
-        """
-        SELECT branch, task, step, sum(CAST(half_product AS DOUBLE)) AS half
-        FROM norms GROUP BY ALL ORDER BY ALL
-        """,
-        selection,
-    )
+    by_step = task_steps(run, selection)
+    keys = ["branch", "task"]
+    series = BySteps(by_step, keys)
+    frame = series.keys
+    for name in ("half", "whole", "measured"):
+        frame[name] = np.nansum(series[name], axis=1)
+    frame["measured"] = frame["measured"].astype(np.int64)
     frame["same_task_cosine"] = frame["half"] / frame["whole"].where(frame["whole"] > 0)
-    frame["signal"] = clear_mean(series(by_step, ["branch", "task"], "half", frame))
-    frame = frame[["branch", "task", "same_task_cosine", "signal", "measured"]]
-    return frame.sort_values(["branch", "task"], key=configured(run), ignore_index=True)
+    frame["signal"] = clear_mean(series["half"])
+    frame = frame[[*keys, "same_task_cosine", "signal", "measured"]]
+    return frame.sort_values(keys, key=configured(run), ignore_index=True)
+
+
+def task_steps(run: Path, selection: Selection) -> pd.DataFrame:
+    """Each task in each recorded step (as in `pair_steps`), over the blocks selected.
+
+    Returns:
+        branch, task, step; half, whole: sums of h and of 2 norm^2 - h as in `noise`; null: none; measured: number of h.
+    """
+    return ask_once(
+        run,
+        ["norm_cells"],
+        f"""
+        WITH {_unit("norm_cells")}
+        SELECT branch, task, {_STEP},
+            CASE WHEN sum(halved) > 0 THEN sum(half) END AS half,
+            CASE WHEN sum(halved) > 0 THEN sum(whole) END AS whole, CAST(sum(halved) AS BIGINT) AS measured
+        FROM norm_cells, unit GROUP BY ALL ORDER BY ALL
+        """,
+        selection,
+        {"most": MOST_STEPS},
+        level="by_step",
+    )
 
 
 def pair_steps(run: Path, selection: Selection) -> pd.DataFrame:
     """Each pair in each recorded step, over the blocks selected.
 
+    Of more than `MOST_STEPS` steps, and in a record of more than `cells.RAW_ROWS` rows that is asked about some layers
+    or modules, a step stands for a bin of steps, and has their mean: intervals hold, and an effective sample size is
+    too small rather than too large.
+
     Returns:
         branch, task_i, task_j, step;
         cos, cos_after: mean cosine of the blocks; rate, rate_after: share of them that is negative; null: none;
-        inner: sum of <g_i, g_j>; square_i, square_j: sums of squared norms;
         product, half_i, half_j: sums of <g_i, g_j> and of each task's half products, over the blocks that have both.
     """
-    return ask(
-        run,
-        ["pairs", "norms"],
-        """
-        WITH blocks AS (
-            SELECT pairs.*, coalesce(cos_before, 0) * CAST(i.norm_before AS DOUBLE) * j.norm_before AS inner_product,
-                CAST(i.norm_before AS DOUBLE) ** 2 AS of_i, CAST(j.norm_before AS DOUBLE) ** 2 AS of_j,
-                CAST(i.half_product AS DOUBLE) AS h_i, CAST(j.half_product AS DOUBLE) AS h_j,
-                h_i IS NOT NULL AND h_j IS NOT NULL AS halved
-            FROM pairs
-                LEFT JOIN norms AS i ON i.step = pairs.step AND i.layer = pairs.layer AND i.module = pairs.module
-                    AND i.branch = pairs.branch AND i.task = task_i
-                LEFT JOIN norms AS j ON j.step = pairs.step AND j.layer = pairs.layer AND j.module = pairs.module
-                    AND j.branch = pairs.branch AND j.task = task_j
+    frame = _means(_sums(run, selection))
+    return frame.sort_values([*PAIR, "step"], key=configured(run), ignore_index=True)
+
+
+MOST_STEPS = 500
+"""Steps, or bins of steps, that means and their intervals are told from."""
+_STEP = "unit.origin + (step - unit.origin) // unit.width * unit.width AS step"
+
+
+def _unit(cells: str) -> str:
+    """The steps in a bin, so that there are not too many; never less than a cell has."""
+    return f"""
+        unit AS (
+            SELECT any_value(origin) AS origin,
+                greatest(any_value(width), CAST(ceil((max(step_end) - min(step) + 1) / $most) AS INTEGER)) AS width
+            FROM {cells}, cell
         )
-        SELECT branch, task_i, task_j, step,
-            avg(cos_before) AS cos, avg(cos_after) AS cos_after,
-            avg(CAST(cos_before < 0 AS INTEGER)) AS rate, avg(CAST(cos_after < 0 AS INTEGER)) AS rate_after,
-            sum(inner_product) AS inner, sum(of_i) AS square_i, sum(of_j) AS square_j,
-            sum(inner_product) FILTER (halved) AS product,
-            sum(h_i) FILTER (halved) AS half_i, sum(h_j) FILTER (halved) AS half_j
-        FROM blocks GROUP BY ALL ORDER BY ALL
+    """
+
+
+_SUMS = ["measured", "measured_after", "cosines", "cosines_after", "conflicts", "conflicts_after", "similarity"]
+
+
+def _sums(run: Path, selection: Selection) -> pd.DataFrame:
+    """Of each pair in each step or bin of steps, what means are made of."""
+    added = ", ".join(f"CAST(sum({name}) AS DOUBLE) AS {name}" for name in _SUMS)
+    halves = ", ".join(
+        f"CASE WHEN sum(halved) > 0 THEN sum({name}) END AS {name}" for name in ("product", "half_i", "half_j")
+    )
+    return ask_once(
+        run,
+        ["joint_cells"],
+        f"""
+        WITH {_unit("joint_cells")}
+        SELECT branch, task_i, task_j, {_STEP}, {added}, {halves} FROM joint_cells, unit GROUP BY ALL
         """,
         selection,
+        {"most": MOST_STEPS},
+        level="by_step",
     )
 
 
-def agreement(by_step: pd.DataFrame, tasks: Sequence[TaskInfo], keys: Sequence[str] = PAIR) -> pd.DataFrame:
-    """What `pair_steps` says of each pair in all its steps, with 95% intervals.
+def _means(sums: pd.DataFrame) -> pd.DataFrame:
+    before, after = (sums[name].where(sums[name] > 0) for name in ("measured", "measured_after"))
+    return pd.DataFrame(
+        {
+            **{name: sums[name] for name in (*PAIR, "step")},
+            "cos": sums["cosines"] / before,
+            "cos_after": sums["cosines_after"] / after,
+            "rate": sums["conflicts"] / before,
+            "rate_after": sums["conflicts_after"] / after,
+            **{name: sums[name] for name in ("product", "half_i", "half_j")},
+        }
+    )
+
+
+def model_steps(run: Path) -> pd.DataFrame:
+    """Each pair in each recorded step, its gradients on all blocks taken as one.
+
+    Returns:
+        task_i, task_j, step; inner_product: <g_i, g_j>; square_i, square_j: squared norms;
+        product, half_i, half_j: as in `pair_steps`.
+    """
+    return ask(
+        run,
+        ["joint_cells"],
+        """
+        SELECT task_i, task_j, step,
+            sum(inner_product) AS inner_product, sum(square_i) AS square_i, sum(square_j) AS square_j,
+            CASE WHEN sum(halved) > 0 THEN sum(product) END AS product,
+            CASE WHEN sum(halved) > 0 THEN sum(half_i) END AS half_i,
+            CASE WHEN sum(halved) > 0 THEN sum(half_j) END AS half_j
+        FROM joint_cells GROUP BY ALL ORDER BY ALL
+        """,
+        level="by_step",
+    )
+
+
+def agreement(by_step: pd.DataFrame, info: RunInfo, keys: Sequence[str] = PAIR) -> pd.DataFrame:
+    """What `pair_steps` of a run says of each pair in all its steps, with 95% intervals.
 
     Returns:
         `keys`, by default branch, task_i, task_j;
@@ -147,20 +234,23 @@ def agreement(by_step: pd.DataFrame, tasks: Sequence[TaskInfo], keys: Sequence[s
         three standard errors, and for tasks that draw the same texts: their noise is shared, their raw cosine the
         right one; corrected_low, corrected_high: its interval by Fieller's theorem.
     """
-    keys = list(keys)
-    frame = by_step[keys].drop_duplicates(ignore_index=True)
-    cosines = means(series(by_step, keys, "cos", frame))
+    series = BySteps(by_step, keys)
+    frame = series.keys
+    independent = info.probe is not None  # nothing changes from batch to batch
+    cosines = means(series["cos"], independent=independent)
     frame["steps"], frame["effective"], frame["cos"] = cosines.steps, cosines.effective, cosines.value
     low, high = cosines.interval()
     frame["cos_low"], frame["cos_high"] = np.maximum(low, -1.0), np.minimum(high, 1.0)
     frame["p"] = cosines.p_value()
-    rates = series(by_step, keys, "rate", frame)
-    frame["rate"], (frame["rate_low"], frame["rate_high"]) = means(rates).value, rate_interval(rates)
+    rates = series["rate"]
+    frame["rate"] = row_means(rates)
+    frame["rate_low"], frame["rate_high"] = rate_interval(rates, independent=independent)
 
-    sums = [series(by_step, keys, column, frame) for column in ("product", "half_i", "half_j")]
-    low, high = cosine_interval(*sums)
-    clear = ~np.isnan(clear_mean(sums[1])) & ~np.isnan(clear_mean(sums[2])) & ~np.isnan(low)
-    twins = [shares_texts(tasks, one, other) for one, other in zip(frame["task_i"], frame["task_j"], strict=True)]
+    sums = [series[column] for column in ("product", "half_i", "half_j")]
+    low, high = cosine_interval(*sums, independent=independent)
+    signals = [clear_mean(half, independent=independent) for half in sums[1:]]
+    clear = ~np.isnan([*signals, low]).any(axis=0)
+    twins = [shares_texts(info.tasks, one, other) for one, other in zip(frame["task_i"], frame["task_j"], strict=True)]
     usable = clear & ~np.array(twins, dtype=bool)
     found = {"": cosine_of_sums(*sums), "_low": np.maximum(low, -1.0), "_high": np.minimum(high, 1.0)}
     for name, values in found.items():
@@ -173,27 +263,30 @@ def windows(run: Path, selection: Selection, count: int = 8) -> pd.DataFrame:
 
     Returns:
         step, step_end (first and last recorded step of the window); the columns of `agreement`; same_task_i,
-        same_task_j: cosine of the two half batches of each task, null where not halved.
+        same_task_j: cosine of the two half batches of each task, as in `noise`, null where not halved.
     """
-    return by_window(pair_steps(run, selection), read_run(run).tasks, count).sort_values(
-        [*PAIR, "step"], key=configured(run), ignore_index=True
-    )
+    frame = by_window(pair_steps(run, selection), read_run(run), count)
+    if frame.empty:
+        return frame.assign(same_task_i=np.float64(), same_task_j=np.float64())
+    of_tasks = task_steps(run, selection)
+    begins = np.unique(frame["step"])
+    of_tasks["step"] = begins[np.searchsorted(begins, of_tasks["step"], side="right") - 1]
+    sums = of_tasks.groupby(["branch", "task", "step"])[["half", "whole"]].sum(min_count=1)
+    same = sums["half"] / sums["whole"].where(sums["whole"] > 0)
+    for side in "ij":
+        rows = pd.MultiIndex.from_frame(frame[["branch", f"task_{side}", "step"]])
+        frame[f"same_task_{side}"] = same.reindex(rows).to_numpy()
+    return frame.sort_values([*PAIR, "step"], key=configured(run), ignore_index=True)
 
 
-def by_window(by_step: pd.DataFrame, tasks: Sequence[TaskInfo], count: int) -> pd.DataFrame:
+def by_window(by_step: pd.DataFrame, info: RunInfo, count: int) -> pd.DataFrame:
     """The same from the rows of `pair_steps`, in their order."""
     steps = np.unique(by_step["step"])
     frames = []
     for chosen in np.array_split(steps, min(count, max(len(steps) // FEWEST_STEPS, 1))) if len(steps) else [steps]:
-        part = by_step[by_step["step"].isin(chosen)]
-        frame = agreement(part, tasks)
+        frame = agreement(by_step[by_step["step"].isin(chosen)], info)
         frame.insert(0, "step", chosen[0] if len(chosen) else 0)
         frame.insert(1, "step_end", chosen[-1] if len(chosen) else 0)
-        sums = part.groupby(PAIR, observed=True)[["half_i", "half_j", "square_i", "square_j"]].sum(min_count=1)
-        sums = sums.reindex(pd.MultiIndex.from_frame(frame[PAIR]))
-        for side in "ij":
-            half, square = sums[f"half_{side}"].to_numpy(), sums[f"square_{side}"].to_numpy()
-            frame[f"same_task_{side}"] = half / np.where(2 * square > half, 2 * square - half, np.nan)
         frames.append(frame)
     return pd.concat(frames, ignore_index=True)
 
@@ -206,18 +299,20 @@ def block_cosines(run: Path, selection: Selection, bins: int = 64) -> pd.DataFra
     """
     binned = ask(
         run,
-        ["pairs"],
+        ["pair_cells"],
         f"""
-        WITH chosen AS (SELECT * FROM pairs), {BINNED}
-        SELECT branch, layer, module, task_i, task_j, step, avg(cos_before) AS cos FROM binned GROUP BY ALL ORDER BY ALL
+        WITH chosen AS (SELECT * FROM pair_cells), {BINNED}
+        SELECT branch, layer, module, task_i, task_j, step, sum(cosines) / nullif(sum(measured), 0) AS cos
+        FROM binned GROUP BY ALL
         """,
         selection,
         {"bins": bins},
     )
     keys = ["branch", "layer", "module", "task_i", "task_j"]
-    frame = binned[keys].drop_duplicates(ignore_index=True)
-    cosines = series(binned, keys, "cos", frame)
-    return frame.assign(cos=means(cosines).value, p=p_in_part(cosines, min(3, cosines.shape[1] // 20)))
+    series = BySteps(binned, keys)
+    cosines = series["cos"]
+    found = series.keys.assign(cos=means(cosines).value, p=p_in_part(cosines, min(3, cosines.shape[1] // 20)))
+    return found.sort_values(keys, key=configured(run), ignore_index=True)
 
 
 def batches_needed(run: Path, selection: Selection, half_width: float = 0.05) -> pd.DataFrame:
@@ -236,7 +331,7 @@ def batches_needed(run: Path, selection: Selection, half_width: float = 0.05) ->
         does; null: not known, or the cosine is 0;
         to_width, corrected_to_width: more steps until it is as narrow as wanted.
     """
-    frame = needed(agreement(pair_steps(run, selection), read_run(run).tasks), half_width)
+    frame = needed(agreement(pair_steps(run, selection), read_run(run)), half_width)
     return frame.sort_values(PAIR, key=configured(run), ignore_index=True)
 
 
@@ -268,8 +363,18 @@ def configured(run: Path) -> Callable[[pd.Series], pd.Series]:
     return lambda column: column.map(place) if column.name in _TASK_COLUMNS else column
 
 
-def series(by_step: pd.DataFrame, keys: list[str], value: str, rows: pd.DataFrame) -> Floats:
-    """The values by step, [rows, steps], in the order of `rows`."""
-    wide = by_step.pivot(index=keys, columns="step", values=value)
-    values: Floats = wide.reindex(pd.MultiIndex.from_frame(rows[keys])).to_numpy(np.float64)
-    return values
+class BySteps:
+    """A frame with a row for each key and step, as a row for each key and a column for each step."""
+
+    def __init__(self, frame: pd.DataFrame, keys: Sequence[str]) -> None:
+        self._frame = frame
+        self._row = frame.groupby(list(keys), sort=False, observed=True).ngroup().to_numpy()
+        steps, self._column = np.unique(frame["step"], return_inverse=True)
+        self.keys = frame[list(keys)].drop_duplicates(ignore_index=True)  # of each row
+        self._shape = (len(self.keys), len(steps))
+
+    def __getitem__(self, value: str) -> Floats:
+        """The values of a column, [rows, steps]; NaN where the frame has none."""
+        values = np.full(self._shape, np.nan)
+        values[self._row, self._column] = self._frame[value].to_numpy(np.float64, na_value=np.nan)
+        return values

@@ -16,7 +16,17 @@ import numpy as np
 import pandas as pd
 
 from analysis.advice import Suggestion, advise
-from analysis.agreement import PAIR, agreement, block_cosines, by_window, needed, pair_steps, series, shares_texts
+from analysis.agreement import (
+    PAIR,
+    BySteps,
+    agreement,
+    block_cosines,
+    by_window,
+    model_steps,
+    needed,
+    pair_steps,
+    shares_texts,
+)
 from analysis.database import Selection
 from analysis.outcomes import Outcome, outcomes
 from analysis.queries import projection_by_pair
@@ -45,8 +55,9 @@ class Diagnosis:
     run: str
     method: str
     seed: int
+    probe: str | None  # where a probe measured, as in `at step 100 of run demo`; None: a run that trained
     tasks: tuple[str, ...]
-    steps: int  # recorded with gradients
+    steps: int  # recorded with gradients; of a probe: batches
     pairs: tuple[Pair, ...]
     outcomes: tuple[Outcome, ...]
     suggestions: tuple[Suggestion, ...]
@@ -72,26 +83,30 @@ def diagnose(run: Path) -> Diagnosis:
             "so there is no pair to diagnose."
         )
     recorded = int(by_step["step"].nunique())
-    timed = by_window(by_step, info.tasks, min(_WINDOWS, max(recorded // _WINDOW_STEPS, 1)))
-    whole = agreement(by_step, info.tasks)
+    # Batches at the same parameters have no course to be cut into windows.
+    windows = 1 if info.probe else min(_WINDOWS, max(recorded // _WINDOW_STEPS, 1))
+    timed = by_window(by_step, info, windows)
+    whole = agreement(by_step, info)
     whole = whole.merge(needed(whole)[[*PAIR, "to_exclude_zero"]], on=PAIR)
     found = judge(whole.merge(_after(by_step), on=PAIR, how="left"), timed)
     places = block_cosines(run, Selection())
     places["q"] = false_discovery(places["p"].to_numpy())
     projection = projection_by_pair(run, Selection()).set_index(["branch", "task", "against"])
-    harms = _harms(by_step, info)
+    harms = _harms(model_steps(run), info)
 
     names = info.task_names
-    present = set(zip(by_step["task_i"], by_step["task_j"], strict=True))
+    present = set(found.index)
+    on = sorted(by_step["branch"].unique())
+    timed_of, places_of = (dict(iter(frame.groupby(PAIR))) for frame in (timed, places))
     pairs = []
     for one, other in ((one, other) for i, one in enumerate(names) for other in names[i + 1 :]):
-        if (one, other) not in present:
-            continue
         branches = tuple(
-            _branch(branch, one, other, found.loc[(branch, one, other)], timed, places, projection)
-            for branch in sorted(set(by_step["branch"]))
-            if (branch, one, other) in found.index
+            _branch(key, found.loc[key], timed_of[key], places_of[key], projection)
+            for branch in on
+            if (key := (branch, one, other)) in present
         )
+        if not branches:
+            continue
         verdict = overall([branch.verdict for branch in branches])
         pairs.append(Pair(one, other, verdict, shares_texts(info.tasks, one, other), harms[one, other], branches))
     shown = outcomes(run)
@@ -100,6 +115,7 @@ def diagnose(run: Path) -> Diagnosis:
         info.run_id,
         info.method,
         info.seed,
+        info.probe.where if info.probe else None,
         tuple(names),
         recorded,
         tuple(pairs),
@@ -152,18 +168,12 @@ def _after(by_step: pd.DataFrame) -> pd.DataFrame:
 
 
 def _branch(
-    branch: str,
-    one: str,
-    other: str,
-    row: pd.Series,
-    timed: pd.DataFrame,
-    places: pd.DataFrame,
-    projection: pd.DataFrame,
+    key: tuple[str, str, str], row: pd.Series, timed: pd.DataFrame, blocks: pd.DataFrame, projection: pd.DataFrame
 ) -> Branch:
-    keys = {"branch": branch, "task_i": one, "task_j": other}
+    """What is known of a pair on a branch, from its rows: over all steps, by window, and by block."""
+    branch, one, other = key
     verdict: Verdict = row["verdict"]
-    windows, since, until = _windows(_of(timed, keys), verdict)
-    blocks = _of(places, keys)
+    windows, since, until = _windows(timed, verdict)
     sign = {"conflict": -1, "aligned": 1}.get(verdict)
     listed = blocks[(blocks["q"] <= LEVEL) & (np.sign(blocks["cos"]) == sign)].sort_values("q", kind="stable")
     listed = listed.reindex(listed["cos"].abs().sort_values(ascending=False, kind="stable").index)
@@ -216,19 +226,18 @@ def _windows(timed: pd.DataFrame, verdict: Verdict) -> tuple[tuple[Window, ...],
     return windows, windows[where[0]].first, windows[where[-1]].last
 
 
-def _harms(by_step: pd.DataFrame, info: RunInfo) -> dict[tuple[str, str], Harm]:
-    """For each pair the gradients on all blocks together, which is what the theorem is about."""
+def _harms(whole: pd.DataFrame, info: RunInfo) -> dict[tuple[str, str], Harm]:
+    """For each pair, from `model_steps`: the gradients on all blocks together, which is what the theorem is about."""
     keys = ["task_i", "task_j"]
-    columns = ["inner", "square_i", "square_j", "product", "half_i", "half_j"]
-    whole = by_step.groupby([*keys, "step"], as_index=False)[columns].sum(min_count=1)
+    columns = ["inner_product", "square_i", "square_j", "product", "half_i", "half_j"]
     norms = [np.sqrt(whole[f"square_{side}"]) for side in "ij"]
     scale = norms[0] * norms[1]
-    whole["cos"] = whole["inner"] / scale.where(scale > 0)
+    whole["cos"] = whole["inner_product"] / scale.where(scale > 0)
     whole["rate"] = (whole["cos"] < 0).astype(float).where(whole["cos"].notna())
     similarity = 2 * scale / (norms[0] ** 2 + norms[1] ** 2)
     whole["met"] = (whole["cos"] <= -similarity).astype(float).where(whole["cos"].notna())
-    found = agreement(whole, info.tasks, keys)
-    found["met"] = means(series(whole, keys, "met", found)).value
+    found = agreement(whole, info, keys)
+    found["met"] = means(BySteps(whole, keys)["met"]).value
     sums = whole.groupby(keys)[columns].mean()
     harms = {}
     for row in found.itertuples():
@@ -255,11 +264,6 @@ def _harms(by_step: pd.DataFrame, info: RunInfo) -> dict[tuple[str, str], Harm]:
             share_of_steps=_known(row.met),
         )
     return harms
-
-
-def _of(frame: pd.DataFrame, keys: dict[str, str]) -> pd.DataFrame:
-    keep = np.logical_and.reduce([frame[name] == value for name, value in keys.items()])
-    return frame[keep]
 
 
 def _known(value: Any) -> float | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from analysis.runs import final_metrics, list_runs
 from ortho_lora.schema import RunInfo, read_run
@@ -14,11 +14,12 @@ from ortho_lora.schema import RunInfo, read_run
 LOWER_IS_BETTER = frozenset({"loss", "rmse", "mae", "mse"})
 SPLIT = "validation"
 
-# Settings that say how gradients are combined, or change nothing but speed and the record.
-_FREE = frozenset(
-    {"method", "rule", "scope", "branches", "order", "seed", "gradient_mode", "device", "threads", "eval_batch_size"}
+INDIFFERENT = frozenset(
+    {"seed", "gradient_mode", "device", "threads", "eval_batch_size"}
     | {"record_every", "flush_rows", "flush_seconds", "checkpoint_every"}
 )
+"""Settings that change nothing but chance, speed and the record."""
+_FREE = INDIFFERENT | {"method", "rule", "scope", "branches", "order"}  # and how gradients are combined
 
 
 @dataclass(frozen=True)
@@ -49,17 +50,23 @@ def outcomes(run: Path) -> tuple[Outcome, ...]:
     """`single` against `joint`, and every other method against `joint`, on each task, as far as there are such runs.
 
     Compared are finished runs of the same directory with the run's own model, tasks and other settings, and the same
-    seed on both sides.
+    seed on both sides. A probe evaluates nothing: it has no outcomes and is none.
 
     Raises:
         OrthoLoraError: a record cannot be read.
     """
     own = read_run(run)
-    if not own.config:
+    if not own.config or own.probe:
         return ()
     values: dict[str, dict[int, tuple[str, dict[str, float]]]] = {}
     for other in list_runs(run.parent):
-        if other.info and other.state == "finished" and _identity(other.info) == _identity(own):
+        if (
+            other.info
+            and not other.info.probe
+            and other.state == "finished"
+            and other.info.task_names == own.task_names  # before its modules are read
+            and _identity(read_run(other.path)) == _identity(own)
+        ):
             found = (other.run_id, final_metrics(other.path, other.info.tasks, SPLIT))
             values.setdefault(other.info.method, {}).setdefault(other.info.seed, found)  # the newest first
     joint = values.get("joint", {})
@@ -92,7 +99,7 @@ def _compare(
 def _interval(values: Sequence[float]) -> tuple[float | None, float | None]:
     if len(values) < 3:
         return None, None
-    half_width = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
+    half_width = special.stdtrit(len(values) - 1, 0.975) * np.std(values, ddof=1) / np.sqrt(len(values))
     return float(np.mean(values) - half_width), float(np.mean(values) + half_width)
 
 
@@ -100,6 +107,6 @@ def _identity(info: RunInfo) -> dict[str, Any]:
     """What two runs must have in common to be compared."""
     return {
         "config": {name: value for name, value in info.config.items() if name not in _FREE},
-        "tasks": info.tasks,
+        "tasks": [task.model_dump(exclude={"majority"}) for task in info.tasks],  # its value is of the seed's examples
         "modules": info.modules,
     }

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 FEWEST_STEPS = 8
 """With fewer measured steps there is no standard error."""
@@ -58,7 +58,7 @@ class Means:
 
     def quantile(self, level: float = 0.95) -> Floats:
         """Two-sided quantile of Student's t."""
-        return np.asarray(stats.t.ppf((1 + level) / 2, self.freedom), dtype=np.float64)
+        return np.asarray(special.stdtrit(self.freedom, (1 + level) / 2), dtype=np.float64)
 
     def p_value(self) -> Floats:
         """Two-sided, of the mean being zero; 1 where every value is zero.
@@ -70,14 +70,15 @@ class Means:
         with np.errstate(divide="ignore", invalid="ignore"):
             t = np.abs(self.value) / self.cautious
         t = np.where((self.cautious == 0) & (self.value == 0), 0.0, t)
-        return np.asarray(2 * stats.t.sf(t, self.freedom), dtype=np.float64)
+        return np.asarray(2 * special.stdtr(self.freedom, -t), dtype=np.float64)
 
 
-def means(series: Floats) -> Means:
+def means(series: Floats, *, independent: bool = False) -> Means:
     """Mean, error and effective sample size of each row.
 
     Args:
         series: [rows, steps]
+        independent: the values of a row are independent draws, as of a probe's batches.
     """
     count = (~np.isnan(series)).sum(axis=1)  # [rows]
     mean = row_means(series)
@@ -94,12 +95,15 @@ def means(series: Floats) -> Means:
     correction = whole / np.maximum(part * batches - whole, whole / _LARGEST_CORRECTION) * (batches - 1)
     between = np.nansum((batch - row_means(batch)[:, None]) ** 2, axis=1) / np.maximum(batches * (batches - 1), 1)
     variance = np.where(constant, 0.0, between * correction)
-    independent = square / (n - 1)
-    effective = np.divide(n * independent, variance, out=n.copy(), where=variance > 0)
+    if independent:
+        error = np.where(constant, 0.0, np.sqrt(square / (n - 1)))
+        return Means(mean, error, count.astype(np.int64), n, n - 1, error)
+    unrelated = square / (n - 1)
+    effective = np.divide(n * unrelated, variance, out=n.copy(), where=variance > 0)
     freedom = np.clip(np.minimum(n / whole - 1, batches - 1.0), 3.0, None)
     # s^2 around the series' own mean misses the part that the mean has followed.
-    fading_alone = independent * whole * (n - 1) / np.maximum(n - whole, n / _LARGEST_CORRECTION)
-    cautious = np.where(constant, 0.0, np.maximum(np.maximum(variance, independent), fading_alone))
+    fading_alone = unrelated * whole * (n - 1) / np.maximum(n - whole, n / _LARGEST_CORRECTION)
+    cautious = np.where(constant, 0.0, np.maximum(np.maximum(variance, unrelated), fading_alone))
     effective = np.minimum(effective, n)
     return Means(mean, np.sqrt(variance), count.astype(np.int64), effective, freedom, np.sqrt(cautious))
 
@@ -144,17 +148,7 @@ def row_means(series: Floats) -> Floats:
     return found
 
 
-def standard_error(series: Floats) -> Floats:
-    """Standard error of the mean of each row, [rows]; NaN with fewer than 8 measured values."""
-    return means(series).error
-
-
-def interval(series: Floats) -> tuple[Floats, Floats]:
-    """Low and high end of the 95% interval of each row's mean, [rows] each."""
-    return means(series).interval()
-
-
-def rate_interval(series: Floats) -> tuple[Floats, Floats]:
+def rate_interval(series: Floats, *, independent: bool = False) -> tuple[Floats, Floats]:
     """Low and high end of the 95% interval of each row's mean rate, within 0 to 1, [rows] each.
 
     Wilson's interval for as many independent draws as have the mean's variance, p (1 - p) / var; where every value is
@@ -162,8 +156,9 @@ def rate_interval(series: Floats) -> tuple[Floats, Floats]:
 
     Args:
         series: [rows, steps], rates between 0 and 1.
+        independent: as of `means`.
     """
-    found = means(series)
+    found = means(series, independent=independent)
     rate, square = found.value, found.quantile() ** 2
     draws = np.where(
         found.error > 0, rate * (1 - rate) / np.where(found.error > 0, found.error, 1) ** 2, found.effective
@@ -173,13 +168,15 @@ def rate_interval(series: Floats) -> tuple[Floats, Floats]:
     return np.clip(centre - half_width, 0.0, 1.0), np.clip(centre + half_width, 0.0, 1.0)
 
 
-def clear_mean(series: Floats) -> Floats:
+def clear_mean(series: Floats, *, independent: bool = False) -> Floats:
     """Mean of each row where it is clearly positive, [rows]: by more than `CLEAR` standard errors; else NaN."""
-    found = means(series)
+    found = means(series, independent=independent)
     return np.where(found.value > CLEAR * found.error, found.value, np.nan)
 
 
-def cosine_interval(product: Floats, half_i: Floats, half_j: Floats) -> tuple[Floats, Floats]:
+def cosine_interval(
+    product: Floats, half_i: Floats, half_j: Floats, *, independent: bool = False
+) -> tuple[Floats, Floats]:
     """Low and high end of the 95% interval of sum product / sqrt(sum half_i sum half_j), [rows] each.
 
     By Fieller's theorem for the ratio of mean product to the geometric mean of the halves, which is taken as linear
@@ -190,13 +187,14 @@ def cosine_interval(product: Floats, half_i: Floats, half_j: Floats) -> tuple[Fl
         product: [rows, steps], measured in the same steps as the others
         half_i: [rows, steps]
         half_j: [rows, steps]
+        independent: as of `means`.
     """
     above = row_means(product)
     mean_i, mean_j = (np.where(mean > 0, mean, np.nan) for mean in (row_means(half_i), row_means(half_j)))
     below = np.sqrt(mean_i * mean_j)
     ratio = above / below
     linear = (below / mean_i / 2)[:, None] * half_i + (below / mean_j / 2)[:, None] * half_j  # of mean `below`
-    rest = means(product - ratio[:, None] * linear)
+    rest = means(product - ratio[:, None] * linear, independent=independent)
 
     (of_product, batches), (of_linear, _) = batch_means(product), batch_means(linear)
     known = np.maximum(batches, 1)
@@ -239,7 +237,7 @@ def p_in_part(series: Floats, windows: int) -> Floats:
     of_windows = np.stack([means(part).p_value() for part in np.array_split(series, windows, axis=1)])
     counts = (~np.isnan(of_windows)).sum(axis=0)
     least = np.where(np.isnan(of_windows), np.inf, of_windows).min(axis=0)
-    return np.minimum(2 * np.fmin(whole, np.where(counts > 0, least * counts, np.nan)), 1.0)
+    return np.minimum(2 * np.fmin(whole, np.where(counts > 0, least, np.nan) * counts), 1.0)
 
 
 def holm(p_values: Floats) -> Floats:
@@ -254,6 +252,8 @@ def holm(p_values: Floats) -> Floats:
 
 def false_discovery(p_values: Floats) -> Floats:
     """Benjamini and Hochberg's adjusted p-values: of those below a level, at most that share errs. NaN stays out."""
+    from scipy import stats  # takes half a second, and not every look needs it
+
     adjusted = np.full(len(p_values), np.nan)
     known = ~np.isnan(p_values)
     if known.any():

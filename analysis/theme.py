@@ -20,6 +20,9 @@ CONFLICT_RATE = "RdBu_r"
 AMOUNT = "YlOrBr"
 """Sequential: more is darker."""
 
+CHOSEN = "#E69F00"
+"""Colour of the border of what is chosen, on red, blue, white and grey."""
+
 FONT = '"Source Sans", "Source Sans Pro", "Open Sans", Arial, sans-serif'
 """The pages' own, where it is there."""
 FONT_SIZE = 13
@@ -40,9 +43,24 @@ def muted(dark: bool) -> str:
     return "#A6A6A6" if dark else "#6E6E6E"
 
 
+def against(dark: bool) -> str:
+    """Colour of conflict, the red end of AGREEMENT."""
+    return "#F4826B" if dark else "#B2182B"
+
+
+def along(dark: bool) -> str:
+    """Colour of agreement, its blue end."""
+    return "#67A9CF" if dark else "#2166AC"
+
+
 def unmeasured(dark: bool) -> str:
     """Colour of a cell that holds no measurement; on none of the scales."""
     return "#4A4D57" if dark else "#D5D5D8"
+
+
+def label(name: str) -> str:
+    """A name as text of a figure: shown as it is, never read as a tag, an entity or a template of plotly."""
+    return "".join({"&": "&amp;", "<": "&lt;", ">": "&gt;", "%": "&#37;"}.get(letter, letter) for letter in name)
 
 
 def line(index: int, dark: bool) -> dict[str, Any]:

@@ -5,6 +5,14 @@ from typing import Literal
 
 Verdict = Literal["conflict", "aligned", "indistinguishable from noise", "not enough data"]
 
+MARKS: dict[Verdict, str] = {
+    "conflict": "▼",
+    "aligned": "▲",
+    "indistinguishable from noise": "≈",
+    "not enough data": "?",
+}
+"""Says a verdict beside its colour."""
+
 WEAK, STRONG = 0.1, 0.3
 """Conventions, no laws: cosines up to the first are called weak, from the second on strong, else moderate."""
 
@@ -110,6 +118,12 @@ class Pair:
         """The branch that shows the verdict most clearly."""
         alike = [branch for branch in self.branches if branch.verdict == self.verdict]
         return max(alike, key=lambda branch: abs(branch.strength or 0.0))
+
+
+def worst_first(pair: Pair) -> tuple[int, float]:
+    """Key: conflicts first, the strongest first; then those aligned; the others as they are configured."""
+    told = pair.verdict in ("conflict", "aligned")
+    return list(MARKS).index(pair.verdict), -abs(pair.strongest.strength or 0.0) if told else 0.0
 
 
 def strength_word(cosine: float) -> str:

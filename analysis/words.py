@@ -13,6 +13,30 @@ def span(first: int, last: int) -> str:
     return f"step {first}" if first == last else f"steps {first} to {last}"
 
 
+def method_name(rule: str, scope: str, branches: str) -> str:
+    """Like `pcgrad @ block, A only`; the plain sum is the same at every scope."""
+    if rule == "sum":
+        return "sum"
+    return f"{rule} @ {scope}{'' if branches == 'both' else f', {branches} only'}"
+
+
+def what_remains(frame: pd.DataFrame) -> str:
+    """How many conflicts of `queries.task_matrix` are left after the rule, and where most."""
+    before, after = (
+        (frame[f"rate_{when}"] * frame[count]).sum() / max(frame[count].sum(), 1)
+        for when, count in (("before", "measured"), ("after", "measured_after"))
+    )
+    if before == after:
+        said = f"Of the measured cosines {before:.1%} are negative, and stay so."
+    else:
+        said = f"Of the measured cosines {before:.1%} are negative before projection and {after:.1%} after it."
+    if after == 0 or frame["rate_after"].isna().all():
+        return said
+    most = frame.loc[frame["rate_after"].idxmax()]
+    where = f"{most['task_i']} and {most['task_j']} on branch {most['branch']}"
+    return f"{said} Most remain between {where}: {most['rate_after']:.1%}, mean cosine {most['cos_after']:+.2f}."
+
+
 def describe(frame: pd.DataFrame) -> str:
     """One sentence on a frame of `analysis.queries`: its strongest conflict, or what else its figure is about."""
     columns = set(frame.columns)
@@ -45,6 +69,28 @@ def _layers(frame: pd.DataFrame) -> str:
     low = found.loc[found["cos_before"].idxmin()]
     where = f"layer {layer_name(low['layer'])} of branch {low['branch']}, {span(low['step'], low['step_end'])}"
     return f"Lowest mean cosine before projection: {low['cos_before']:+.2f} in {where}."
+
+
+def _windows(frame: pd.DataFrame) -> str:
+    below, above = (frame["cos_high"] < 0).sum(), (frame["cos_low"] > 0).sum()
+    return f"Of {len(frame)} windows the mean cosine is clearly below 0 in {below} and clearly above 0 in {above}."
+
+
+def _one_step(frame: pd.DataFrame) -> str:
+    found = frame.dropna(subset="cos_before")
+    if found.empty:
+        return "No pair of tasks is measured in this step."
+    low = found.loc[found["cos_before"].idxmin()]
+    return f"Lowest cosine before projection: {low['cos_before']:+.2f}, of {low['task_i']} and {low['task_j']}."
+
+
+def _blocks(frame: pd.DataFrame) -> str:
+    found = frame.dropna(subset="cos_before")
+    if found.empty:
+        return "No block is measured yet."
+    low = found.loc[found["cos_before"].idxmin()]
+    where = f"{low['module']} of layer {layer_name(low['layer'])}, branch {low['branch']}"
+    return f"Lowest mean cosine before projection: {low['cos_before']:+.2f} on {where}."
 
 
 def _directed(frame: pd.DataFrame) -> str:
@@ -95,6 +141,22 @@ def _metrics(frame: pd.DataFrame) -> str:
     return f"Last values: {'; '.join(listed)}."
 
 
+def _curves(frame: pd.DataFrame) -> str:
+    shown = "smoothed" if "smoothed" in frame else "value"
+    last = frame.dropna(subset=shown).drop_duplicates(["series", "task"], keep="last")
+    listed = [f"{row['task']} {row[shown]:.2f} ({row['series']})" for row in last.to_dict("records")]
+    return f"Last values: {'; '.join(listed)}."
+
+
+def _replayed(frame: pd.DataFrame) -> str:
+    once = frame.drop_duplicates(["rule", "scope", "branches"])
+    shares = [
+        f"{method_name(row['rule'], row['scope'], row['branches'])} {row['projected']:.0%}"
+        for row in once.dropna(subset="projected").to_dict("records")
+    ]
+    return f"Directed pairs that each method would have projected: {'; '.join(shares)}."
+
+
 def _losses(frame: pd.DataFrame) -> str:
     last = frame.drop_duplicates(["run", "task"], keep="last")
     return f"Last losses: {'; '.join(f'{row.task} {row.loss:.2f} ({row.run})' for row in last.itertuples())}."
@@ -102,8 +164,13 @@ def _losses(frame: pd.DataFrame) -> str:
 
 # The first whose columns are there.
 _SENTENCES = [
-    ({"task_i", "cos_before"}, _pairs),
-    ({"layer", "cos_before"}, _layers),
+    ({"series", "value"}, _curves),
+    ({"agreement", "projected"}, _replayed),
+    ({"corrected", "cos_before"}, _pairs),
+    ({"corrected", "step"}, _windows),
+    ({"norm_i"}, _one_step),
+    ({"layer", "step"}, _layers),
+    ({"layer", "cos_before"}, _blocks),
     ({"against"}, _directed),
     ({"frequency"}, _by_branch),
     ({"cos_before"}, _one_pair),

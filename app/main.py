@@ -9,17 +9,33 @@ import streamlit as st
 if (root := str(Path(__file__).resolve().parents[1])) not in sys.path:
     sys.path.append(root)
 
-from app import state
-from app.views import conflicts, launch, metrics, projection, runs
+from app import address, figure, links, state
+from app.views import conflicts, diagnosis, launch, layers, learn, metrics, projection, runs, start, study
 
 st.set_page_config(page_title="Ortho-LoRA", page_icon=str(Path(__file__).with_name("icon.svg")), layout="wide")
-pages = [
-    st.Page(runs.page, title="Runs", icon=":material/list:", default=True),
-    st.Page(launch.page, title="Launch", icon=":material/rocket_launch:", url_path="launch"),
-    st.Page(conflicts.page, title="Conflicts", icon=":material/grid_on:", url_path="conflicts"),
-    st.Page(projection.page, title="Projection", icon=":material/call_split:", url_path="projection"),
-    st.Page(metrics.page, title="Metrics", icon=":material/show_chart:", url_path="metrics"),
-]
-chosen = st.navigation(pages)
-state.choose_run()
+state.spare_imports()
+pages = {
+    "": [
+        st.Page(start.page, title="Start", icon=":material/home:", default=True),
+        st.Page(learn.page, title="Learn", icon=":material/school:", url_path="learn"),
+    ],
+    "Train": [
+        st.Page(launch.page, title="Launch", icon=":material/rocket_launch:", url_path="launch"),
+        st.Page(runs.page, title="Runs", icon=":material/list:", url_path="runs"),
+    ],
+    "Look": [
+        st.Page(conflicts.page, title="Conflicts", icon=":material/grid_on:", url_path="conflicts"),
+        st.Page(layers.page, title="Layers", icon=":material/layers:", url_path="layers"),
+        st.Page(projection.page, title="Projection", icon=":material/call_split:", url_path="projection"),
+        st.Page(metrics.page, title="Metrics", icon=":material/show_chart:", url_path="metrics"),
+        st.Page(diagnosis.page, title="Diagnosis", icon=":material/stethoscope:", url_path="diagnosis"),
+        st.Page(study.page, title="Study", icon=":material/science:", url_path="study"),
+    ],
+}
+chosen = st.navigation(pages, expanded=True)
+links.register(page for section in pages.values() for page in section)
+state.choose_runs()
+address.arrive(chosen.url_path)
+with st.sidebar:
+    figure.choose_image_format()
 chosen.run()

@@ -1,25 +1,27 @@
-"""What all pages share: the runs, the chosen one, what is selected of it, and how a figure is shown.
+"""What all pages share: the runs, the chosen ones, and the answers to questions about them.
 
-The chosen run and the selection live in the address, so that a copied link opens the same view.
+What is chosen lives in the address, so that a copied link opens the same view (`app.selection` has what of a run).
 """
 
+import atexit
+import gc
+import time
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
-import pandas as pd
-import plotly.graph_objects as go
 import streamlit as st
 
-from analysis import queries
-from analysis.queries import Extent, Selection
 from analysis.runs import Run, list_runs, open_run
-from analysis.words import describe
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.schema import default_runs_dir
 
 LIVE_SECONDS = 2.0
-"""How often a page of a run that is training looks again."""
+"""How often a page of a run that is training looks again, at most."""
+LIVE_SHARE = 0.05
+"""Of a core, that looking again may take: a page that costs more looks more seldom."""
 
 SYMBOLS = {
     "queued": "◌", "running": "▶", "stopping": "◼", "stopped": "■", "failed": "✕", "finished": "✓",
@@ -45,9 +47,20 @@ def is_dark() -> bool:
     return st.context.theme.type == "dark"
 
 
-def choose_run() -> None:
-    """The run that the pages show, in the sidebar and in the address."""
-    runs = list_runs(default_runs_dir())
+@st.cache_resource(show_spinner=False)
+def spare_imports() -> None:
+    """Once: leave what is imported out of the garbage collection that Streamlit runs after every look.
+
+    It is never garbage, and going through it takes a tenth of a second: most of what a live page costs.
+    """
+    gc.collect()
+    gc.freeze()
+    atexit.register(gc.unfreeze)  # else DuckDB calls it a leak when the server ends
+
+
+def choose_runs() -> None:
+    """The run that the pages show and those that it is compared with, in the sidebar and in the address."""
+    runs = _unarchived(list_runs(default_runs_dir()))
     states = {run.run_id: run.state for run in runs}
     if st.session_state.get("run") not in states:
         st.session_state.pop("run", None)
@@ -55,7 +68,7 @@ def choose_run() -> None:
     if states and "run" not in st.session_state and st.query_params.get("run") not in states:
         st.session_state["run"] = next(iter(states))
     with st.sidebar:
-        st.selectbox(
+        chosen = st.selectbox(
             "Run",
             list(states),
             index=None,
@@ -64,10 +77,35 @@ def choose_run() -> None:
             placeholder="no runs yet",
             disabled=not states,
         )
-        if chosen := st.session_state.get("run"):
+        if chosen:
             st.caption(f"{SYMBOLS[states[chosen]]} {states[chosen]}")
+        others = [run.run_id for run in runs if run.info is not None and run.run_id != chosen]
+        if "compare" in st.session_state:
+            st.session_state["compare"] = [run_id for run_id in st.session_state["compare"] if run_id in others]
+        st.multiselect(
+            "Compare with",
+            others,
+            key="compare",
+            bind="query-params",
+            placeholder="other methods, other seeds",
+            disabled=not others,
+            help="On the pages that show several runs side by side: Metrics and Diagnosis.",
+        )
         st.caption(f"in {plain(str(default_runs_dir()))}")
         st.button("Look again", icon=":material/refresh:", help="Read the runs directory again.")
+
+
+def _unarchived(runs: list[Run]) -> list[Run]:
+    """What there is to choose: not what was put aside, unless that is chosen, or is all there is."""
+    session, address = st.session_state, st.query_params
+    chosen = {session.get("run"), address.get("run"), *session.get("compare", []), *address.get_all("compare")}
+    return [run for run in runs if not run.notes.archived or run.run_id in chosen] or runs
+
+
+def compared_runs() -> list[Run]:
+    """The runs that the chosen one is compared with, in the order chosen."""
+    known = {run.run_id: run for run in list_runs(default_runs_dir())}
+    return [known[run_id] for run_id in st.session_state.get("compare", []) if run_id in known]
 
 
 def current_run() -> Run:
@@ -89,109 +127,85 @@ def current_run() -> Run:
     return run
 
 
-def live(run: Run, body: Callable[[Run], None]) -> None:
-    """Show `body`, and while the run trains show it again every LIVE_SECONDS."""
-    active = run.active
+def need_pairs(run: Run) -> None:
+    """Where a run has no pair of gradients, say so and end the page."""
+    assert run.info is not None
+    if run.info.method == "single":
+        st.info("This run trained one adapter for each task: no gradients meet, so there is nothing to compare.")
+        st.stop()
+    if len(run.info.tasks) < 2:
+        st.info("This run has one task: a conflict needs two.")
+        st.stop()
 
-    @st.fragment(run_every=LIVE_SECONDS if active else None)
+
+def live(run: Run, body: Callable[[Run], None], every: float = LIVE_SECONDS) -> None:
+    """Show `body`, and while the run trains show it again, until somebody pauses it.
+
+    Args:
+        run: of the page.
+        body: shows the page of the run as it is now.
+        every: so many seconds at least; more where the server needs much of them (`LIVE_SHARE`).
+    """
+    active = run.active
+    follow = active and not st.toggle(
+        "Pause",
+        key="paused",
+        persist_state="session",
+        help="This run trains, and the page follows it. Pause to look closely: zoom and selection stay as they are.",
+    )
+    seconds = max(every, st.session_state.get("live-seconds", 0.0))
+    looks = count()
+
+    @st.fragment(run_every=seconds if follow else None)
     def show() -> None:
+        again, began = next(looks) > 0, time.process_time()
         now = open_run(default_runs_dir(), run.run_id) if active else run
         if active and not now.active:
             st.rerun()  # the last look: the fragment's clock stops with it
         if active and now.status:
-            st.caption(f"{SYMBOLS['running']} training, {now.status.progress}")
+            st.caption(f"{SYMBOLS['running']} {now.status.phase}, {now.status.progress}")
         try:
             body(now)
         except OrthoLoraError as error:
             st.error(plain(str(error)))
+        if follow and again:  # the first look is not one that the clock asked for
+            needed = (time.process_time() - began) / LIVE_SHARE
+            st.session_state["live-seconds"] = needed
+            if not seconds / 3 < max(every, needed) < 1.5 * seconds:
+                st.rerun()  # for a fragment with another clock
 
     show()
 
 
 def ask(question: Callable[..., Any], run: Run, *arguments: Any) -> Any:
-    """The answer of `analysis.queries`, remembered until the record grows."""
-    return _answer(question.__name__, str(run.path), _version(run.path), *arguments)
+    """The answer of a named function of `analysis` on a run's directory, remembered until its record grows."""
+    return _answer(question, str(run.path), version(run.path), *arguments)
 
 
-def ask_of_runs(question: Callable[..., Any], runs: list[Run]) -> Any:
+def ask_of_runs(question: Callable[..., Any], runs: list[Run], *arguments: Any) -> Any:
     """The same for a question to several runs."""
-    return _answer_of_runs(question.__name__, [str(run.path) for run in runs], [_version(run.path) for run in runs])
+    return _answer_of_runs(question, [str(run.path) for run in runs], [version(run.path) for run in runs], *arguments)
 
 
-@st.cache_data(show_spinner=False, max_entries=100)
-def _answer(question: str, run: str, version: int, *arguments: Any) -> Any:
-    return getattr(queries, question)(Path(run), *arguments)
+BY_NAME: dict[str | type[Any], Callable[[Any], str]] = {
+    FunctionType: lambda function: f"{function.__module__}.{function.__qualname__}"
+}
+"""How Streamlit's caches are to tell functions apart."""
 
 
-@st.cache_data(show_spinner=False, max_entries=20)
-def _answer_of_runs(question: str, runs: list[str], versions: list[int]) -> Any:
-    return getattr(queries, question)([Path(run) for run in runs])
+@st.cache_data(show_spinner=False, max_entries=200, hash_funcs=BY_NAME)
+def _answer(question: Callable[..., Any], run: str, version: int, *arguments: Any) -> Any:
+    return question(Path(run), *arguments)
 
 
-def _version(run: Path) -> int:
+@st.cache_data(show_spinner=False, max_entries=50, hash_funcs=BY_NAME)
+def _answer_of_runs(question: Callable[..., Any], runs: list[str], versions: list[int], *arguments: Any) -> Any:
+    return question([Path(run) for run in runs], *arguments)
+
+
+def version(run: Path) -> int:
+    """A number that changes whenever a run's record does."""
     try:
         return (run / "manifest.json").stat().st_mtime_ns
     except FileNotFoundError:
         return 0
-
-
-def select_steps_and_layers(extent: Extent) -> Selection:
-    """The step range and layers that a page is about."""
-    assert extent.first is not None
-    assert extent.last is not None
-    steps, layers = st.columns([3, 2])
-    whole = (extent.first, extent.last)
-    _follow(whole)
-    with steps:
-        if extent.first < extent.last:
-            chosen = st.slider("Steps", *whole, value=whole, key="steps", bind="query-params")
-        else:
-            chosen = whole
-            st.caption(f"Steps: only step {extent.first} is recorded yet.")
-    with layers:
-        known = [layer for layer in st.session_state.get("layers", []) if layer in extent.layers]
-        if "layers" in st.session_state:
-            st.session_state["layers"] = known
-        some = st.multiselect(
-            "Layers", extent.layers, key="layers", bind="query-params", placeholder="all layers", filter_mode=None
-        )
-    return Selection(
-        steps=None if chosen == whole else chosen,
-        layers=tuple(some) or None,
-    )
-
-
-def _follow(whole: tuple[int, int]) -> None:
-    """A range that reached to the end of the record goes on doing so as it grows, and stays inside another run's."""
-    former = st.session_state.get("steps_recorded", whole)
-    st.session_state["steps_recorded"] = whole
-    if "steps" not in st.session_state or former == whole:
-        return
-    low, high = st.session_state["steps"]
-    low = whole[0] if low == former[0] else min(max(low, whole[0]), whole[1])
-    high = whole[1] if high == former[1] else max(min(high, whole[1]), low)
-    st.session_state["steps"] = (low, high)
-
-
-def select_pair(extent: Extent, first: tuple[str, str]) -> tuple[str, str]:
-    """The pair of tasks that a page is about; `first` until one is chosen."""
-    pairs = {f"{one} + {other}": (one, other) for one, other in extent.pairs}
-    if st.session_state.get("pair") not in pairs:
-        st.session_state.pop("pair", None)
-    if "pair" not in st.session_state and st.query_params.get("pair") not in pairs:
-        st.session_state["pair"] = " + ".join(first)
-    chosen = st.selectbox("Pair of tasks", list(pairs), index=None, required=True, key="pair", bind="query-params")
-    return pairs[chosen] if chosen else first
-
-
-def show_figure(name: str, draw: Callable[[], go.Figure], frame: pd.DataFrame) -> None:
-    """A figure with its alternative text, and under it the same numbers as a table and a file."""
-    if frame.empty:
-        st.info("Nothing is recorded for this selection yet.")
-        return
-    st.plotly_chart(draw(), theme=None, width="stretch", key=f"figure-{name}", alt=describe(frame))
-    with st.expander("The numbers", icon=":material/table:"):
-        st.dataframe(frame, hide_index=True, key=f"table-{name}")
-        st.download_button(
-            "CSV", frame.to_csv(index=False), f"{name}.csv", "text/csv", key=f"csv-{name}", icon=":material/download:"
-        )

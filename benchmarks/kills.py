@@ -27,8 +27,9 @@ from rich.table import Table
 import ortho_lora.resume  # noqa: F401  so that a forked process starts at once
 from analysis.queries import Selection, projection_by_pair
 from analysis.runs import open_run
+from ortho_lora import store
 from ortho_lora.__main__ import app
-from ortho_lora.schema import TABLES, part_files, read_status
+from ortho_lora.schema import SCHEMAS, TABLES, part_files, read_status
 
 SETTINGS = {
     "batch_size": 2, "max_length": 16, "rank": 2, "eval_examples": 8, "eval_every": 8, "checkpoint_every": 3,
@@ -40,11 +41,14 @@ KEYS = {
     "norms": ["step", "layer", "module", "branch", "task"],
     "steps": ["step", "task"],
     "metrics": ["step", "split", "task", "metric"],
+    "predictions": ["step", "split", "task", "example"],
 }
+store.FEWEST_TOGETHER = 4  # so that parts are put together all the time
 AIMS = {  # a temporary file or directory that exists only while this is written
     "random": None,
     "checkpoint": "checkpoint/.state.pt",
     "part": "norms/.part-*",
+    "roll-up": "rollup/*/.part-*",
     "manifest": ".manifest.json.*",
     "status": ".status.json.*",
     "adapter": ".adapter",
@@ -125,7 +129,7 @@ def check_readable(run_dir: Path) -> int:
         ]
         if twice:
             raise SystemExit(f"{run_dir}: {name} holds {twice[0]} more than once")
-        if name != "metrics":
+        if name not in ("metrics", "predictions"):
             counts = Counter(row["step"] for row in rows)
             if sorted(counts) != list(range(len(counts))) or len(set(counts.values())) > 1:
                 raise SystemExit(f"{run_dir}: {name} has a gap: {counts}")
@@ -136,7 +140,7 @@ def check_readable(run_dir: Path) -> int:
 def content(run_dir: Path) -> str:
     """A hash of all that a run leaves, but for wall-clock times and the cuts between parts."""
     digest = blake2b(digest_size=16)
-    for name, schema in TABLES.items():
+    for name, schema in SCHEMAS.items():
         rows = ds.dataset(part_files(run_dir, name), schema=schema).to_table()
         kept = rows.drop_columns("seconds") if name == "steps" else rows
         digest.update(repr(kept.to_pylist()).encode())
@@ -187,6 +191,8 @@ def main() -> None:
                     if code:
                         raise SystemExit(f"exit status {code}: {log.read_text()[-2000:]}")
                     break  # it was faster
+                if open_run(runs_dir, run_dir.name).state == "finished":
+                    break  # so it was, and only its process was not at its end
                 found = sorted(str(path.relative_to(run_dir)) for path in run_dir.rglob(".*"))
                 kills.append({"run": run_dir.name, "aim": aim, "steps": check_readable(run_dir), "torn": found})
             equal = content(run_dir) == whole

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -93,10 +93,13 @@ def joint(load: Workload) -> Iterator[Step]:
 
 
 @contextmanager
-def recorded(load: Workload, method: str = "ortho-lora", tokens_of_a_pass: int = ONE_PASS) -> Iterator[Step]:
-    """Ortho-LoRA, recorded to disk."""
+def recorded(
+    load: Workload, method: str = "ortho-lora", tokens_of_a_pass: int = ONE_PASS, *, to_disk: bool = True
+) -> Iterator[Step]:
+    """Ortho-LoRA, recorded to disk or only measured."""
     optimizer = _optimizer(load)
-    with TemporaryDirectory() as directory, Recorder(Path(directory) / "run") as recorder:
+    with TemporaryDirectory() as directory, ExitStack() as stack:
+        recorder = stack.enter_context(Recorder(Path(directory) / "run")) if to_disk else None
         surgeon = OrthoLoRA(load.encoder, load.names, method, recorder=recorder, optimizer=optimizer)
 
         def step(batch: Batch) -> None:

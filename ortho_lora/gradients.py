@@ -95,6 +95,7 @@ class Collector:
         self._passes = [_Pass() for _ in blocks]
         self._mixed: Mixed | None = None
         self._alone: tuple[int, int | None] | None = None  # task and half of the pass under way
+        self._rows: dict[int, set[int]] = {}  # by block, what its layers received in that pass: examples, it is hoped
         self._backward = False
         self.verified = False
         self._handles: list[RemovableHandle] = []
@@ -173,9 +174,12 @@ class Collector:
         arrived = [seen.arrived for seen in self._passes]
         for block in self.blocks:
             block.parameter.grad = None
+        self._rows = {}
         try:
             with self._passing(task, half):
                 loss.backward()
+            if half is None:
+                self._keep_halves_of_examples(task)
         finally:
             for index, (block, before) in enumerate(zip(self.blocks, former, strict=True)):
                 gradient = block.parameter.grad
@@ -255,12 +259,20 @@ class Collector:
 
     def _arrive_alone(self, index: int, inputs: Tensor, gradient: Tensor, task: int, half: int | None) -> None:
         parts = self._space(index, gradient)
+        self._rows.setdefault(index, set()).add(len(inputs))
         first = max(len(inputs) // 2, 1) if half is None else 0
         for part, rows in ((2 * task, slice(0, first)), (2 * task + (1 if half is None else half), slice(first, None))):
             if size := len(inputs[rows]):
                 parts[part] += _products(inputs[rows], gradient[rows], 1)[0]
                 self._collected[index].examples[part] += size
         self._collected[index].tasks.add(task)
+
+    def _keep_halves_of_examples(self, task: int) -> None:
+        """Count no halves of layers that receive other rows than most do, as of a table of positions: no examples."""
+        layers = Counter(rows for of in self._rows.values() for rows in of)
+        for index, rows in self._rows.items():
+            if len(rows) > 1 or 2 * layers[min(rows)] <= len(self._rows):
+                self._collected[index].examples[2 * task : 2 * task + 2] = [0, 0]
 
     def _add_whole(self, index: int, gradient: Tensor, part: int, examples: int) -> None:
         self._space(index, gradient)[part] += gradient

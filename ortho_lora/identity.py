@@ -1,4 +1,4 @@
-"""What `run.json` says of a run that `train` makes."""
+"""What `run.json` says of a run that `train` or `probe` makes."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from ortho_lora.adapters import Block, module_infos
 from ortho_lora.config import Config
 from ortho_lora.record import versions
-from ortho_lora.schema import RunInfo, TaskInfo
+from ortho_lora.schema import ProbeInfo, RunInfo, TaskInfo
 from ortho_lora.tasks import Split, TaskData
 from ortho_lora.tasks.metrics import majority_baseline
 
@@ -20,8 +20,9 @@ def identity(
     run_id: str,
     gradient_mode: str,
     command: Sequence[str],
+    probe: ProbeInfo | None = None,
 ) -> RunInfo:
-    """Of the run `run_id`, whose tasks are evaluated on `subsets`, by split."""
+    """Of the run, or probe, `run_id`, whose tasks are evaluated on `subsets`, by split."""
     infos = [
         TaskInfo(
             name=task.name,
@@ -50,4 +51,5 @@ def identity(
         modules=module_infos(blocks),
         versions=versions(),
         command=list(command),
+        probe=probe,
     )

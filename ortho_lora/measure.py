@@ -1,5 +1,6 @@
 """What one step measures, and the rows of the record that it becomes."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from ortho_lora.adapters import Block
 from ortho_lora.gram import combine, cosines, cosines_after, norms
+from ortho_lora.layout import Gradients, Layout
 from ortho_lora.projection import effective_weights
 from ortho_lora.record import Recorder
 
@@ -48,6 +50,16 @@ def half_products(matrices: Tensor, examples: Tensor) -> Tensor:
     return torch.where(first * second > 0, pairs * (first + second) ** 2 / (first * second), torch.nan)
 
 
+def not_finite(tasks: Sequence[str], measured: Measured, when: str) -> str | None:
+    """Like `task 'movies': its loss is not finite at step 2 (loss nan)`; None where everything is finite."""
+    squares = measured.gram.diagonal(dim1=-2, dim2=-1).sum(0)  # [T]
+    for task, loss, square in zip(tasks, measured.losses.tolist(), squares.tolist(), strict=True):
+        what = "loss" if not math.isfinite(loss) else "gradient" if not math.isfinite(square) else None
+        if what:
+            return f"task {task!r}: its {what} is not finite {when} (loss {loss:g})"
+    return None
+
+
 def record_step(
     recorder: Recorder, step: int, tasks: Sequence[str], measured: Measured, *, learning_rate: float, seconds: float
 ) -> None:
@@ -66,49 +78,32 @@ def record_step(
     )
 
 
-def record_gradients(
-    recorder: Recorder, step: int, blocks: Sequence[Block], tasks: Sequence[str], measured: Measured
-) -> None:
-    """Add a step's rows of `pairs` and `norms`: N blocks, T tasks, P = T (T - 1) / 2 pairs."""
-    count = len(blocks)
-    names = np.array(tasks)
-    # Half-precision training skips a step whose gradients overflowed; such a step has no cosines.
-    finite = torch.where(measured.gram.isfinite(), measured.gram, torch.nan)
-    matrix, coefficients = finite, measured.coefficients
-    where = {
-        "layer": np.array([block.layer for block in blocks]),
-        "module": np.array([block.module for block in blocks]),
-        "branch": np.array([block.branch for block in blocks]),
-    }
+def layout_of(blocks: Sequence[Block], tasks: Sequence[str]) -> Layout:
+    """The rows that the gradients of these tasks on these blocks make in each step."""
+    return Layout.of([(block.layer, block.module, block.branch) for block in blocks], tasks)
 
-    def rows(width: int) -> dict[str, NDArray[np.generic]]:
-        return {name: np.repeat(values, width) for name, values in where.items()}
+
+def record_gradients(recorder: Recorder, step: int, layout: Layout, measured: Measured) -> None:
+    """Add a step's rows of `pairs` and `norms`: N blocks, T tasks."""
+    # Half-precision training skips a step whose gradients overflowed; such a step has no cosines.
+    matrix = torch.where(measured.gram.isfinite(), measured.gram, torch.nan)
+    i, j = np.triu_indices(matrix.shape[-1], 1)
 
     def of_tasks(values: Tensor) -> NDArray[np.float64]:
-        return torch.where(measured.present, values, torch.nan).numpy().ravel()
+        return torch.where(measured.present, values, torch.nan).numpy()
 
-    i, j = np.triu_indices(len(tasks), 1)
-    if len(i):
-        before, after = cosines(matrix).numpy(), cosines_after(matrix, coefficients).numpy()
-        projected = measured.projected.numpy()
-        recorder.add(
-            "pairs",
-            step=step,
-            **rows(len(i)),
-            task_i=np.tile(names[i], count),
-            task_j=np.tile(names[j], count),
-            cos_before=before[:, i, j].ravel(),
-            cos_after=after[:, i, j].ravel(),
-            projected_ij=projected[:, i, j].ravel(),
-            projected_ji=projected[:, j, i].ravel(),
-        )
-    recorder.add(
-        "norms",
-        step=step,
-        **rows(len(tasks)),
-        task=np.tile(names, count),
-        norm_before=of_tasks(norms(matrix)),
-        norm_after=of_tasks(norms(combine(matrix, coefficients))),
-        half_product=of_tasks(measured.half_products),
-        weight=of_tasks(effective_weights(coefficients)),
-    )
+    before, after = cosines(matrix).numpy(), cosines_after(matrix, measured.coefficients).numpy()
+    projected = measured.projected.numpy()
+    pairs = {
+        "cos_before": before[:, i, j],
+        "cos_after": after[:, i, j],
+        "projected_ij": projected[:, i, j],
+        "projected_ji": projected[:, j, i],
+    }
+    of_norms = {
+        "norm_before": of_tasks(norms(matrix)),
+        "norm_after": of_tasks(norms(combine(matrix, measured.coefficients))),
+        "half_product": of_tasks(measured.half_products),
+        "weight": of_tasks(effective_weights(measured.coefficients)),
+    }
+    recorder.add_gradients(Gradients.of(step, layout, pairs, of_norms))

@@ -8,16 +8,19 @@ import weakref
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import psutil
 from filelock import FileLock, Timeout
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.schema import ACTIVE_STATES, TABLES, RunInfo, State, Status, check_run_id, replace_text
-from ortho_lora.writer import StatusFile, Writer, cut, new_status
+from ortho_lora.layout import Gradients
+from ortho_lora.schema import ACTIVE_STATES, TABLES, RunInfo, State, Status, check_run_id, read_status, replace_text
+from ortho_lora.store import Batch, Store
+from ortho_lora.tables import SCHEMAS
+from ortho_lora.writer import StatusFile, Writer, new_status
 
 _VERSIONS = ("torch", "transformers", "peft", "numpy", "scikit-learn", "pyarrow", "ortho-lora")
 
@@ -86,8 +89,9 @@ class Recorder:
     def _choose(self, total: int, flush_rows: int, flush_seconds: float) -> None:
         self.total, self.flush_rows, self.flush_seconds = total, flush_rows, flush_seconds
         self.begun = self._closed = False
-        self._rows: dict[str, list[dict[str, NDArray[Any]]]] = {table: [] for table in TABLES}
-        self._counts = dict.fromkeys(TABLES, 0)  # rows that wait
+        self._batch = Batch()  # rows that wait
+        self._counts = dict.fromkeys(TABLES, 0)
+        self._metrics: dict[str, dict[str, dict[str, float]]] = {}
         self._last_flush = time.monotonic()
 
     def begin(self, info: RunInfo) -> None:
@@ -102,8 +106,8 @@ class Recorder:
         hidden = self.run_dir.parent / f".{info.run_id}.{status.pid}"
         try:
             hidden.mkdir(parents=True)
-            for table in TABLES:
-                (hidden / table).mkdir()
+            for table in SCHEMAS:
+                (hidden / table).mkdir(parents=True)
             replace_text(hidden / "run.json", info.model_dump_json(indent=1))
             replace_text(hidden / "status.json", status.model_dump_json(indent=1))
             hidden.rename(self.run_dir)
@@ -112,7 +116,7 @@ class Recorder:
             raise OrthoLoraError(
                 f"{self.run_dir}: cannot be made ({error.strerror}): choose a --runs-dir you may write."
             ) from error
-        self._start(lock_run(self.run_dir), status)
+        self._start(lock_run(self.run_dir), Store(self.run_dir, self.flush_rows), status)
 
     @classmethod
     def resume(
@@ -139,10 +143,12 @@ class Recorder:
         recorder = cls.__new__(cls)
         recorder.run_dir = run_dir
         recorder._choose(total, flush_rows, flush_seconds)
-        cut(run_dir, before)
+        former = read_status(run_dir)
+        recorder._metrics = former.metrics if former else {}
+        store = Store(run_dir, flush_rows, before)
         status = recorder._new_status()
         status.step = before["steps"]
-        recorder._start(lock, status)
+        recorder._start(lock, store, status)
         recorder._status.write()
         return recorder
 
@@ -150,10 +156,10 @@ class Recorder:
         process = psutil.Process()
         return new_status(self.total, process.pid, process.create_time())
 
-    def _start(self, lock: FileLock, status: Status) -> None:
+    def _start(self, lock: FileLock, store: Store, status: Status) -> None:
         self._lock = lock
         self._status = StatusFile(self.run_dir / "status.json", status)
-        self._writer = Writer(self.run_dir, self._status)
+        self._writer = Writer(store, self._status)
         self.begun = True
         # A recorder that nobody closes leaves neither a thread nor a lock behind.
         self._release = weakref.finalize(self, _release, self._writer, lock)
@@ -164,13 +170,13 @@ class Recorder:
             return
         self._closed = True
         try:
-            self._flush()
+            self._settle()
         except OrthoLoraError as error:
             state, message = "failed", message or str(error)
             raise
         finally:
             self._release()
-            with suppress(OSError):  # a disk that refuses even this has been reported by `_flush`
+            with suppress(OSError):  # a disk that refuses even this has been reported by `finish`
                 self._say_at_once(state, phase="done", message=message)
 
     def __enter__(self) -> Self:
@@ -187,13 +193,30 @@ class Recorder:
                 raise
 
     def add(self, table: str, **columns: ArrayLike) -> None:
-        """Add rows to a table: arrays of one length, or scalars that hold for all of them; NaN is null.
+        """Add rows to `steps` or `metrics`: arrays of one length, or scalars that hold for all of them; NaN is null.
 
         Waits where rows come without `flush_if_due` and faster than they are written.
         """
-        arrays = np.broadcast_arrays(*columns.values())
-        self._rows[table].append(dict(zip(columns, arrays, strict=True)))
-        self._counts[table] += len(arrays[0])
+        arrays = dict(zip(columns, np.broadcast_arrays(*columns.values()), strict=True))
+        self._batch.rows.setdefault(table, []).append(arrays)
+        if table == "metrics":
+            self._remember(*(arrays[name].tolist() for name in ("split", "task", "metric", "value")))
+        self._added(table, len(next(iter(arrays.values()))))
+
+    def _remember(self, splits: list[str], tasks: list[str], metrics: list[str], values: list[float]) -> None:
+        """Have the status say the last values: who lists many runs opens none of their tables."""
+        for split, task, metric, value in zip(splits, tasks, metrics, values, strict=True):
+            if np.isfinite(value):
+                self._metrics.setdefault(split, {}).setdefault(task, {})[metric] = value
+
+    def add_gradients(self, gradients: Gradients) -> None:
+        """Add what a step measured, its rows of `pairs` and `norms`; waits as `add`."""
+        self._batch.gradients.append(gradients)
+        self._added("pairs", len(gradients.layout.pairs["layer"]))
+        self._added("norms", len(gradients.layout.norms["layer"]))
+
+    def _added(self, table: str, rows: int) -> None:
+        self._counts[table] += rows
         if self.begun:
             self._writer.check()
             self._status.beat()
@@ -212,34 +235,47 @@ class Recorder:
 
     def flush(self) -> None:
         """Return when all rows are on disk and published."""
-        self._flush()
-
-    def _flush(self) -> None:
         self._hand_over()
         self._writer.wait()
 
+    def _settle(self) -> None:
+        self._hand_over()
+        self._writer.finish()
+
     def _hand_over(self) -> None:
-        if batch := {table: chunks for table, chunks in self._rows.items() if chunks}:
-            self._writer.put(batch)
-        self._rows = {table: [] for table in TABLES}
+        if any(self._counts.values()):
+            self._writer.put(self._batch)
+        self._batch = Batch()
         self._counts = dict.fromkeys(TABLES, 0)
         self._last_flush = time.monotonic()
 
-    def progress(self, step: int, losses: dict[str, float], eta_seconds: float | None = None) -> Status:
+    def progress(
+        self, step: int, losses: dict[str, float], eta_seconds: float | None = None, *, phase: str = "training"
+    ) -> Status:
         """Say how many steps are done; it is on disk within a second or two."""
         self._writer.check()
         return self._status.say(
-            state="running", step=step, total=self.total, phase="training", losses=losses, eta_seconds=eta_seconds
+            state="running",
+            step=step,
+            total=self.total,
+            phase=phase,
+            losses=losses,
+            metrics=self._metrics,
+            eta_seconds=eta_seconds,
         )
 
     def status(self, state: State, **fields: object) -> Status:
-        """Replace `status.json`, and return what it says."""
+        """Replace `status.json`, and return what it says; of the end only when all rows are on disk and in order."""
         if not self._closed:
             self._writer.check()
+            if state not in ACTIVE_STATES:
+                self._settle()
         return self._say_at_once(state, **fields)
 
     def _say_at_once(self, state: State, **fields: object) -> Status:
-        said = self._status.say(**{"state": state, "total": self.total, "eta_seconds": None} | fields)
+        said = self._status.say(
+            **{"state": state, "total": self.total, "eta_seconds": None, "metrics": self._metrics} | fields
+        )
         self._status.write()
         return said
 

@@ -11,7 +11,7 @@ from ortho_lora.life import log, log_to, stop_on_signal
 from ortho_lora.projection import check_rule
 from ortho_lora.record import Recorder, lock_run, versions
 from ortho_lora.schema import TABLES, Status, read_run, read_status
-from ortho_lora.tasks import load_tasks
+from ortho_lora.tasks import tasks_of
 from ortho_lora.train import Training
 
 
@@ -28,24 +28,28 @@ def resume(run_dir: Path, *, report: Callable[[Status], None] = lambda status: N
         The run's directory.
 
     Raises:
-        OrthoLoraError: the run is finished or still trains, has no checkpoint, or its data have changed; or as `train`.
+        OrthoLoraError: the run is finished, still trains or is a probe, has no checkpoint, or its data have changed; or
+            as `train`.
     """
     info = read_run(run_dir)
+    if info.probe is not None:
+        raise OrthoLoraError(f"{run_dir}: a probe is not gone on with: probe anew under another --name.")
     lock = lock_run(run_dir)
     try:
         status = read_status(run_dir)
         if status is not None and status.state == "finished":
             raise OrthoLoraError(f"{run_dir}: the run is finished: there is nothing to go on with.")
-        check_exists(run_dir)
+        check_exists(run_dir, "to go on from")
         config = load_config(overrides=info.config)
         check_rule(config.effective.rule)
         with stop_on_signal() as stop:
-            training = Training(config, load_tasks(config.tasks, config.seed), report, stop)
+            training = Training(config, tasks_of(config), report, stop)
             training.restore(run_dir)
             recorder = Recorder.resume(
                 run_dir,
                 lock,
-                dict.fromkeys(TABLES, training.place.step) | {"metrics": training.place.evaluated + 1},
+                dict.fromkeys(TABLES, training.place.step)
+                | dict.fromkeys(("metrics", "predictions"), training.place.evaluated + 1),
                 total=config.steps,
                 flush_rows=config.flush_rows,
                 flush_seconds=config.flush_seconds,

@@ -1,92 +1,72 @@
 """The record of a run on disk: one directory, the only thing between training and looking.
 
-Importable without torch. Every table is a set of Parquet parts in step order; `manifest.json` says which parts count.
+Importable without torch, with the tables and the manifest. Every table is a set of Parquet parts in step order;
+`manifest.json` says which parts count.
 
     runs/<run_id>/
       run.json  status.json  manifest.json  log.txt
+      notes.json               what people say of the run: `analysis.notes`; training neither reads nor writes it
       lock                     held (flock) by the process that writes the run
       pairs/part-*.parquet  norms/part-*.parquet  steps/part-*.parquet  metrics/part-*.parquet
+      predictions/part-*.parquet  of the last evaluation
+      rollup/*/part-*.parquet  sums over them, for overviews; small parts of any table are put together while it grows
       checkpoint/state.pt      all that a bit-exact resume needs: adapter, heads, optimizer, samplers, random states
       adapter/
 """
 
-import json
 import os
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic_core import from_json
 
 from ortho_lora.errors import OrthoLoraError
+from ortho_lora.manifest import Bins, Manifest, Part, part_files, read_manifest
+from ortho_lora.tables import BINS_TOGETHER, ROLLUPS, SCHEMAS, TABLES
+
+__all__ = [
+    "ACTIVE_STATES",
+    "BINS_TOGETHER",
+    "BRANCHES",
+    "CHECKPOINT",
+    "PATIENCE",
+    "ROLLUPS",
+    "RUNS_DIR_VARIABLE",
+    "SCHEMAS",
+    "SCHEMA_VERSION",
+    "TABLES",
+    "Bins",
+    "Identity",
+    "Manifest",
+    "ModuleInfo",
+    "Part",
+    "RunInfo",
+    "State",
+    "Status",
+    "TaskInfo",
+    "check_run_id",
+    "default_runs_dir",
+    "part_files",
+    "read_identity",
+    "read_manifest",
+    "read_run",
+    "read_status",
+    "replace_text",
+    "sync_directory",
+]
 
 SCHEMA_VERSION = 1
 BRANCHES = ("A", "B")
+CHECKPOINT = "checkpoint/state.pt"
+"""What `resume` goes on from, in the directory of a run."""
 RUNS_DIR_VARIABLE = "ORTHO_LORA_RUNS_DIR"
 
 State = Literal["queued", "running", "stopping", "stopped", "failed", "finished"]
 ACTIVE_STATES: tuple[State, ...] = ("queued", "running", "stopping")
 PATIENCE = 60.0
 """Seconds without a sign of the training thread after which a run counts as stalled."""
-
-_name = pa.dictionary(pa.int32(), pa.string())
-
-
-def _table(*columns: tuple[str, pa.DataType, str]) -> pa.Schema:
-    return pa.schema([pa.field(name, dtype, metadata={"meaning": meaning}) for name, dtype, meaning in columns])
-
-
-_BLOCK = (
-    ("step", pa.int32(), "optimizer step, from 0"),
-    ("layer", pa.int16(), "index of the transformer layer; -1 where the module's name holds none"),
-    ("module", _name, "adapted linear layer within its layer, as in `query`"),
-    ("branch", _name, "LoRA matrix: `A` or `B`"),
-)
-
-TABLES: dict[str, pa.Schema] = {
-    "pairs": _table(
-        *_BLOCK,
-        ("task_i", _name, "first task of the unordered pair, in configuration order"),
-        ("task_j", _name, "second task of the pair"),
-        ("cos_before", pa.float32(), "cosine of the two tasks' gradients; null where a gradient is zero or missing"),
-        ("cos_after", pa.float32(), "the same after the rule; null where a gradient is zero or missing"),
-        ("projected_ij", pa.bool_(), "task_i's gradient was projected onto the normal plane of task_j's"),
-        ("projected_ji", pa.bool_(), "task_j's gradient was projected onto the normal plane of task_i's"),
-    ),
-    "norms": _table(
-        *_BLOCK,
-        ("task", _name, "task"),
-        (
-            "norm_before",
-            pa.float32(),
-            "Euclidean norm of the task's gradient on the block; null where the task did not reach it",
-        ),
-        ("norm_after", pa.float32(), "its norm after the rule"),
-        ("half_product", pa.float32(), "<g^a, g^b> of the gradients of the batch's two halves; null if not split"),
-        ("weight", pa.float32(), "effective task weight w_j = sum_i C_ij of the gradient in the update"),
-    ),
-    "steps": _table(
-        ("step", pa.int32(), "optimizer step, from 0"),
-        ("task", _name, "task"),
-        (
-            "loss",
-            pa.float32(),
-            "mean loss of the task's batch, before the step, without the loss weight; null if not known",
-        ),
-        ("learning_rate", pa.float64(), "learning rate of the adapter in this step; null if not known"),
-        ("seconds", pa.float32(), "wall-clock time of the whole step; `train`: without evaluation"),
-        ("order", pa.int16(), "place of the task in the step's order of projection, from 0; -1: mean over all orders"),
-    ),
-    "metrics": _table(
-        ("step", pa.int32(), "optimizer steps done before the evaluation"),
-        ("split", _name, "evaluation split, as in `validation`"),
-        ("task", _name, "task"),
-        ("metric", _name, "scikit-learn metric, or `loss`"),
-        ("value", pa.float64(), "its value"),
-        ("examples", pa.int32(), "number of examples it was computed on"),
-    ),
-}
 
 
 class TaskInfo(BaseModel):
@@ -117,8 +97,23 @@ class ModuleInfo(BaseModel):
     shapes: dict[str, tuple[int, ...]]  # of the matrix of each branch
 
 
-class RunInfo(BaseModel):
-    """`run.json`: the identity of a run, written once before the first step."""
+class ProbeInfo(BaseModel):
+    """Where a probe measured: parameters that stayed as they were from its first batch to its last."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run: str | None = None  # whose checkpoint it was; None: freshly initialised
+    step: int = 0  # optimizer steps that the parameters had taken
+    seed: int  # of the batches
+
+    @property
+    def where(self) -> str:
+        """Like `at step 100 of run demo`, or `at the start`."""
+        return "at the start" if self.run is None else f"at step {self.step} of run {self.run}"
+
+
+class Identity(BaseModel):
+    """`run.json` but for its modules, of which a model may have hundreds: all that a list of many runs reads."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -132,13 +127,35 @@ class RunInfo(BaseModel):
     gradient_mode: str  # `fused` or `sequential`; `library` where the user's own loop decides
     config: dict[str, Any]
     tasks: tuple[TaskInfo, ...]
-    modules: tuple[ModuleInfo, ...]
     versions: dict[str, str]
     command: list[str]
+    probe: ProbeInfo | None = None  # None: a run that trained; else its steps are batches that changed nothing
+
+    @field_validator("schema_version")  # the first field: a newer record may differ in all others
+    @classmethod
+    def _refuse_newer(cls, version: int) -> int:
+        if version > SCHEMA_VERSION:
+            raise OrthoLoraError(
+                f"written with record version {version}, this program reads up to {SCHEMA_VERSION}: "
+                "update ortho-lora to open it."
+            )
+        return version
 
     @property
     def task_names(self) -> list[str]:
         return [task.name for task in self.tasks]
+
+
+class RunInfo(Identity):
+    """`run.json`: the identity of a run, written once before the first step."""
+
+    modules: tuple[ModuleInfo, ...]  # the last field, so that `read_identity` need not read so far
+
+
+_HEAD = 2**12
+"""Bytes of `run.json` in which its modules begin, but for runs of very many tasks."""
+
+_Identity = TypeVar("_Identity", bound=Identity)
 
 
 class Status(BaseModel):
@@ -147,14 +164,16 @@ class Status(BaseModel):
     state: State
     step: int = 0
     total: int = 0  # 0: not known
-    phase: str = "starting"  # starting, evaluating, training, saving, done
+    phase: str = "starting"  # starting, evaluating, training or probing, saving, done
     eta_seconds: float | None = None
     pid: int
     process_start_time: float  # seconds since the epoch: a later process may carry the same pid
     heartbeat: float  # seconds since the epoch: the last sign of the training thread, be it a step or a batch evaluated
     patience_seconds: float = PATIENCE  # without a sign, until the run counts as stalled; more where steps take minutes
     losses: dict[str, float] = {}
+    metrics: dict[str, dict[str, dict[str, float]]] = {}  # the last values, by split, task and metric
     message: str = ""
+    peak_memory_bytes: int | None = None  # of the accelerator where there is one, else of the process; None: not known
 
     @property
     def progress(self) -> str:
@@ -205,20 +224,34 @@ def read_run(run_dir: Path) -> RunInfo:
     Raises:
         OrthoLoraError: there is none, it cannot be read, or a newer version of this program wrote it.
     """
+    return _read_identity(RunInfo, Path(run_dir) / "run.json")
+
+
+def read_identity(run_dir: Path) -> Identity:
+    """Read `run.json` without its modules, in a small part of the time; refuses as `read_run` does."""
     path = Path(run_dir) / "run.json"
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        version = document["schema_version"]
-        if version > SCHEMA_VERSION:
-            raise OrthoLoraError(
-                f"{path}: written with record version {version}, this program reads up to {SCHEMA_VERSION}: "
-                "update ortho-lora to open it."
-            )
-        return RunInfo.model_validate(document)
+        with path.open("rb") as file:
+            head = from_json(file.read(_HEAD), allow_partial=True)
+        if "modules" in head:  # the last of the fields: those before it are whole
+            return Identity.model_validate(head)
+    except (OSError, ValueError, TypeError):
+        pass  # longer, older or broken: told by reading all of it
+    return _read_identity(Identity, path)
+
+
+def _read_identity(kind: type[_Identity], path: Path) -> _Identity:
+    try:
+        return kind.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         raise OrthoLoraError(f"{path.parent}: not a run (no run.json); expected a directory made by `train`.") from None
-    except (ValueError, KeyError, TypeError) as error:  # not JSON, or not this document
-        raise OrthoLoraError(f"{path}: cannot be read as the identity of a run ({error}).") from error
+    except OrthoLoraError as error:
+        raise OrthoLoraError(f"{path}: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        said = f"{place}: {first['msg']}" if place else first["msg"]
+        raise OrthoLoraError(f"{path}: cannot be read as the identity of a run ({said}).") from error
 
 
 def read_status(run_dir: Path) -> Status | None:
@@ -227,20 +260,3 @@ def read_status(run_dir: Path) -> Status | None:
         return Status.model_validate_json((Path(run_dir) / "status.json").read_text(encoding="utf-8"))
     except (OSError, ValidationError):
         return None
-
-
-def part_files(run_dir: Path, table: str) -> list[Path]:
-    """The Parquet parts of `table` that count now, in step order.
-
-    Raises:
-        KeyError: there is no such table.
-    """
-    TABLES[table]
-    run_dir = Path(run_dir)
-    try:
-        manifest = json.loads((run_dir / "manifest.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return []
-    except ValueError as error:
-        raise OrthoLoraError(f"{run_dir / 'manifest.json'}: not valid JSON ({error}).") from error
-    return [run_dir / table / name for name in manifest.get(table, [])]

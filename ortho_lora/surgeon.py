@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ from ortho_lora.canary import Canary
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.gradients import Collected, Collector, mixed
 from ortho_lora.gram import of_tasks
-from ortho_lora.measure import Measured, half_products, record_gradients, record_step, to_cpu
+from ortho_lora.measure import Measured, half_products, layout_of, record_gradients, record_step, to_cpu
 from ortho_lora.methods import METHODS, Branches, Method, Order, Rule, Scope, name_of
 from ortho_lora.projection import all_orders, check_rule
 from ortho_lora.record import Recorder, versions
@@ -60,6 +60,7 @@ class OrthoLoRA:
         seed: int = 0,
         loss_weights: Mapping[str, float] | None = None,
         adapter: str | None = None,
+        whole: Container[str] = (),
         optimizer: torch.optim.Optimizer | None = None,
         recorder: Recorder | None = None,
         record_every: int = 1,
@@ -74,6 +75,8 @@ class OrthoLoRA:
             seed: of the random orders; the same on all ranks.
             loss_weights: factors on the tasks' losses; 1 by default.
             adapter: name of the adapter; by default the active one.
+            whole: paths of layers whose gradient cannot be taken apart by examples, as
+                `ortho_lora.adapters.layers_past_examples` finds them.
             optimizer: whose learning rate is recorded.
             recorder: where to record; None: nowhere.
             record_every: steps between records of gradients; losses are recorded in every step.
@@ -92,8 +95,9 @@ class OrthoLoRA:
         self.order, self.optimizer, self.record_every = order, optimizer, record_every
         self._orders = all_orders(len(tasks)) if order == "mean" else [tuple(range(len(tasks)))]
         distributed.refuse_sharded(model)
-        self.model, self.blocks = model, blocks(model, adapter)
+        self.model, self.blocks = model, blocks(model, adapter, whole)
         distributed.align(self._trained())
+        self.layout = layout_of(self.blocks, tasks)
         self.compiled = is_compiled(model)
         self.collector = Collector(self.blocks, len(tasks), watch=not self.compiled)
         self.projector = Projector(self.blocks, len(tasks), self.method)
@@ -355,7 +359,7 @@ class OrthoLoRA:
         rate = torch.nan if self.optimizer is None else self._learning_rate(self.optimizer)
         record_step(recorder, self.step, self.tasks, measured, learning_rate=rate, seconds=now - self._ended)
         if self.step % self.record_every == 0:
-            record_gradients(recorder, self.step, self.blocks, self.tasks, measured)
+            record_gradients(recorder, self.step, self.layout, measured)
         self._ended = now
         recorder.flush_if_due()
         losses = dict(zip(self.tasks, measured.losses.tolist(), strict=True))

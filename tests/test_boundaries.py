@@ -10,13 +10,17 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FORBIDDEN = {"analysis": {"torch", "transformers", "peft", "streamlit"}, "app": {"torch", "transformers", "peft"}}
 OF_TRAINING = {  # what others may use of `ortho_lora`
-    "analysis": {"ortho_lora.schema", "ortho_lora.errors"},
+    "analysis": {"ortho_lora.schema", "ortho_lora.errors", "ortho_lora.processes", "ortho_lora.study.record"},
     "app": {
         "ortho_lora.schema",
         "ortho_lora.errors",
         "ortho_lora.config",
         "ortho_lora.methods",
         "ortho_lora.tasks.packaged",
+        "ortho_lora.tasks.files",
+        "ortho_lora.processes",
+        "ortho_lora.queue",
+        "ortho_lora.estimate",
     },
     "ortho_lora": None,
 }
@@ -40,9 +44,10 @@ def loaded_after(code):
 @pytest.mark.parametrize(
     "code",
     [
-        "import analysis.queries, analysis.figures, analysis.runs, analysis.__main__",
+        "import analysis.queries, analysis.figures, analysis.runs, analysis.report, analysis.export, analysis.__main__",
         "import ortho_lora.schema, ortho_lora.config, ortho_lora.tasks, ortho_lora.__main__",
-        "import app.state, app.launcher; from app.views import conflicts, launch, metrics, projection, runs",
+        "import app.state, app.launcher; from app.views import conflicts, diagnosis, launch, learn, metrics",
+        "from app.views import projection, runs, start, study",
     ],
 )
 def test_looking_imports_no_torch(code):
@@ -55,7 +60,7 @@ def test_the_test_above_would_notice():
 
 def test_analysis_imports_no_streamlit():
     assert "streamlit" not in loaded_after(
-        "import analysis.queries, analysis.figures, analysis.runs, analysis.__main__"
+        "import analysis.queries, analysis.figures, analysis.runs, analysis.report, analysis.export, analysis.__main__"
     )
 
 
@@ -73,4 +78,4 @@ def test_training_knows_nothing_of_looking():
 
 def test_plotly_is_used_by_figures_only():
     users = {path.relative_to(ROOT).as_posix() for path, name in imports("analysis") if name.startswith("plotly")}
-    assert users == {"analysis/theme.py", "analysis/figures/heatmaps.py", "analysis/figures/lines.py"}
+    assert {user for user in users if not user.startswith("analysis/figures/")} == {"analysis/theme.py"}

@@ -41,6 +41,28 @@ def test_bad_input_is_one_sentence(arguments, sentence, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "nothing to probe: give the directory of a run, or --config or --tasks for a start."),
+        (["absent"], "absent: not a run (no run.json)"),
+        (
+            ["absent", "--method", "joint"],
+            "a run is probed with its own settings: leave --config, --tasks and",
+        ),
+        (["--tasks", "trec,movies", "--batches", "0"], "batches: 0 given, expected at least 1"),
+        (["--tasks", "trec,movies", "--half-width", "5"], "half_width: 5 given, expected a number between 0 and 1"),
+        (["--tasks", "trec,movies@0.7"], "is a twin of 'movies', which is not among the tasks"),
+    ],
+)
+def test_bad_input_to_probe_is_one_sentence_too(arguments, sentence, tmp_path):
+    done = run("probe", "--runs-dir", str(tmp_path / "runs"), *arguments)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert done.stderr.startswith("error: ")
+    assert sentence in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
 def test_help_lists_every_setting_with_its_default():
     done = run("train", "--help")
     assert done.returncode == 0

@@ -1,12 +1,15 @@
 """What the README shows is what the program does."""
 
 import re
+import shlex
 from pathlib import Path
 
 import torch
 import yaml
 from models import Problem, tiny_bert
+from typer.testing import CliRunner
 
+from analysis.__main__ import app as analysis_app
 from ortho_lora import OrthoLoRA, Recorder
 from ortho_lora.config import load_config
 from ortho_lora.methods import METHODS, RULES
@@ -52,6 +55,23 @@ def test_the_record_is_read_as_shown(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "cos_before" in printed
     assert "conflict_rate" in printed
+
+
+def test_the_record_is_exported_and_reported_as_shown(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    problem = Problem(tiny_bert(), [4, 4])
+    problem.tasks = ["movies", "movies-flip0.7"]
+    for run in ("demo", "joint", "mine"):
+        with Recorder(f"runs/{run}") as recorder:
+            surgeon = OrthoLoRA(problem.model, problem.tasks, recorder=recorder)
+            surgeon.backward(problem.losses())
+    shown = re.findall(r"python -m analysis ((?:export|report) [^|#\n]*)", README)
+    assert len(shown) == 5
+    for command in shown:
+        done = CliRunner().invoke(analysis_app, shlex.split(command))
+        assert done.exit_code == 0, (command, done.stderr)
+    made = {path.name for path in tmp_path.iterdir()} - {"runs"}
+    assert made == {"mine-report.html", "mine-export", "layers.parquet", "compared.html"}
 
 
 def test_the_configuration_shown_is_valid():

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import cache
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,8 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ortho_lora import schema, writer
+from ortho_lora import parts, schema, store, writer
 from ortho_lora.errors import OrthoLoraError
+from ortho_lora.layout import PAIR_KEYS, Gradients, Layout
 from ortho_lora.record import Recorder, lock_run
 from ortho_lora.schema import TABLES, RunInfo, TaskInfo, check_run_id, part_files, read_run, read_status
 
@@ -49,11 +51,19 @@ def recorder(tmp_path):
     return begun(tmp_path)
 
 
+@cache
+def layout(count):
+    tasks = {"task": np.array([f"t{i}" for i in range(count)])}
+    blocks = {"layer": np.zeros(count, int), "module": np.full(count, "query"), "branch": np.full(count, "A")}
+    none = {"layer": np.zeros(0, int)} | {key: np.array([], "U1") for key in PAIR_KEYS[1:]}
+    return Layout(none, blocks | tasks)
+
+
 def add(recorder, step, values):
-    recorder.add(
-        "norms", step=step, layer=0, module="query", branch="A", task=[f"t{i}" for i in range(len(values))],
-        norm_before=values, norm_after=values, half_product=np.full(len(values), np.nan), weight=1.0,
-    )  # fmt: skip
+    pairs = {key: [] for key in ("cos_before", "cos_after", "projected_ij", "projected_ji")}
+    nothing, ones = np.full(len(values), np.nan), np.ones(len(values))
+    norms = {"norm_before": values, "norm_after": values, "half_product": nothing, "weight": ones}
+    recorder.add_gradients(Gradients.of(step, layout(len(values)), pairs, norms))
 
 
 def wait_for(condition):
@@ -206,8 +216,8 @@ def test_ctrl_c_stops_a_run_and_does_not_fail_it(tmp_path):
 
 def test_who_brings_rows_faster_than_they_are_written_waits_and_none_is_lost(recorder, monkeypatch):
     writing = threading.Event()
-    plain = writer.write_part
-    monkeypatch.setattr(writer, "write_part", lambda *of: (writing.wait(), plain(*of)))
+    plain = store.write_part
+    monkeypatch.setattr(store, "write_part", lambda *of: writing.wait() and plain(*of))
     done = []
 
     def train():
@@ -242,7 +252,7 @@ def full(*args, **kwargs):
 def test_a_full_disk_is_said_in_words_at_the_next_call_and_harms_nothing(recorder, monkeypatch):
     add(recorder, 0, [1.0])
     recorder.flush()
-    monkeypatch.setattr(writer.os, "fsync", full)
+    monkeypatch.setattr(parts.os, "fsync", full)
     add(recorder, 1, [1.0] * 10)
     recorder.flush_if_due()
 
@@ -281,6 +291,32 @@ def test_a_disk_that_is_really_full(tmp_path):
         assert np.array_equal(np.unique(steps), np.arange(steps.max() + 1))
         assert len(steps) == 100 * (steps.max() + 1)
         assert read_status(recorder.run_dir) is not None
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root mounts a disk read-only")
+def test_a_disk_that_becomes_read_only_is_said_and_the_record_stays(tmp_path):
+    recorder = begun(tmp_path)
+    add(recorder, 0, [1.0] * 3)
+    recorder.flush()
+    bound = subprocess.run(["mount", "--bind", tmp_path, tmp_path], check=False)
+    if bound.returncode:
+        pytest.skip("this container may not mount")
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", tmp_path], check=True)
+        add(recorder, 1, [1.0] * 3)
+        with pytest.raises(
+            OrthoLoraError, match=r"the record cannot be written .Read-only file system.: free space, or"
+        ):
+            recorder.flush()
+        with pytest.raises(OrthoLoraError, match="Read-only file system"):
+            recorder.close()
+        with pytest.raises(OrthoLoraError, match=r"y: cannot be made .Read-only file system.: choose a --runs-dir"):
+            Recorder(tmp_path / "y").begin(INFO.model_copy(update={"run_id": "y"}))
+        with pytest.raises(OrthoLoraError, match=r"x: cannot be locked .Read-only file system.: choose a directory"):
+            lock_run(tmp_path / "x")
+        assert pq.read_table(part_files(recorder.run_dir, "norms")[0])["step"].to_pylist() == [0] * 3
     finally:
         subprocess.run(["umount", tmp_path], check=True)
 
@@ -336,6 +372,14 @@ def test_progress_is_on_disk_soon_and_a_heartbeat_is_a_sign_of_training_alone(re
     assert read_status(recorder.run_dir) == before
     add(recorder, 5, [1.0])
     wait_for(lambda: read_status(recorder.run_dir).heartbeat > before.heartbeat)
+
+
+def test_the_status_tells_the_last_metrics(recorder):
+    for step, value in ((0, 0.5), (9, 0.75)):
+        scores = {"metric": ["accuracy", "loss"], "value": [value, np.nan], "examples": 8}
+        recorder.add("metrics", step=step, split="validation", task="a", **scores)
+    recorder.close()
+    assert read_status(recorder.run_dir).metrics == {"validation": {"a": {"accuracy": 0.75}}}
 
 
 def test_patience_grows_with_the_longest_silence(recorder, monkeypatch):

@@ -7,7 +7,6 @@ import signal
 
 import pyarrow.dataset as ds
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from ortho_lora import checkpoint
@@ -19,6 +18,7 @@ from ortho_lora.resume import resume
 from ortho_lora.schema import TABLES, part_files, read_status
 from ortho_lora.train import train
 
+pytestmark = pytest.mark.usefixtures("threads")
 SMALL = {
     "tasks": ["trec", "movies"],
     "batch_size": 4,
@@ -32,14 +32,6 @@ SMALL = {
     "threads": 1,
     "flush_rows": 60,  # a part holds several steps, and a checkpoint falls between two
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def threads():
-    """As many as before, for the tests that follow."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def config(**changes):
@@ -158,6 +150,17 @@ def test_what_cannot_go_on_is_refused_in_words_and_left_alone(tmp_path, mine):
         resume(run)
     with pytest.raises(OrthoLoraError, match="the run is finished: there is nothing to go on with"):
         resume(run)
+
+
+def test_a_run_of_before_there_were_predictions_goes_on(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(PowerCutError):  # noqa: PT012
+        interrupt(patch, "_train_step", 5)
+        train(config(), tmp_path, "old")
+    (tmp_path / "old" / "predictions").rmdir()
+    before = read_status(tmp_path / "old").peak_memory_bytes
+    resume(tmp_path / "old")
+    assert len(ds.dataset(part_files(tmp_path / "old", "predictions")).to_table()) == 2 * 8
+    assert read_status(tmp_path / "old").peak_memory_bytes >= before
 
 
 def test_without_checkpoints_none_is_written(tmp_path):

@@ -7,7 +7,9 @@ import pytest
 import torch
 from models import Problem, tiny_bert, tiny_t5, translated
 from oracles import pcgrad
+from peft import LoraConfig, get_peft_model
 from surgery import SIZES, WAYS, assert_close, backward, expected_update
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ortho_lora import OrthoLoRA, OrthoLoraError, OrthoLoraWarning, Recorder
@@ -286,3 +288,32 @@ def test_a_restored_surgeon_goes_on_as_if_it_had_never_stopped(rule):
         assert first.order == second.order
         assert first.coefficients.equal(second.coefficients)
     assert one.step == other.step == 4
+
+
+class Positioned(nn.Module):
+    """Its layer `table` receives seven positions, whatever the batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.table, self.out = (nn.Linear(6, 6) for _ in range(3))
+        self.positions = nn.Parameter(torch.randn(7, 6), requires_grad=False)
+
+    def forward(self, words):
+        return self.out(torch.tanh(self.words(words) + self.table(self.positions)[: words.shape[1]]))
+
+
+def test_rows_that_are_no_examples_have_no_halves():
+    torch.manual_seed(0)
+    model = get_peft_model(Positioned(), LoraConfig(target_modules=["words", "table", "out"], r=2))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter)
+    surgeon = OrthoLoRA(model, ["a", "b"], method="joint")
+    batches = {"a": torch.randn(4, 5, 6), "b": torch.randn(4, 5, 6)}
+    measured = surgeon.backward({task: model(batch).square().mean() for task, batch in batches.items()})
+    for block, halves in zip(surgeon.blocks, measured.half_products, strict=True):
+        assert halves.isnan().all() == (block.module == "table"), block
+    model.zero_grad()
+    sum(model(batch).square().mean() for batch in batches.values()).backward()
+    for block, gram in zip(surgeon.blocks, measured.gram, strict=True):  # nothing is lost of the gradient itself
+        torch.testing.assert_close(gram.sum().sqrt().float(), block.parameter.grad.norm())

@@ -15,6 +15,7 @@ from oracles import pcgrad
 from peft import PeftModel
 from safetensors.torch import load_file
 
+from analysis.replay import apply, replay, steps_of
 from ortho_lora import train as train_module
 from ortho_lora.batches import Batch, TaskSampler, seed_of
 from ortho_lora.config import load_config
@@ -53,6 +54,30 @@ def runs(tmp_path_factory):
         train(config(method=method, gradient_mode="fused"), directory, method)
     train(config(gradient_mode="sequential"), directory, "sequential")
     return directory
+
+
+@pytest.mark.parametrize(
+    ("method", "rule", "scope"),
+    [("joint", "sum", "block"), ("ortho-lora", "pcgrad", "block"), ("pcgrad", "pcgrad", "model")],
+)
+def test_a_run_replayed_with_its_own_method_is_what_it_did(runs, method, rule, scope):
+    recorded = table(runs / method, "norms")
+    found = replay(runs / method, rule, scope)
+    assert found.agreement == pytest.approx(1, abs=1e-6)
+    for effect in found.tasks:
+        own = recorded[(recorded["task"] == effect.task) & (recorded["norm_before"] > 0)]
+        assert effect.weight == pytest.approx(own["weight"].mean(), abs=1e-5)
+        assert effect.removed == pytest.approx((1 - own["norm_after"] / own["norm_before"]).mean(), abs=1e-5)
+
+
+def test_a_joint_run_replayed_tells_what_projection_would_have_done_in_its_first_step(runs, tmp_path):
+    """Step 0 of all methods has the same gradients."""
+    pairs = table(runs / "ortho-lora", "pairs")
+    first = pairs[(pairs["step"] == 0) & pairs["cos_before"].notna()]
+    (part, *_) = steps_of(runs / "joint", read_run(runs / "joint"), 10**6)
+    projected = apply(part, "pcgrad", "block", "both", "recorded", None).projected[0]
+    assert projected.sum() == first["projected_ij"].sum() + first["projected_ji"].sum()
+    assert projected.sum() > 0
 
 
 @pytest.mark.parametrize("method", ["joint", "ortho-lora", "pcgrad", "single"])
@@ -290,7 +315,7 @@ def test_unknown_model_is_refused_in_words(tmp_path):
     with pytest.raises(OrthoLoraError, match="no such directory; give one that holds config.json"):
         train(config(model="./absent"), tmp_path, "x")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(OrthoLoraError, match="cannot be loaded: expected 'minilm', a directory or a hub id"):
+    with pytest.raises(OrthoLoraError, match="cannot be loaded: expected 'minilm', 'smollm2', a directory or a hub id"):
         train(config(model=str(tmp_path / "empty")), tmp_path, "x")
 
 
@@ -308,6 +333,38 @@ def test_regression_and_pairs_train_from_a_file(tmp_path):
     assert {"rmse", "loss"} <= set(metrics["metric"])
     loss, rmse = (metrics.query("metric == @name and step == 2")["value"].item() for name in ("loss", "rmse"))
     assert loss == pytest.approx(rmse**2, rel=1e-4)
+
+
+def test_predictions_are_those_that_the_last_evaluation_judges(runs, tmp_path):
+    predictions = table(runs / "joint", "predictions")
+    assert set(predictions["step"]) == {5}
+    last = table(runs / "joint", "metrics").query("step == 5 and metric == 'accuracy'").set_index("task")["value"]
+    right = (predictions["target"] == predictions["prediction"]).groupby(predictions["task"], observed=True).mean()
+    assert right.to_dict() == pytest.approx(last.to_dict())
+
+    run = train(config(method="joint", selection_share=0.5, seed=3), tmp_path, "half")
+    half, metrics = table(run, "predictions"), table(run, "metrics")
+    assert set(half["split"]) == {"validation", "selection"}
+    assert set(metrics.query("split == 'selection'")["step"]) == {5}
+    assert set(metrics.query("split == 'validation'")["step"]) == {0, 2, 4, 5}
+    whole = load_tasks(config().tasks, 3, 0.5)[0]
+    of_task = half[half["task"] == "trec"]
+    for name, rows in of_task.groupby("split", observed=True):
+        assert len(rows) == 24
+        assert rows["example"].is_unique
+        assert (whole.evaluation[name].labels[rows["example"]] == rows["target"]).all()
+
+
+def test_every_seed_is_evaluated_on_the_same_examples(runs, tmp_path):
+    other = train(config(method="joint", seed=1, steps=1), tmp_path, "other")
+    examples = [
+        table(run, "predictions").query("task != 'movies-flip1'")["example"].tolist() for run in (runs / "joint", other)
+    ]
+    assert examples[0] == examples[1]
+
+
+def test_peak_memory_is_that_of_training(runs):
+    assert 2**27 < read_status(runs / "joint").peak_memory_bytes < 2**36
 
 
 def test_bf16_runs(tmp_path):

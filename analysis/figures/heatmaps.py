@@ -1,6 +1,6 @@
 """Heatmaps: which tasks agree, who is projected against whom, and in which layers since when."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import product
 from typing import Any, Literal, NamedTuple
 
@@ -10,91 +10,101 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from analysis import theme
+from analysis.figures.hatching import hatch
 from analysis.statistics import Floats
-from analysis.words import layer_name, span
 
 _CELL = 44  # height of a row in a matrix of tasks, in pixels
+WITH_NUMBERS = 12  # tasks up to which a cell has room for its number
+
+View = Literal["corrected", "cosine", "rate"]
+When = Literal["before", "after", "change"]
+WORDS: dict[When, str] = {"before": "before", "after": "after", "change": "difference"}
 
 
 class _Cell(NamedTuple):
     value: float
     hover: str
+    text: str = ""
+    mark: str = ""  # of a value that is more than chance: a cross for conflict, a dot for agreement
 
 
 def task_heatmap(
     frame: pd.DataFrame,
     tasks: Sequence[str],
-    value: Literal["cosine", "rate", "corrected"] = "cosine",
+    value: View = "cosine",
     *,
+    when: Sequence[When] = ("before", "after"),
     noise: pd.DataFrame | None = None,
+    chosen: tuple[str, str] | None = None,
     limit: float = 1.0,
     dark: bool = False,
 ) -> go.Figure:
-    """How each pair of tasks agrees: columns branch A and B, rows before and after projection.
+    """How each pair of tasks agrees: rows branch A and B, columns before and after projection, and what it changes.
+
+    A cell whose 95% interval excludes chance is in bold, or among many tasks marked: a cross below, a dot above it.
+    Invisible markers on the cells take clicks; their `customdata` is the pair, as the frame names it.
 
     Args:
         frame: of `queries.task_matrix`.
         tasks: in the order of rows and columns.
-        value: mean cosine; share of negative cosines; or cosine corrected for batch noise, before projection only.
+        value: mean cosine; share of negative cosines; or cosine corrected for batch noise, before projection only, and
+            for tasks that share their texts the mean cosine, in italics.
+        when: the columns; one alone has the branches side by side.
         noise: of `queries.noise`; writes each task's cosine with itself, between half batches, on the diagonal of the
             cosines before projection.
+        chosen: the pair whose cells are outlined.
         limit: colours of cosines span -limit to limit.
         dark: for a dark page.
     """
     theme.need_rows(frame)
-    shown = {
-        "cosine": [("cos_before", "measured", ", before"), ("cos_after", "measured_after", ", after")],
-        "rate": [("rate_before", "measured", ", before"), ("rate_after", "measured_after", ", after")],
-        "corrected": [("corrected", "measured", "")],
-    }[value]
+    shown: list[When] = ["before"] if value == "corrected" else list(when)
     branches = sorted(frame["branch"].unique())
-    height = _matrix_height(len(tasks), len(shown))
-    figure = theme.panels(
-        [f"branch {branch}{when}" for _, _, when in shown for branch in branches],
-        len(shown),
-        len(branches),
-        vertical_spacing=40 / height,
-    )
-    for (row, (column, count, _)), (col, branch) in product(enumerate(shown, 1), enumerate(branches, 1)):
+    pairs = set(zip(frame["task_i"], frame["task_j"], strict=True))
+    places = [(branch, moment) for branch in branches for moment in shown]
+    titles = [f"branch {branch}" if value == "corrected" else f"branch {branch}, {WORDS[m]}" for branch, m in places]
+    columns = len(branches) if len(shown) == 1 else len(shown)
+    rows = len(places) // columns
+    height = _matrix_height(len(tasks), rows)
+    figure = theme.panels(titles, rows, columns, vertical_spacing=40 / height)
+    for index, (branch, moment) in enumerate(places):
+        row, col = index // columns + 1, index % columns + 1
         cells = {}
         for pair in frame[frame["branch"] == branch].to_dict("records"):
             one, other = pair["task_i"], pair["task_j"]
-            number = pair[column]
-            hover = f"<b>{one} – {other}</b>, branch {branch}<br>" + _pair_words(pair, value, column, count)
-            cells[one, other] = cells[other, one] = _Cell(number, hover)
+            cells[one, other] = cells[other, one] = _pair_cell(pair, value, moment)
         diagonal = {}
-        if noise is not None and column == "cos_before":
+        if noise is not None and value != "rate" and moment == "before":
             own = noise[noise["branch"] == branch].dropna(subset="same_task_cosine")
             diagonal = dict(zip(own["task"], own["same_task_cosine"], strict=True))
-        _matrix(figure, row, col, tasks, cells, ".0%" if value == "rate" else "z.2f", diagonal, dark)
-    rate = value == "rate"
-    bar = {
-        "cosine": "mean cosine",
-        "rate": "share of conflicts",
-        "corrected": "corrected cosine",
-    }[value]
+        axis = "coloraxis2" if value == "rate" and moment == "change" else "coloraxis"
+        _matrix(figure, row, col, tasks, cells, diagonal, dark, axis)
+        _targets(figure, row, col, tasks, cells, pairs)
+        if chosen:
+            mirrored = [(tasks.index(one), tasks.index(other)) for one, other in (chosen, chosen[::-1])]
+            _outline(figure, row, col, mirrored, len(tasks))
     figure.update_layout(
-        coloraxis={
-            "colorscale": theme.CONFLICT_RATE if rate else theme.AGREEMENT,
-            "cmin": 0 if rate else -limit,
-            "cmax": 1 if rate else limit,
-            "colorbar": _colour_bar(bar)
-            | (
-                {"tickvals": [0, 0.25, 0.5, 0.75, 1], "ticktext": ["0%", "25%", "50%<br>chance", "75%", "100%"]}
-                if rate
-                else {}
-            ),
-        }
+        coloraxis=_rate_colours() if value == "rate" else cosine_colours(_BARS[value], limit),
+        # A rate that falls is less conflict.
+        coloraxis2={"colorscale": theme.CONFLICT_RATE, "cmin": -1, "cmax": 1, "showscale": False},
+        clickmode="event+select",
+        hovermode="closest",
     )
     return theme.finish(figure, dark=dark, height=height)
 
 
-def projection_pairs(frame: pd.DataFrame, tasks: Sequence[str], *, dark: bool = False) -> go.Figure:
-    """How often each task (row) was projected against each other one (column), branch by branch.
+def projection_pairs(
+    frame: pd.DataFrame,
+    tasks: Sequence[str],
+    value: Literal["frequency", "removed"] = "frequency",
+    *,
+    dark: bool = False,
+) -> go.Figure:
+    """How often, or how far, each task (row) was projected against each other one (column), branch by branch.
 
     Args:
         frame: of `queries.projection_by_pair`.
         tasks: in the order of rows and columns.
+        value: share of the measurements, or of the norm that each projection alone removes.
         dark: for a dark page.
     """
     theme.need_rows(frame)
@@ -104,99 +114,124 @@ def projection_pairs(frame: pd.DataFrame, tasks: Sequence[str], *, dark: bool = 
         cells = {}
         for pair in frame[frame["branch"] == branch].to_dict("records"):
             removed = "" if pd.isna(pair["removed"]) else f"<br>each alone removes {pair['removed']:.1%} of the norm"
+            task, against = theme.label(pair["task"]), theme.label(pair["against"])
             hover = (
-                f"<b>{pair['task']}</b> projected against <b>{pair['against']}</b>, branch {branch}<br>"
+                f"<b>{task}</b> projected against <b>{against}</b>, branch {branch}<br>"
                 f"in {pair['frequency']:.1%} of {pair['measured']:,} measurements{removed}"
                 if pair["measured"]
-                else _not_measured(f"{pair['task']} against {pair['against']}, branch {branch}")
+                else _not_measured(f"{task} against {against}, branch {branch}")
             )
-            cells[pair["task"], pair["against"]] = _Cell(pair["frequency"], hover)
-        _matrix(figure, 1, col, tasks, cells, ".0%", {}, dark)
+            cells[pair["task"], pair["against"]] = _Cell(pair[value], hover, _number(pair[value], ".0%"))
+        _matrix(figure, 1, col, tasks, cells, {}, dark)
         figure.update_xaxes(title_text="against", title_standoff=4, row=1, col=col)
     figure.update_yaxes(title_text="projected task", row=1, col=1)
     figure.update_layout(
         coloraxis={
             "colorscale": theme.AMOUNT,
             "cmin": 0,
-            "cmax": 1,
-            "colorbar": _colour_bar("share of steps and blocks") | {"tickformat": ".0%"},
+            "cmax": 1 if value == "frequency" else max(0.01, frame["removed"].max(skipna=True)),
+            "colorbar": _colour_bar("share of steps and blocks" if value == "frequency" else "share of the norm")
+            | {"tickformat": ".0%"},
         }
     )
     return theme.finish(figure, dark=dark, height=_matrix_height(len(tasks), 1) + 20)
 
 
-def layer_step_heatmap(
-    frame: pd.DataFrame, pair: tuple[str, str], *, limit: float = 1.0, dark: bool = False
-) -> go.Figure:
-    """Where and since when a pair conflicts: layers by steps, columns branch A and B, rows before and after.
+def gram_heatmap(frame: pd.DataFrame, tasks: Sequence[str], *, dark: bool = False) -> go.Figure:
+    """The cosines of one block in one step, before and after projection; the diagonal has the norms before.
 
     Args:
-        frame: of `queries.layer_step`.
-        pair: for the words.
-        limit: colours span -limit to limit.
+        frame: of `queries.one_step`, of one block.
+        tasks: in the order of rows and columns.
         dark: for a dark page.
     """
     theme.need_rows(frame)
-    shown = [("cos_before", "before"), ("cos_after", "after")]
-    branches = sorted(frame["branch"].unique())
-    layers = sorted(frame["layer"].unique())
-    bins = frame[["step", "step_end"]].drop_duplicates().sort_values("step")
-    titles = [f"branch {branch}, {when}" for _, when in shown for branch in branches]
-    figure = theme.panels(titles, 2, len(branches), horizontal_spacing=0.05)
-    for (row, (column, when)), (col, branch) in product(enumerate(shown, 1), enumerate(branches, 1)):
-        wide = (
-            frame[frame["branch"] == branch]
-            .pivot(index="layer", columns="step", values=[column, "measured"])
-            .reindex(index=layers)
+    figure = theme.panels(["before", "after"], 1, 2)
+    norms = {row[f"task_{side}"]: row[f"norm_{side}"] for row in frame.to_dict("records") for side in "ij"}
+    for col, moment in enumerate(("before", "after"), 1):
+        cells = {}
+        for pair in frame.to_dict("records"):
+            one, other, cosine = pair["task_i"], pair["task_j"], pair[f"cos_{moment}"]
+            for task, against, projected in (
+                (one, other, pair["projected_ij"]),
+                (other, one, pair["projected_ji"]),
+            ):
+                names = f"<b>{theme.label(task)} – {theme.label(against)}</b>"
+                words = (
+                    _not_measured(names)
+                    if pd.isna(cosine)
+                    else f"{names}<br>cosine {moment} {cosine:+.3f}<br>norms before {norms[task]:.3g} and "
+                    f"{norms[against]:.3g}{'<br>projected against it' if projected else ''}"
+                )
+                cells[task, against] = _Cell(cosine, words, _number(cosine, "z.2f"))
+        _matrix(figure, 1, col, tasks, cells, {}, dark)
+    for task, norm in norms.items() if len(tasks) <= WITH_NUMBERS else ():
+        said = f"norm of {theme.label(task)}'s gradient before projection: {norm:.3g}"
+        _on_diagonal(figure, 1, 1, task, f"<i>‖{norm:.2g}‖</i>", said, len(tasks))
+    figure.update_layout(coloraxis=cosine_colours("cosine", 1.0))
+    return theme.finish(figure, dark=dark, height=_matrix_height(len(tasks), 1))
+
+
+_BARS = {"cosine": "mean cosine", "corrected": "corrected cosine", "rate": "share of conflicts"}
+
+
+def cosine_colours(title: str, limit: float) -> dict[str, Any]:
+    """The colour axis of cosines: red is conflict."""
+    return {
+        "colorscale": theme.AGREEMENT,
+        "cmin": -limit,
+        "cmax": limit,
+        "colorbar": _colour_bar(title) | {"tickformat": ".2~f"},
+    }
+
+
+def _rate_colours() -> dict[str, Any]:
+    ticks = {"tickvals": [0, 0.25, 0.5, 0.75, 1], "ticktext": ["0%", "25%", "50%<br>chance", "75%", "100%"]}
+    bar = _colour_bar(_BARS["rate"]) | ticks
+    return {"colorscale": theme.CONFLICT_RATE, "cmin": 0, "cmax": 1, "colorbar": bar}
+
+
+def _pair_cell(pair: Mapping[Any, Any], value: View, when: When) -> _Cell:
+    """What a cell shows of a row of `queries.task_matrix`."""
+    names = f"{theme.label(pair['task_i'])} – {theme.label(pair['task_j'])}"
+    where = f"<b>{names}</b>, branch {pair['branch']}<br>"
+    twins = value == "corrected" and pair["shares_texts"]
+    name = "rate" if value == "rate" else "cos"
+    column = "corrected" if value == "corrected" and not twins else f"{name}_{when}"
+    bounds = f"{name}" if column == f"{name}_before" else column
+    number, low, high = pair[column], pair[f"{bounds}_low"], pair[f"{bounds}_high"]
+    if pd.isna(number):
+        said = (
+            "no corrected cosine: too little signal above the batch noise"
+            if value == "corrected"
+            else "not measured: a gradient is zero in every step"
         )
-        z = wide[column].reindex(columns=bins["step"]).to_numpy(np.float64)
-        measured = wide["measured"].reindex(columns=bins["step"]).to_numpy(np.float64)
-        hover = np.empty(z.shape, dtype=object)
-        for (r, layer), (c, (first, last)) in product(
-            enumerate(layers), enumerate(bins.itertuples(index=False, name=None))
-        ):
-            where = f"layer {layer_name(layer)}, {span(first, last)}, branch {branch}"
-            hover[r, c] = (
-                _not_measured(where)
-                if np.isnan(z[r, c])
-                else f"{where}<br>mean cosine {when} {z[r, c]:+.3f}<br>{measured[r, c]:,.0f} measured"
-            )
-        _heatmap(figure, row, col, z, hover, x=_edges(bins), y=[layer_name(layer) for layer in layers], dark=dark)
-        figure.update_yaxes(type="category", row=row, col=col)
-    figure.update_yaxes(title_text="layer", col=1)
-    figure.update_xaxes(title_text="step", row=2)
-    figure.update_layout(
-        coloraxis={
-            "colorscale": theme.AGREEMENT,
-            "cmin": -limit,
-            "cmax": limit,
-            "colorbar": _colour_bar(f"mean cosine {pair[0]} – {pair[1]}"),
-        }
-    )
-    return theme.finish(figure, dark=dark, height=2 * min(max(110, 20 * len(layers)), 300) + 110)
+        return _Cell(np.nan, where + said)
+    style = ".1%" if value == "rate" else ".3f"
+    sign = "" if value == "rate" and when != "change" else "+"
+    what = {"cos": f"mean cosine {when}", "rate": f"negative {when}", "corrected": "corrected for batch noise"}[
+        "corrected" if column == "corrected" else name
+    ]
+    if when == "change":
+        what = "mean cosine, after less before" if name == "cos" else "share negative, after less before"
+    lines = [f"{what} {number:{sign}{style}}"]
+    if not pd.isna(low):
+        lines.append(f"95% interval {low:{sign}{style}} to {high:{sign}{style}}")
+    if column == "corrected":
+        lines.append(f"raw mean cosine {pair['cos_before']:+.3f}")
+    if twins:
+        lines.append("the tasks share their texts and so their noise: the raw cosine is the right one")
+    count = pair["measured" if when == "before" else "measured_after"]
+    lines.append(f"{count:,} measured")
+    chance = 0.5 if value == "rate" and when != "change" else 0.0
+    above, below = ("×", "•") if name == "rate" else ("•", "×")
+    mark = above if low > chance else below if high < chance else ""
+    text = _number(number, ".0%" if name == "rate" else "z.2f")
+    return _Cell(number, where + "<br>".join(lines), f"<i>{text}</i>" if twins else text, mark)
 
 
-def _not_measured(where: str) -> str:
-    return f"{where}<br>not measured: a gradient is zero, or nothing is recorded yet"
-
-
-def _pair_words(pair: Mapping[str, Any], value: str, column: str, count: str) -> str:
-    """What the hover says of a pair's cell."""
-    if value == "corrected":
-        if pd.isna(pair[column]):
-            return "no corrected cosine: too little signal above the batch noise, or the tasks share their texts"
-        low, high = pair["corrected_low"], pair["corrected_high"]
-        interval = "" if pd.isna(low) else f"<br>95% interval {low:+.3f} to {high:+.3f}"
-        return f"corrected for batch noise {pair[column]:+.3f}{interval}<br>raw mean cosine {pair['cos_before']:+.3f}"
-    if not pair[count]:
-        return "not measured: a gradient is zero in every step"
-    name, style = ("cos", "+.3f") if value == "cosine" else ("rate", ".1%")
-    low, high = pair[f"{name}_low"], pair[f"{name}_high"]
-    interval = (
-        f"<br>95% interval {low:{style}} to {high:{style}}" if column.endswith("before") and not pd.isna(low) else ""
-    )
-    what = "mean cosine" if value == "cosine" else "share of negative cosines"
-    return f"{what} {pair[column]:{style}}{interval}<br>{pair[count]:,} measured"
+def _number(number: float, style: str) -> str:
+    return "" if pd.isna(number) else f"{number:{style}}"
 
 
 def _matrix(
@@ -205,32 +240,102 @@ def _matrix(
     col: int,
     tasks: Sequence[str],
     cells: Mapping[tuple[str, str], _Cell],
-    style: str,
     diagonal: Mapping[str, float],
     dark: bool,
+    coloraxis: str = "coloraxis",
 ) -> None:
     """Draw a matrix of tasks; a pair without a cell counts as not measured."""
-    z = np.full((len(tasks), len(tasks)), np.nan)
-    hover = np.full(z.shape, "", dtype=object)
+    size = (len(tasks), len(tasks))
+    z = np.full(size, np.nan)
+    hover, text = np.full(size, "", dtype=object), np.full(size, "", dtype=object)
     for (i, one), (j, other) in product(enumerate(tasks), repeat=2):
         if i != j:
-            z[i, j], hover[i, j] = cells.get((one, other), _Cell(np.nan, _not_measured(f"{one} – {other}")))
-    text = np.array([["" if np.isnan(number) else f"{number:{style}}" for number in line] for line in z])
-    blank = np.eye(len(tasks), dtype=bool)
-    _heatmap(figure, row, col, z, hover, x=tasks, y=tasks, dark=dark, text=text, blank=blank)
-    for task, number in diagonal.items():
-        figure.add_annotation(
-            x=task,
-            y=task,
-            text=f"<i>{number:z.2f}</i>",
-            font={"size": 10 if len(tasks) > 6 else 12},
-            showarrow=False,
-            hovertext=f"two half batches of {task} agree with a cosine of {number:+.3f}",
+            missing = _Cell(np.nan, _not_measured(f"{theme.label(one)} – {theme.label(other)}"))
+            cell = cells.get((one, other), missing)
+            z[i, j], hover[i, j] = cell.value, cell.hover
+            if len(tasks) > WITH_NUMBERS:
+                text[i, j] = cell.mark
+            else:
+                text[i, j] = f"<b>{cell.text}</b>" if cell.mark else cell.text
+    names = [theme.label(task) for task in tasks]
+    _heatmap(
+        figure,
+        row,
+        col,
+        z,
+        hover,
+        x=names,
+        y=names,
+        dark=dark,
+        text=text,
+        blank=np.eye(len(tasks), dtype=bool),
+        coloraxis=coloraxis,
+    )
+    for task, number in diagonal.items() if len(tasks) <= WITH_NUMBERS else ():
+        said = f"two half batches of {theme.label(task)} agree with a cosine of {number:+.3f}"
+        _on_diagonal(figure, row, col, task, f"<i>{number:z.2f}</i>", said, len(tasks))
+    small = {"tickfont": {"size": 9}} if len(tasks) > WITH_NUMBERS else {}
+    # A task may be named like a number or a date.
+    angle = -90 if small else -35
+    ends = [-0.5, len(tasks) - 0.5]  # markers would have room around them
+    figure.update_xaxes(
+        type="category", showgrid=False, tickangle=angle, range=ends, dtick=1, row=row, col=col, **small
+    )
+    figure.update_yaxes(type="category", showgrid=False, range=ends[::-1], dtick=1, row=row, col=col, **small)
+
+
+def _on_diagonal(figure: go.Figure, row: int, col: int, task: str, text: str, hover: str, tasks: int) -> None:
+    figure.add_annotation(
+        x=theme.label(task),
+        y=theme.label(task),
+        text=text,
+        font={"size": 10 if tasks > 6 else 12},
+        showarrow=False,
+        hovertext=hover,
+        row=row,
+        col=col,
+    )
+
+
+def _targets(
+    figure: go.Figure,
+    row: int,
+    col: int,
+    tasks: Sequence[str],
+    cells: Mapping[tuple[str, str], _Cell],
+    pairs: Collection[tuple[str, str]],
+) -> None:
+    """Invisible markers, because a click on a heatmap's cell is not delivered."""
+    known = [(one, other) for one in tasks for other in tasks if (one, other) in cells]
+    figure.add_scatter(
+        x=[theme.label(other) for _, other in known],
+        y=[theme.label(one) for one, _ in known],
+        customdata=[(one, other) if (one, other) in pairs else (other, one) for one, other in known],
+        hovertext=[cells[pair].hover for pair in known],
+        hoverinfo="text",
+        mode="markers",
+        marker={"symbol": "square", "size": min(_cell(len(tasks)), 30), "opacity": 0},
+        selected={"marker": {"opacity": 0}},
+        unselected={"marker": {"opacity": 0}},
+        showlegend=False,
+        row=row,
+        col=col,
+    )
+
+
+def _outline(figure: go.Figure, row: int, col: int, cells: Sequence[tuple[int, int]], cells_wide: int) -> None:
+    """Draw a border around cells, given by row and column."""
+    for i, j in cells:
+        figure.add_shape(
+            type="rect",
+            x0=j - 0.5,
+            x1=j + 0.5,
+            y0=i - 0.5,
+            y1=i + 0.5,
+            line={"color": theme.CHOSEN, "width": 3 if cells_wide <= WITH_NUMBERS else 2},
             row=row,
             col=col,
         )
-    figure.update_xaxes(showgrid=False, tickangle=-35, row=row, col=col)
-    figure.update_yaxes(showgrid=False, autorange="reversed", row=row, col=col)
 
 
 def _heatmap(
@@ -243,52 +348,39 @@ def _heatmap(
     x: Sequence[Any],
     y: Sequence[Any],
     dark: bool,
-    text: NDArray[np.str_] | None = None,
-    blank: NDArray[np.bool_] | None = None,
+    text: NDArray[np.object_],
+    blank: NDArray[np.bool_],
+    coloraxis: str,
 ) -> None:
-    """Draw z on the shared colours, and its missing cells, but for `blank` ones, in grey with a hover of their own."""
-    gap = 0 if text is None else 2
-    text_size = 10 if len(x) > 6 else 12
-    missing = np.where(np.isnan(z) & ~(False if blank is None else blank), 1.0, np.nan)
-    figure.add_heatmap(
-        z=z,
-        x=x,
-        y=y,
-        text=text,
-        textfont={"size": text_size},
-        texttemplate=None if text is None else "%{text}",
-        hovertext=hover,
-        hoverinfo="text",
-        hoverongaps=False,
-        coloraxis="coloraxis",
-        xgap=gap,
-        ygap=gap,
-        row=row,
-        col=col,
-    )
+    """Draw z on the shared colours, and what is missing, but for `blank` cells, in hatched grey with its own hover."""
+    missing = np.where(np.isnan(z) & ~blank, 1.0, np.nan)
     grey = theme.unmeasured(dark)
+    shared = {
+        "x": x,
+        "y": y,
+        "textfont": {"size": 10 if len(x) > 6 else 12},
+        "texttemplate": "%{text}",
+        "hovertext": hover,
+        "hoverinfo": "text",
+        "hoverongaps": False,
+        "xgap": 1 if len(x) > WITH_NUMBERS else 2,
+        "ygap": 1 if len(x) > WITH_NUMBERS else 2,
+    }
+    figure.add_heatmap(z=z, text=text, coloraxis=coloraxis, row=row, col=col, **shared)
     figure.add_heatmap(
         z=missing,
-        x=x,
-        y=y,
-        text=None if text is None else np.where(np.isnan(missing), "", "–"),
-        textfont={"size": text_size},
-        texttemplate=None if text is None else "%{text}",
-        hovertext=hover,
-        hoverinfo="text",
-        hoverongaps=False,
+        text=np.where(np.isnan(missing) | (len(x) > WITH_NUMBERS), "", "–"),
         colorscale=[[0, grey], [1, grey]],
         showscale=False,
-        xgap=gap,
-        ygap=gap,
         row=row,
         col=col,
+        **shared,
     )
+    hatch(figure, row, col, ~np.isnan(missing), lines=1 if len(x) > WITH_NUMBERS else 3, dark=dark)
 
 
-def _edges(bins: pd.DataFrame) -> list[float]:
-    """Borders of the bins of steps, one more than bins."""
-    return [*bins["step"].tolist(), int(bins["step_end"].iloc[-1]) + 1]
+def _not_measured(where: str) -> str:
+    return f"{where}<br>not measured: a gradient is zero, or nothing is recorded yet"
 
 
 def _colour_bar(title: str) -> dict[str, Any]:
@@ -299,5 +391,10 @@ def _colour_bar(title: str) -> dict[str, Any]:
     }
 
 
+def _cell(tasks: int) -> int:
+    """Height of a row in pixels: less where there are many."""
+    return _CELL if tasks <= WITH_NUMBERS else max(15, _CELL * WITH_NUMBERS // tasks)
+
+
 def _matrix_height(tasks: int, rows: int) -> int:
-    return rows * (max(tasks, 3) * _CELL + 40) + 90
+    return rows * (max(tasks, 3) * _cell(tasks) + 40) + 90

@@ -1,15 +1,14 @@
-"""Lines: projection, weights, cosines, metrics and losses over the steps, and projection over the layers."""
+"""Lines: projection, weights and cosines over the steps, and projection over the layers."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 
 import pandas as pd
 import plotly.graph_objects as go
 
 from analysis import theme
 from analysis.words import layer_name
-from ortho_lora.schema import RunInfo
 
-_PLOT = 240  # height of a plot, in pixels
+PLOT = 240  # height of a plot, in pixels
 _PROJECTION = [("frequency", "pairs projected"), ("removed", "norm removed")]
 
 
@@ -23,11 +22,11 @@ def projection_steps(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
     theme.need_rows(frame)
     figure = theme.panels(["", ""], 2, 1)
     for row, (column, words) in enumerate(_PROJECTION, 1):
-        for index, (branch, rows) in enumerate(_series(frame, "branch")):
-            _line(figure, row, 1, rows, column, index, f"branch {branch}", f"{words} %{{y:.1%}}", dark)
+        for index, (branch, rows) in enumerate(series_of(frame, "branch")):
+            add_line(figure, row, 1, rows, column, index, f"branch {branch}", f"{words} %{{y:.1%}}", dark)
         figure.update_yaxes(title_text=words, tickformat=".0%", rangemode="tozero", row=row, col=1)
     figure.update_xaxes(title_text="step", row=2)
-    return _with_legend(figure, 2, dark=dark, height=2 * 200 + 90)
+    return with_legend(figure, 2, dark=dark, height=2 * 200 + 90)
 
 
 def projection_layers(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
@@ -40,7 +39,7 @@ def projection_layers(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
     theme.need_rows(frame)
     figure = theme.panels(["", ""], 1, 2, shared_yaxes=False, horizontal_spacing=0.12)
     for col, (column, words) in enumerate(_PROJECTION, 1):
-        for index, (branch, rows) in enumerate(_series(frame, "branch")):
+        for index, (branch, rows) in enumerate(series_of(frame, "branch")):
             figure.add_scatter(
                 x=[layer_name(layer) for layer in rows["layer"]],
                 y=rows[column],
@@ -56,7 +55,7 @@ def projection_layers(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
             )
         figure.update_yaxes(title_text=words, tickformat=".0%", rangemode="tozero", row=1, col=col)
     figure.update_xaxes(title_text="layer", type="category")
-    return _with_legend(figure, 2, dark=dark, height=_PLOT + 90)
+    return with_legend(figure, 2, dark=dark, height=PLOT + 90)
 
 
 def weights_over_steps(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
@@ -71,13 +70,13 @@ def weights_over_steps(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
     figure = theme.panels([f"branch {branch}" for branch in branches], 1, len(branches))
     places = {task: index for index, task in enumerate(dict.fromkeys(frame["task"]))}
     for col, branch in enumerate(branches, 1):
-        for task, rows in _series(frame[frame["branch"] == branch], "task"):
+        for task, rows in series_of(frame[frame["branch"] == branch], "task"):
             words = f"branch {branch}: weight %{{y:.3f}}"
-            _line(figure, 1, col, rows, "weight", places[task], task, words, dark)
-        _reference(figure, 1, col, 1.0, "plain sum", dark)
+            add_line(figure, 1, col, rows, "weight", places[task], task, words, dark)
+        add_reference(figure, 1, col, 1.0, "plain sum", dark)
     figure.update_xaxes(title_text="step")
     figure.update_yaxes(title_text="effective weight", row=1, col=1)
-    return _with_legend(figure, len(places), dark=dark, height=_PLOT + 90)
+    return with_legend(figure, len(places), dark=dark, height=PLOT + 90)
 
 
 def pair_lines(frame: pd.DataFrame, pair: tuple[str, str], *, dark: bool = False) -> go.Figure:
@@ -110,110 +109,20 @@ def pair_lines(frame: pd.DataFrame, pair: tuple[str, str], *, dark: bool = False
                 col=col,
             )
         for index, when in enumerate(("before", "after")):
-            words = f"{pair[0]} – {pair[1]}: mean cosine {when} %{{y:+.3f}}"
-            _line(figure, 1, col, rows, f"cos_{when}", index, f"mean {when}", words, dark)
-        _reference(figure, 1, col, 0.0, None, dark)
+            words = f"{theme.label(pair[0])} – {theme.label(pair[1])}: mean cosine {when} %{{y:+.3f}}"
+            add_line(figure, 1, col, rows, f"cos_{when}", index, f"mean {when}", words, dark)
+        add_reference(figure, 1, col, 0.0, None, dark)
     figure.update_xaxes(title_text="step")
     figure.update_yaxes(title_text="cosine (conflict below 0)", row=1, col=1)
-    return _with_legend(figure, 3, dark=dark, height=_PLOT + 90)
+    return with_legend(figure, 3, dark=dark, height=PLOT + 90)
 
 
-def metric_lines(
-    frame: pd.DataFrame, infos: Mapping[str, RunInfo], split: str = "validation", *, dark: bool = False
-) -> go.Figure:
-    """Each task's primary metric over the steps, a line a run, beside always answering with the majority.
-
-    Args:
-        frame: of `queries.metrics`; its first run has the first colour.
-        infos: identity of each run in the frame.
-        split: evaluation split.
-        dark: for a dark page.
-
-    Raises:
-        ValueError: there are no primary metrics of this split.
-    """
-    primary = {(run, task.name): task.metrics[0] for run, info in infos.items() for task in info.tasks}
-    keys = zip(frame["run"], frame["task"], strict=True)
-    wanted = frame[(frame["split"] == split) & (frame["metric"] == [primary.get(key) for key in keys])]
-    theme.need_rows(wanted)
-    tasks = dict.fromkeys(task.name for info in infos.values() for task in info.tasks)
-    metrics = dict(zip(wanted["task"], wanted["metric"], strict=True))
-    titles = {task: f"{task}: {metrics[task]}" for task in tasks if task in metrics}
-    figure, cells = _grid(titles)
-    places = {run: index for index, run in enumerate(dict.fromkeys(frame["run"]))}
-    for task, (row, col) in cells.items():
-        for run, rows in _series(wanted[wanted["task"] == task], "run"):
-            _line(figure, row, col, rows, "value", places[run], run, f"{titles[task]} %{{y:.3f}}", dark, marks=True)
-        baselines = sorted(_majorities(infos, task, split))
-        for baseline in baselines:
-            _reference(figure, row, col, baseline, f"majority {baseline:.2f}", dark)
-        figure.update_yaxes(
-            range=_room([*wanted[wanted["task"] == task]["value"].dropna(), *baselines]), row=row, col=col
-        )
-    if wanted["step"].nunique() == 1:  # plotly would number the room around it
-        figure.update_xaxes(tickvals=[int(wanted["step"].iloc[0])])
-    return _with_legend(figure, len(places), dark=dark, height=_grid_height(cells))
-
-
-def loss_lines(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
-    """The training loss of each task over the steps, a panel a task and a line a run.
-
-    Args:
-        frame: of `queries.losses`; its first run has the first colour.
-        dark: for a dark page.
-    """
-    theme.need_rows(frame)
-    figure, cells = _grid({task: task for task in dict.fromkeys(frame["task"])})
-    places = {run: index for index, run in enumerate(dict.fromkeys(frame["run"]))}
-    for task, (row, col) in cells.items():
-        for run, rows in _series(frame[frame["task"] == task], "run"):
-            _line(figure, row, col, rows, "loss", places[run], run, f"{task}: loss %{{y:.3f}}", dark)
-    figure.update_yaxes(rangemode="tozero")
-    figure.update_yaxes(title_text="training loss", col=1)
-    return _with_legend(figure, len(places), dark=dark, height=_grid_height(cells))
-
-
-def _grid(titles: Mapping[str, str]) -> tuple[go.Figure, dict[str, tuple[int, int]]]:
-    """Panels with axes of their own, at most three side by side, and the row and column of each from 1."""
-    columns = 2 if len(titles) == 4 else min(3, len(titles))
-    rows = -(-len(titles) // columns)
-    spacing = {"horizontal_spacing": 0.07, "vertical_spacing": 0.25 / rows}
-    figure = theme.panels(list(titles.values()), rows, columns, shared_xaxes=False, shared_yaxes=False, **spacing)
-    cells = {name: (index // columns + 1, index % columns + 1) for index, name in enumerate(titles)}
-    for row, col in list(cells.values())[-columns:]:  # the lowest panel of each column
-        figure.update_xaxes(title_text="step", row=row, col=col)
-    return figure, cells
-
-
-def _room(values: Sequence[float]) -> list[float] | None:
-    """Limits that leave room around the values, which plotly leaves out around lines that are no traces."""
-    if not values:
-        return None
-    low, high = min(values), max(values)
-    margin = 0.1 * (high - low) or 0.05
-    return [low - margin, high + margin]
-
-
-def _grid_height(cells: Mapping[str, tuple[int, int]]) -> int:
-    return max(row for row, _ in cells.values()) * _PLOT + 90
-
-
-def _series(frame: pd.DataFrame, key: str) -> Iterator[tuple[str, pd.DataFrame]]:
+def series_of(frame: pd.DataFrame, key: str) -> Iterator[tuple[str, pd.DataFrame]]:
     for name, rows in frame.groupby(key, sort=False):
         yield str(name), rows
 
 
-def _majorities(infos: Mapping[str, RunInfo], task: str, split: str) -> set[float]:
-    """What the majority baseline reaches; runs may have evaluated different examples."""
-    found = set()
-    for info in infos.values():
-        for described in info.tasks:
-            if described.name == task and (scores := described.majority.get(split)):
-                found.add(round(scores[described.metrics[0]], 3))
-    return found
-
-
-def _line(
+def add_line(
     figure: go.Figure,
     row: int,
     col: int,
@@ -234,16 +143,16 @@ def _line(
         mode="lines+markers" if marks or len(rows) == 1 else "lines",
         line=theme.line(index, dark),
         marker={"symbol": theme.symbol(index), "size": 7},
-        name=name,
+        name=theme.label(name),
         legendgroup=name,
         showlegend=not shown_before,
-        hovertemplate=f"<b>{name}</b>, step %{{x}}<br>{words}<extra></extra>",
+        hovertemplate=f"<b>{theme.label(name)}</b>, step %{{x}}<br>{words}<extra></extra>",
         row=row,
         col=col,
     )
 
 
-def _reference(figure: go.Figure, row: int, col: int, level: float, label: str | None, dark: bool) -> None:
+def add_reference(figure: go.Figure, row: int, col: int, level: float, label: str | None, dark: bool) -> None:
     """A dashed grey line across a panel, with a label at its right end."""
     colour = theme.muted(dark)
     words = {
@@ -255,7 +164,7 @@ def _reference(figure: go.Figure, row: int, col: int, level: float, label: str |
     figure.add_hline(y=level, line=line, row=row, col=col, **(words if label else {}))
 
 
-def _with_legend(figure: go.Figure, entries: int, *, dark: bool, height: int) -> go.Figure:
+def with_legend(figure: go.Figure, entries: int, *, dark: bool, height: int) -> go.Figure:
     """Finish a figure of lines; without a legend where there is one series only."""
     lines = -(-entries // 3)
     figure = theme.finish(figure, dark=dark, height=height + 20 * lines, showlegend=entries > 1)

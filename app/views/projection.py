@@ -1,60 +1,143 @@
-"""How often and how much does the rule change the gradients?"""
+"""How often and how much does the rule change the gradients, what does it leave, and what would another have done?"""
 
+from functools import partial
+from typing import Literal
+
+import pandas as pd
 import streamlit as st
 
 from analysis import figures, queries
+from analysis.export import replay_frame
+from analysis.queries import Extent, Selection
+from analysis.replay import NOTE
 from analysis.runs import Run
-from app import state
+from analysis.words import method_name, what_remains
+from app import figure, glossary, state
+from app.selection import select
+from ortho_lora.schema import Identity
+
+PARTS = {"block": "each A and each B matrix", "module": "each adapted layer", "model": "the whole model"}
+DIRECTED: dict[str, Literal["frequency", "removed"]] = {"How often": "frequency", "How far": "removed"}
 
 
 def page() -> None:
-    st.title("Projection")
+    st.title("Projection", help=glossary.help("projection"))
     run = state.current_run()
     assert run.info is not None
     if run.info.method == "single" or len(run.info.tasks) < 2:
         st.info("Each adapter of this run has one task: there is nothing to project.")
         st.stop()
-    state.live(run, _body)
-
-
-def _body(run: Run) -> None:
-    assert run.info is not None
-    extent = state.ask(queries.extent, run)
-    if not extent.pairs:
-        st.info("No gradients are recorded yet: the first appear a few seconds after training starts.")
-        return
+    # Outside of what is shown again while the run trains: a replay takes seconds.
     if run.info.rule == "sum":
         st.info(
-            "This run adds the gradients up as they are and projects nothing: frequencies and removed shares are 0, and"
-            " every weight is 1. Choose a run with `ortho-lora` or `pcgrad` to see projection at work."
+            "This run adds the gradients up as they are and projects nothing. What projection would have done to the"
+            " same gradients is next; to see it at work, choose a run with `ortho-lora` or `pcgrad`."
         )
+        _replay(run, run.info)
+        state.live(run, _unprojected)
     else:
-        scope = {"block": "each A and each B matrix", "module": "each adapted layer", "model": "the whole model"}
-        st.markdown(
-            f"Rule **{state.plain(run.info.rule)}**, applied to {scope.get(run.info.scope, 'the blocks')} on its own."
-            " A projection takes out of a task's gradient what points against another's; it is made whenever their"
-            " product is negative, noise or not: of gradients that have nothing to do with each other, about half."
-        )
-    selection = state.select_steps_and_layers(extent)
+        state.live(run, _projected)
+        _replay(run, run.info)
+
+
+def _unprojected(run: Run) -> None:
+    if extent := _recorded(run):
+        _remaining(run, select(extent))
+
+
+def _projected(run: Run) -> None:
+    assert run.info is not None
+    st.markdown(
+        f"[Rule](learn#rule) **{state.plain(run.info.rule)}**, applied to {PARTS.get(run.info.scope, 'the blocks')} on"
+        " its own ([scope](learn#scope)). A projection takes out of a task's gradient what points against another's;"
+        " it is made whenever their product is negative, noise or not: of gradients that have nothing to do with each"
+        " other, about half."
+    )
+    if not (extent := _recorded(run)):
+        return
+    selection = select(extent)
     dark = state.is_dark()
-    tasks = list(extent.tasks)
 
     st.subheader("Over the steps")
     over_steps = state.ask(queries.projection_over_steps, run, selection)
-    state.show_figure("projection-steps", lambda: figures.projection_steps(over_steps, dark=dark), over_steps)
-
-    st.subheader("Who is projected against whom")
-    by_pair = state.ask(queries.projection_by_pair, run, selection)
-    state.show_figure("projection-pairs", lambda: figures.projection_pairs(by_pair, tasks, dark=dark), by_pair)
+    figure.show("projection-steps", partial(figures.projection_steps, over_steps, dark=dark), over_steps)
 
     st.subheader("In which layers")
     by_layer = state.ask(queries.projection_by_layer, run, selection)
-    state.show_figure("projection-layers", lambda: figures.projection_layers(by_layer, dark=dark), by_layer)
+    figure.show("projection-layers", partial(figures.projection_layers, by_layer, dark=dark), by_layer)
+
+    st.subheader("Who is projected against whom")
+    value = DIRECTED[
+        st.segmented_control(
+            "Show",
+            list(DIRECTED),
+            default="How often",
+            required=True,
+            key="directed",
+            bind="query-params",
+            label_visibility="collapsed",
+        )
+    ]
+    st.caption("The task of a row is projected, against the task of the column: the two directions differ.")
+    by_pair = state.ask(queries.projection_by_pair, run, selection)
+    tasks = list(extent.tasks)
+    figure.show("projection-pairs", partial(figures.projection_pairs, by_pair, tasks, value, dark=dark), by_pair)
+
+    _remaining(run, selection)
 
     st.subheader("What it does to the update")
     st.markdown(
-        "The update is a weighted sum of the tasks' own gradients. Without projection every weight is 1; a weight above"
-        " 1 means that others, projected against this task, now carry a part of its gradient."
+        "The [update](learn#update) is a weighted sum of the tasks' own gradients. Without projection every"
+        " [weight](learn#effective-weight) is 1; a weight above 1 means that others, projected against this task, now"
+        " carry a part of its gradient."
     )
     weights = state.ask(queries.weights, run, selection)
-    state.show_figure("weights", lambda: figures.weights_over_steps(weights, dark=dark), weights)
+    figure.show("weights", partial(figures.weights_over_steps, weights, dark=dark), weights)
+
+
+def _recorded(run: Run) -> Extent | None:
+    extent: Extent = state.ask(queries.extent, run)
+    if extent.pairs:
+        return extent
+    st.info("No gradients are recorded yet: the first appear a few seconds after training starts.")
+    return None
+
+
+def _remaining(run: Run, selection: Selection) -> None:
+    st.subheader("What remains", help=glossary.help("residual-conflict"))
+    matrix = state.ask(queries.task_matrix, run, selection)
+    st.markdown(state.plain(what_remains(matrix)))
+    st.caption(
+        "Two tasks on their own never conflict after projection; with three or more, taking out what points against one"
+        " can turn a gradient against another. Dashed: 50% negative, mean 0: what noise alone looks like."
+    )
+    figure.show("remaining", partial(figures.remaining_conflicts, matrix, dark=state.is_dark()), matrix)
+
+
+def _replay(run: Run, info: Identity) -> None:
+    """What other methods would have done, asked for by a button and kept while the session lasts."""
+    st.subheader("What another rule or scope would have done")
+    st.markdown(
+        "[Replayed](learn#replay) on all steps and layers of the record, from its [Gram matrices](learn#gram-matrix)."
+        f" {NOTE}"
+    )
+    if not state.ask(queries.extent, run).pairs:
+        st.info("There are no gradients to replay yet.")
+        return
+    done = st.session_state.setdefault("replayed", {})
+    if st.button("Replay again" if run.run_id in done else "Replay", icon=":material/replay:", key="replay"):
+        with st.spinner("Replaying the record with nine methods: seconds, for long records minutes."):
+            done[run.run_id] = state.ask(replay_frame, run)
+    if run.run_id not in done:
+        return
+    frame: pd.DataFrame = done[run.run_id].copy()
+    keys = zip(frame["rule"], frame["scope"], frame["branches"], strict=True)
+    frame.insert(0, "method", [method_name(*key) for key in keys])
+    one = info.method[-2:].upper()  # as in `ortho-lora-a`, `gradvac@block-b`
+    taken = method_name(info.rule, info.scope, one[1] if one in ("-A", "-B") else "both")
+    st.caption(
+        f"{frame['steps'].iloc[0]:,} steps. *Pairs projected*: of the directed ones, over blocks. *Agreement*: mean"
+        " cosine with the update that was taken. *Tasks harmed*: share of the steps whose whole update points against a"
+        " task's gradient, so raises its loss, to first order."
+    )
+    figure.show("replay", partial(figures.replayed_methods, frame, info.task_names, taken, dark=state.is_dark()), frame)

@@ -3,23 +3,32 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from ortho_lora.tasks.data import Split, TaskData
+from ortho_lora.tasks.data import Split, TaskData, with_selection
 
 if TYPE_CHECKING:  # config imports the names of the packaged tasks from here
-    from ortho_lora.config import Task
+    from ortho_lora.config import Config, Task
 
-__all__ = ["Split", "TaskData", "load_tasks"]
+__all__ = ["Split", "TaskData", "load_tasks", "tasks_of"]
 
 
-def load_tasks(configs: Iterable["Task"], seed: int) -> list[TaskData]:
+def tasks_of(config: "Config") -> list[TaskData]:
+    """The tasks that a run of this configuration trains on. Raises as `load_tasks`."""
+    return load_tasks(config.tasks, config.seed, config.selection_share)
+
+
+def load_tasks(configs: Iterable["Task"], seed: int, selection_share: float = 0.0) -> list[TaskData]:
     """The tasks of a validated configuration, in its order; `seed` decides which labels a dial flips.
+
+    `selection_share` of the validation data becomes an evaluation split of its own, for a twin as for its original.
 
     Raises OrthoLoraError for data that cannot be had or does not fit.
     """
     from ortho_lora.config import DialTask
 
     configs = list(configs)
-    loaded = {task.name: _load(task) for task in configs if not isinstance(task, DialTask)}
+    loaded = {
+        task.name: with_selection(_load(task), selection_share) for task in configs if not isinstance(task, DialTask)
+    }
     for task in configs:
         if isinstance(task, DialTask):
             from ortho_lora.tasks.dial import make_twin

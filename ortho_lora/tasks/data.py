@@ -1,12 +1,15 @@
 """What a task is, once loaded: texts, labels and a split that never changes."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ortho_lora.errors import OrthoLoraError
+from ortho_lora.study.record import SELECTION_SPLIT
 
 Kind = Literal["classification", "regression"]
 
@@ -46,7 +49,7 @@ class TaskData:
     """Name of each class index; empty for regression."""
     train: Split
     evaluation: dict[str, Split]
-    """`validation`, for MNLI also `validation_mismatched`."""
+    """`validation`, for MNLI also `validation_mismatched`; `selection` where a share is set apart."""
     metrics: tuple[str, ...]
     """Names in `ortho_lora.tasks.metrics.METRICS`; the first is the primary one."""
     twin_of: str | None = None
@@ -101,5 +104,28 @@ def hold_out(split: Split, keys: Sequence[str] | None = None) -> tuple[Split, Sp
     Examples that share a key stay together.
     """
     held = [is_validation(key) for key in (split.keys if keys is None else keys)]
-    train = take(split, [index for index, out in enumerate(held) if not out])
-    return train, take(split, [index for index, out in enumerate(held) if out])
+    return _parted(split, held)
+
+
+def with_selection(task: TaskData, share: float) -> TaskData:
+    """The task with this share of its `validation` split as a split of its own, chosen by a hash of the texts.
+
+    Raises OrthoLoraError where one of the two would be empty.
+    """
+    if not share:
+        return task
+    validation = task.evaluation["validation"]
+    rest, selection = _parted(validation, [hash_fraction(key, "selection") < share for key in validation.keys])
+    for name, part in {"validation": rest, SELECTION_SPLIT: selection}.items():
+        if not len(part):
+            raise OrthoLoraError(
+                f"selection_share: {share:g} of the {len(validation)} validation examples of {task.name!r} leaves none"
+                f" for {name}: give more examples, or another share"
+            )
+    return replace(task, evaluation={**task.evaluation, "validation": rest, SELECTION_SPLIT: selection})
+
+
+def _parted(split: Split, chosen: Sequence[bool]) -> tuple[Split, Split]:
+    """(the others, the chosen)."""
+    others = take(split, [index for index, out in enumerate(chosen) if not out])
+    return others, take(split, [index for index, out in enumerate(chosen) if out])

@@ -54,8 +54,8 @@ def load_file(
 
     Raises OrthoLoraError, naming the file, for anything in it that cannot be used.
     """
-    held = {} if validation_path is None else {"validation": _read(Path(validation_path))}
-    return task_from_tables(name, _read(Path(path)), held, Columns(text, label, text_pair), kind)
+    held = {} if validation_path is None else {"validation": read_table(Path(validation_path))}
+    return task_from_tables(name, read_table(Path(path)), held, Columns(text, label, text_pair), kind)
 
 
 def task_from_tables(
@@ -89,7 +89,11 @@ def task_from_tables(
     return TaskData(name, kind, tuple(classes), rows, splits, tuple(metrics) or METRICS_OF_KIND[kind])
 
 
-def _read(path: Path) -> Table:
+def read_table(path: Path) -> Table:
+    """The rows of a file, as they stand in it.
+
+    Raises OrthoLoraError where there is no such file, or it cannot be read as what its ending says.
+    """
     import pandas as pd
 
     path = path.expanduser()

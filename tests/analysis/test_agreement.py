@@ -5,7 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.agreement import batches_needed, block_cosines, pair_steps, task_matrix, windows
+from analysis import agreement
+from analysis.agreement import batches_needed, block_cosines, model_steps, noise, pair_steps, task_matrix, windows
 from analysis.database import Selection
 
 ALL = Selection()
@@ -21,11 +22,33 @@ def test_pair_steps_by_hand(run: Path, tables: dict[str, pd.DataFrame]) -> None:
     blocks = pairs.set_index(["layer", "module"])["cos_before"]
     assert row["cos"] == pytest.approx(blocks.mean(), rel=1e-5)
     assert row["rate"] == pytest.approx((blocks < 0).mean())
-    assert row["product"] == row["inner"]
-    assert row["inner"] == pytest.approx((blocks * one["norm_before"] * other["norm_before"]).sum(), rel=1e-5)
+    assert row["product"] == pytest.approx((blocks * one["norm_before"] * other["norm_before"]).sum(), rel=1e-5)
     assert row["half_j"] == pytest.approx(other["half_product"].sum(), rel=1e-5)
-    assert row["square_i"] == pytest.approx((one["norm_before"] ** 2).sum(), rel=1e-5)
     assert np.isnan(found.query("branch == 'A' and step == 0")["cos"]).all()
+
+
+def test_model_steps_by_hand(run: Path, tables: dict[str, pd.DataFrame]) -> None:
+    row = model_steps(run).query("task_i == 'movies' and task_j == 'trec' and step == 6").iloc[0]
+    keys = ["branch", "layer", "module"]
+    pairs = tables["pairs"].query("task_i == 'movies' and task_j == 'trec' and step == 6").set_index(keys)
+    norms = tables["norms"].query("step == 6").set_index(keys)
+    one, other = (norms[norms["task"] == task]["norm_before"] for task in ("movies", "trec"))
+    assert row["inner_product"] == pytest.approx((pairs["cos_before"] * one * other).sum(), rel=1e-5)
+    assert row["product"] == row["inner_product"]
+    assert row["square_i"] == pytest.approx((one**2).sum(), rel=1e-5)
+
+
+def test_of_many_steps_bins_tell_the_same_means(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And intervals that are about as wide."""
+    exact, floor = task_matrix(run, ALL), noise(run, ALL)
+    monkeypatch.setattr(agreement, "MOST_STEPS", 20)
+    assert pair_steps(run, ALL)["step"].nunique() == 20
+    found = task_matrix(run, ALL)
+    for name in ("cos_before", "rate_before", "similarity", "measured"):
+        np.testing.assert_allclose(found[name], exact[name])
+    wide, now = (frame["cos_high"] - frame["cos_low"] for frame in (exact, found))
+    assert 0.5 < (now / wide).mean() < 2
+    np.testing.assert_allclose(noise(run, ALL)["same_task_cosine"], floor["same_task_cosine"])
 
 
 def test_one_window_is_the_whole(run: Path) -> None:

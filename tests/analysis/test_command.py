@@ -1,11 +1,14 @@
 import json
 from pathlib import Path
+from types import ModuleType
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 from analysis.__main__ import app
 from analysis.queries import Selection, task_matrix
+from ortho_lora.schema import TaskInfo
 
 
 def test_json(run: Path) -> None:
@@ -23,6 +26,18 @@ def test_text(run: Path) -> None:
     assert result.exit_code == 0
     for words in ("first: finished", "majority", "Cosines on branch B", "by chance"):
         assert words in result.stdout
+
+
+def test_a_run_of_somebodys_own_loop(records: ModuleType, tables: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+    """It knows neither kinds nor metrics of its tasks."""
+    info = records.run_info("mine", [TaskInfo(name=name) for name in ("movies", "tweets", "trec")])
+    run = records.write_run(
+        tmp_path / "mine", info, records.status(), {name: tables[name] for name in ("pairs", "norms")}
+    )
+    result = CliRunner().invoke(app, ["summary", str(run)])
+    assert result.exit_code == 0, result.output
+    assert "Cosines on branch B" in result.stdout
+    assert "majority" not in result.stdout
 
 
 @pytest.mark.parametrize(("name", "message"), [("absent", "'absent': not in"), ("bare", "no run.json")])

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,8 +14,10 @@ from analysis.__main__ import app
 from analysis.advice import groups
 from analysis.agreement import agreement, by_window
 from analysis.diagnosis import diagnose, judge, overall
+from analysis.sentences import undecided
 from analysis.verdicts import Harm, Pair
 from ortho_lora.errors import OrthoLoraError
+from ortho_lora.schema import ProbeInfo
 
 WIDTH = 12
 
@@ -34,13 +37,15 @@ def made(
     steps: int = 60,
     noise: float = 1.0,
     seed: int = 0,
-    **info: Any,
+    twins: Mapping[str, str] | None = None,
+    probe: ProbeInfo | None = None,
 ) -> Path:
     names = [f"task{index}" for index in range(len(true))]
     halves = records.noisy_halves(true, (steps, 2, 2, 2), noise, np.random.default_rng(seed))
     tables = records.gradient_tables(halves, names)
-    tasks = [records.task_info(name, twin_of=info.get("twins", {}).get(name)) for name in names]
-    made: Path = records.write_run(path, records.run_info(path.name, tasks), records.status(), tables)
+    tasks = [records.task_info(name, twin_of=(twins or {}).get(name)) for name in names]
+    info = records.run_info(path.name, tasks, probe=probe)
+    made: Path = records.write_run(path, info, records.status(), tables)
     return made
 
 
@@ -144,10 +149,10 @@ def noise_steps(rng: np.random.Generator, runs: int, steps: int, tasks: int, cor
 
 
 @pytest.mark.parametrize(("steps", "correlation"), [(40, 0.0), (100, 0.6)])
-def test_noise_is_rarely_called_anything_else(steps: int, correlation: float) -> None:
-    runs = 400
+def test_noise_is_rarely_called_anything_else(records: ModuleType, steps: int, correlation: float) -> None:
+    runs, info = 400, records.run_info("noise", [])
     rows = noise_steps(np.random.default_rng(0), runs, steps, 4, correlation)
-    whole, timed = agreement(rows, []), by_window(rows, [], steps // 20)
+    whole, timed = agreement(rows, info), by_window(rows, info, steps // 20)
     by_run = [frame.groupby(frame["task_i"].str.split("/").str[0]) for frame in (whole, timed)]
     wrong = sum(
         judge(frame, by_run[1].get_group(run))["verdict"].isin(["conflict", "aligned"]).any()
@@ -192,6 +197,53 @@ def test_json_and_text(records: ModuleType, tmp_path: Path) -> None:
         "Theorem 2",
     ):
         assert words in text
+
+
+def test_a_probe_is_told_as_one(records: ModuleType, tmp_path: Path) -> None:
+    place = ProbeInfo(run="mine", step=100, seed=0)
+    run = made(records, tmp_path / "run", directions(-0.6), noise=0.35, probe=place)
+    found = diagnose(run)
+    assert found.probe == "at step 100 of run mine"
+    assert all(len(branch.windows) == 1 for pair in found.pairs for branch in pair.branches)
+    text = " ".join(CliRunner().invoke(app, ["diagnose", str(run)]).stdout.split())
+    assert "run: probe at step 100 of run mine, ortho-lora, seed 7, 60 batches recorded" in text
+    assert "Probe at step 100 of run mine: 1 of 3 pairs conflict by more than noise: task0 – task1. A probe" in text
+    assert "When:" not in text
+    text = " ".join(CliRunner().invoke(app, ["summary", str(run)]).stdout.split())
+    assert "run: finished, probe at step 100 of run mine, batch 40 of 40, ortho-lora" in text
+    assert "Final validation metrics" not in text
+
+
+def test_a_branch_without_gradients_is_explained(records: ModuleType, tmp_path: Path) -> None:
+    halves = records.noisy_halves(directions(-0.6), (20, 1, 1, 2), 0.5, np.random.default_rng(0))
+    halves[:, :, :, 0] = 0
+    names = ["one", "other", "third"]
+    info = records.run_info("run", [records.task_info(name) for name in names], probe=ProbeInfo(seed=0))
+    run = records.write_run(tmp_path / "run", info, records.status(), records.gradient_tables(halves, names))
+    text = " ".join(CliRunner().invoke(app, ["diagnose", str(run)]).stdout.split())
+    assert "probe at the start" in text
+    assert "Branch A has no cosine where the gradients are zero, as those of A are wherever B = 0" in text
+
+
+def test_undecided_pairs_say_how_many_batches_they_need(records: ModuleType, tmp_path: Path) -> None:
+    run = made(records, tmp_path / "run", directions(-0.6), noise=0.35)
+    found = diagnose(run)
+    text = " ".join(CliRunner().invoke(app, ["diagnose", str(run)]).stdout.split())
+    assert "python -m ortho_lora probe RUN_DIR --batches N" in text
+    listed = undecided(found.pairs)[1:-2]
+    assert [line.split(":")[0] for line in listed] == ["  task0 – task2", "  task1 – task2"]
+    for pair, line in zip(found.pairs[1:], listed, strict=True):
+        for branch in pair.branches:
+            # The error falls with the root of the number of steps.
+            assert branch.steps_to_exclude_zero is not None
+            assert branch.cosine is not None
+            assert branch.cosine_low is not None
+            assert branch.cosine_high is not None
+            half_width = (branch.cosine_high - branch.cosine_low) / 2
+            steps = branch.steps + branch.steps_to_exclude_zero
+            assert half_width * (branch.steps / steps) ** 0.5 == pytest.approx(abs(branch.cosine), rel=0.05)
+            assert f"{branch.steps_to_exclude_zero:,} on branch {branch.branch}" in line or "more than 10,000" in line
+    assert undecided([pair for pair in found.pairs if pair.verdict == "conflict"]) == []
 
 
 def test_names_are_not_markup(records: ModuleType, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from analysis.advice import advise
 from analysis.outcomes import outcomes
+from ortho_lora.schema import ProbeInfo, read_run
 
 TASKS = ("trec", "stars")
 
@@ -15,7 +16,11 @@ def made(
     records: ModuleType, runs_dir: Path, method: str, seed: int, values: tuple[float, float], **config: object
 ) -> Path:
     name = f"{method}-{seed}-{len(config)}"
-    tasks = [records.task_info("trec"), records.task_info("stars", metric="rmse")]
+    by_luck = {"majority": {"validation": {"accuracy": 0.5 + 0.01 * seed}}}  # of the examples that the seed drew
+    tasks = [
+        records.task_info("trec").model_copy(update=by_luck),
+        records.task_info("stars", metric="rmse"),
+    ]
     info = records.run_info(
         name, tasks, method=method, seed=seed, config={"method": method, "seed": seed, "rank": 8} | config
     )
@@ -46,6 +51,20 @@ def test_methods_are_compared_seed_by_seed(records: ModuleType, tmp_path: Path) 
     projected = found["ortho-lora", "trec"]
     assert (projected.difference, projected.low, projected.seeds) == (pytest.approx(-0.1), None, (0,))
     assert not projected.clear
+
+
+def test_a_probe_is_neither_compared_nor_compared_with(records: ModuleType, tmp_path: Path) -> None:
+    made(records, tmp_path, "joint", 0, (0.5, 1.0))
+    own = made(records, tmp_path, "ortho-lora", 0, (0.4, 1.0))
+    before = outcomes(own)
+    assert before
+    for number, values in enumerate(((0.9, 0.1), (0.8, 0.2))):
+        probe = made(records, tmp_path / f"{number}", "ortho-lora", number, values)
+        info = read_run(probe).model_copy(update={"probe": ProbeInfo(run="joint-0-3", step=40, seed=0)})
+        probe = probe.rename(tmp_path / f"probe-{number}")
+        (probe / "run.json").write_text(info.model_dump_json())
+        assert outcomes(probe) == ()
+    assert outcomes(own) == before
 
 
 def test_without_runs_beside_it_there_is_no_outcome(records: ModuleType, tmp_path: Path) -> None:

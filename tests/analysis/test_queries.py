@@ -1,6 +1,5 @@
 """Every query against a pandas computation of the same question."""
 
-import json
 import shutil
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +12,8 @@ from pandas.testing import assert_frame_equal
 from analysis import database, queries
 from analysis.queries import Selection
 from analysis.runs import open_run
-from analysis.statistics import interval, means, rate_interval
+from analysis.statistics import means, rate_interval
+from ortho_lora.schema import Manifest
 
 TASKS = ["movies", "tweets", "trec"]
 PAIR = ("movies", "trec")
@@ -80,7 +80,7 @@ def test_task_matrix(run: Path, tables: Tables, selection: Selection) -> None:
     by_step = {
         name: rows.groupby([*keys, "step"])[f"{name}_before"].mean().unstack().to_numpy() for name in ("cos", "rate")
     }
-    low, high = interval(by_step["cos"])
+    low, high = means(by_step["cos"]).interval()
     expected["cos_low"], expected["cos_high"] = np.maximum(low, -1.0), np.minimum(high, 1.0)
     expected["rate_low"], expected["rate_high"] = rate_interval(by_step["rate"])
     expected["effective"] = means(by_step["cos"]).effective
@@ -294,21 +294,55 @@ def test_parts_that_are_replaced_while_they_are_asked_are_asked_again(
     """A resumed run publishes other parts, and then removes the ones that this reader has just looked up."""
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
-    plain = database.part_files
+    plain = database.read_manifest
 
-    def replace(path: Path, table: str) -> list[Path]:
-        parts: list[Path] = plain(path, table)
-        manifest = json.loads((copy / "manifest.json").read_text())
-        if "part-000009.parquet" not in manifest[table]:
-            parts[0].rename(parts[0].with_name("part-000009.parquet"))
-            manifest[table][0] = "part-000009.parquet"
-            (copy / "manifest.json").write_text(json.dumps(manifest))
-        return parts
+    def replace(path: Path) -> Manifest:
+        manifest: Manifest = plain(path)
+        first, *others = manifest.of("pairs")
+        if first.name != "part-000009.parquet":
+            moved = first.model_copy(update={"name": "part-000009.parquet"})
+            (copy / "pairs" / first.name).rename(copy / "pairs" / moved.name)
+            (copy / "manifest.json").write_text(manifest.replaced("pairs", [moved, *others]).model_dump_json())
+        return manifest
 
-    monkeypatch.setattr(database, "part_files", replace)
+    monkeypatch.setattr(database, "read_manifest", replace)
     asked = queries.projection_by_pair(copy, ALL)
     monkeypatch.undo()
     assert_frame_equal(asked, queries.projection_by_pair(run, ALL))
+
+
+def test_norms_over_steps_by_hand(run: Path, tables: dict[str, pd.DataFrame]) -> None:
+    row = queries.norms_over_steps(run, ALL).query("branch == 'B' and task == 'trec' and step == 6").iloc[0]
+    norms = tables["norms"].query("branch == 'B' and task == 'trec' and step == 6")
+    assert row["norm_before"] == pytest.approx(norms["norm_before"].mean(), rel=1e-6)
+    assert row["norm_after"] == pytest.approx(norms["norm_after"].mean(), rel=1e-6)
+    assert row["norm_high"] == pytest.approx(norms["norm_before"].max(), rel=1e-6)
+
+
+def test_the_worst_blocks_come_first(run: Path, tables: dict[str, pd.DataFrame]) -> None:
+    found = queries.worst_blocks(run, ALL, 5)
+    keys = ["branch", "layer", "module", "task_i", "task_j"]
+    means = tables["pairs"].groupby(keys)["cos_before"].mean().sort_values()
+    assert list(found[keys].itertuples(index=False, name=None)) == list(means.index[:5])
+    assert found["cos"].to_numpy() == pytest.approx(means.to_numpy()[:5], rel=1e-5)
+    assert found["q"].between(0, 1).all()
+
+
+def test_one_step_in_full(run: Path, tables: dict[str, pd.DataFrame]) -> None:
+    found = queries.one_step(run, 6)
+    pairs = tables["pairs"].query("step == 6")
+    assert len(found) == len(pairs)
+    keys = ["layer", "module", "branch", "task_i", "task_j"]
+    merged = found.merge(pairs, on=keys, suffixes=("", "_true"))
+    for name in ("cos_before", "cos_after", "projected_ij", "projected_ji"):
+        assert merged[name].to_numpy(float) == pytest.approx(merged[f"{name}_true"].to_numpy(float), rel=1e-6)
+    norms = tables["norms"].query("step == 6").set_index(["layer", "module", "branch", "task"])["norm_before"]
+    row = found.iloc[3]
+    where = (row["layer"], row["module"], row["branch"])
+    assert row["norm_i"] == pytest.approx(norms[(*where, row["task_i"])], rel=1e-6)
+    one, other = row["norm_i"], row["norm_j"]
+    assert row["similarity"] == pytest.approx(2 * one * other / (one**2 + other**2), rel=1e-6)
+    assert queries.one_step(run, 7).empty, "only every second step is recorded"
 
 
 TRUE = {("one", "two"): -0.5, ("one", "three"): 0.3, ("two", "three"): 0.0}
@@ -356,3 +390,36 @@ def test_no_corrected_cosine_without_signal_or_for_shared_texts(noisy_run: Path)
     assert found.loc[("one", "twin"), "corrected"].isna().all()
     assert found.loc[("one", "twin"), "cos_before"].notna().all()
     assert found.loc[("two", "twin"), "corrected"].notna().all()
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_module_layer_and_steps(run: Path, tables: Tables, selection: Selection) -> None:
+    rows = chosen(tables["pairs"], selection).query("task_i == @PAIR[0] and task_j == @PAIR[1]")
+    for keys, binned, found in (
+        (["branch", "layer", "module"], rows, queries.module_layer(run, PAIR, selection)),
+        (
+            ["branch", "module", "layer", "step"],
+            bins(rows, 5)[0],
+            queries.module_layer_step(run, PAIR, selection, bins=5),
+        ),
+    ):
+        grouped = binned.groupby(keys)
+        expected = grouped[["cos_before", "cos_after"]].mean()
+        expected["low"], expected["high"] = grouped["cos_before"].min(), grouped["cos_before"].max()
+        expected["measured"] = grouped["cos_before"].count()
+        assert_same(found, expected.reset_index(), keys)
+
+
+def test_worst_blocks_are_the_lowest_of_all(run: Path) -> None:
+    every = queries.blocks(run, ALL)
+    assert len(every) == 2 * 2 * 2 * 3
+    assert queries.worst_blocks(run, ALL, 3)["cos"].tolist() == sorted(every["cos"])[:3]
+
+
+def test_change_has_the_interval_of_steps(run: Path, tables: Tables) -> None:
+    keys = ["branch", "task_i", "task_j"]
+    rows = tables["pairs"].assign(change=lambda rows: rows["cos_after"] - rows["cos_before"])
+    by_step = rows.groupby([*keys, "step"])["change"].mean().unstack()
+    low, high = means(by_step.to_numpy()).interval()
+    expected = by_step.index.to_frame(index=False).assign(cos_change_low=low, cos_change_high=high)
+    assert_same(queries.task_matrix(run, ALL), expected, keys)

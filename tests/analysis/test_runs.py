@@ -8,8 +8,10 @@ import pandas as pd
 import psutil
 import pytest
 
-from analysis.runs import list_runs, open_run, runs_table
+from analysis.notes import make_notes, write_notes
+from analysis.runs import final_metrics, list_runs, open_run, runs_table
 from ortho_lora.errors import OrthoLoraError
+from ortho_lora.schema import Identity, read_identity, read_run
 
 
 @pytest.fixture
@@ -125,3 +127,102 @@ def test_final_values_of_any_size(records: ModuleType, tables: dict[str, pd.Data
     info = records.run_info("any", [records.task_info(name) for name in names])
     records.write_run(tmp_path / "any", info, records.status(), {"metrics": metrics}, parts=7)
     assert runs_table(list_runs(tmp_path))["final"].tolist() == ["movies 10.25 · tweets -.50 · trec 1.00"]
+
+
+def test_mean_leaves_twins_out(records: ModuleType, tables: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+    tasks = [records.task_info("movies"), records.task_info("tweets", twin_of="movies"), records.task_info("trec")]
+    records.write_run(
+        tmp_path / "dial", records.run_info("dial", tasks), records.status(), {"metrics": tables["metrics"]}
+    )
+    row = runs_table(list_runs(tmp_path)).iloc[0]
+    final = final_metrics(tmp_path / "dial", tasks)
+    assert row["mean"] == pytest.approx((final["movies"] + final["trec"]) / 2)
+    assert "tweets" in row["final"]
+
+
+def test_table_has_what_people_say(run: Path) -> None:
+    write_notes(run, make_notes(title="Good", tags=["a", "b"], note="n", archived=True))
+    try:
+        row = runs_table(list_runs(run.parent)).iloc[0]
+    finally:
+        (run / "notes.json").unlink()
+    assert (row["title"], row["tags"], row["note"], row["archived"]) == ("Good", ["a", "b"], "n", True)
+
+
+def test_damaged_notes_hide_no_run(empty_run: Path, records: ModuleType) -> None:
+    (empty_run / "status.json").write_text(records.status().model_dump_json())
+    (empty_run / "notes.json").write_text("{")
+    found = open_run(empty_run.parent, "one")
+    assert found.state == "finished"
+    assert "notes.json: cannot be read as notes" in str(found.problem)
+
+
+def test_a_list_sees_every_file_that_was_replaced(
+    records: ModuleType, tables: dict[str, pd.DataFrame], tmp_path: Path
+) -> None:
+    """Nothing that was read before is taken for what is there now."""
+    tasks = [records.task_info("trec")]
+    metrics = tables["metrics"].assign(value=0.25)
+    path = records.write_run(
+        tmp_path / "one", records.run_info("one", tasks), records.status("running", step=1), {"metrics": metrics}
+    )
+
+    def row() -> pd.Series:
+        return runs_table(list_runs(tmp_path)).iloc[0]
+
+    assert (row()["state"], row()["done"], row()["mean"], row()["seed"]) == ("running", 1, 0.25, 7)
+    (path / "status.json").write_text(records.status("finished", step=9).model_dump_json())
+    assert (row()["state"], row()["done"]) == ("finished", 9)
+    (path / "run.json").write_text(records.run_info("one", tasks, seed=8).model_dump_json())
+    assert row()["seed"] == 8
+    write_notes(path, make_notes(title="now"))
+    assert row()["title"] == "now"
+    metrics["value"] = 0.75
+    records.write_run(tmp_path / ".other", records.run_info("one", tasks), None, {"metrics": metrics}, parts=2)
+    for part in (tmp_path / ".other" / "metrics").iterdir():
+        part.rename(path / "metrics" / f"part-9{part.name[6:]}")
+    manifest = (tmp_path / ".other" / "manifest.json").read_text().replace("part-0", "part-9")
+    (path / "manifest.json").write_text(manifest)
+    assert row()["mean"] == 0.75
+
+
+def test_final_values_come_from_the_parts_that_can_be_read(
+    records: ModuleType, tables: dict[str, pd.DataFrame], tmp_path: Path
+) -> None:
+    metrics = tables["metrics"].assign(value=tables["metrics"]["step"] / 100)
+    tasks = [records.task_info("trec")]
+    path = records.write_run(
+        tmp_path / "one", records.run_info("one", tasks), records.status(), {"metrics": metrics}, parts=3
+    )
+    assert final_metrics(path, tasks) == {"trec": 0.8}
+    last = path / "metrics" / "part-000002.parquet"
+    last.write_bytes(last.read_bytes()[:-9])
+    (path / "manifest.json").touch()
+    assert final_metrics(path, tasks) == {"trec": 0.4}
+
+
+@pytest.mark.parametrize("count", [1, 3, 200])
+@pytest.mark.parametrize("indent", [None, 1])
+def test_identity_is_the_run_without_its_modules(
+    records: ModuleType, tmp_path: Path, count: int, indent: int | None
+) -> None:
+    """Also where many tasks push the modules far back, and in records that name them before other fields."""
+    info = records.run_info(
+        "one", [records.task_info(f"task{n}") for n in range(count)], layers=300, versions={"x": "1"}
+    )
+    (tmp_path / "run.json").write_text(info.model_dump_json(indent=indent))
+    expected = Identity(**{name: getattr(info, name) for name in Identity.model_fields})
+    assert read_identity(tmp_path) == expected
+    document = json.loads(info.model_dump_json())
+    (tmp_path / "run.json").write_text(json.dumps({"modules": document.pop("modules"), **document}))
+    assert read_identity(tmp_path) == expected
+    assert read_run(tmp_path) == info
+
+
+def test_a_list_takes_the_final_metrics_from_the_status(records, run, tmp_path):
+    """Though there are no tables to read."""
+    info = records.run_info("said", [records.task_info("trec"), records.task_info("movies")])
+    said = {"validation": {"trec": {"accuracy": 0.25, "loss": 1.0}}}
+    path = records.write_run(tmp_path / "said", info, records.status(metrics=said), {})
+    (row,) = runs_table(list_runs(path.parent)).to_dict("records")
+    assert (row["final"], row["mean"]) == ("trec .25", 0.25)

@@ -14,12 +14,10 @@ from analysis.statistics import (
     cosine_of_sums,
     false_discovery,
     holm,
-    interval,
     means,
     p_in_part,
     rate_interval,
     row_means,
-    standard_error,
 )
 
 
@@ -39,15 +37,15 @@ def test_missing_values_are_left_out_wherever_they_are() -> None:
     with_gaps = np.full(60, np.nan)
     with_gaps[np.sort(np.random.default_rng(1).choice(60, 40, replace=False))] = values
     padded = np.r_[values, np.full(20, np.nan)]
-    np.testing.assert_allclose(standard_error(with_gaps[None]), standard_error(padded[None]))
+    np.testing.assert_allclose(means(with_gaps[None]).error, means(padded[None]).error)
     np.testing.assert_allclose(row_means(with_gaps[None]), values.mean())
 
 
 @pytest.mark.parametrize(("steps", "known"), [(FEWEST_STEPS - 1, False), (FEWEST_STEPS, True)])
 def test_few_steps_have_no_error(steps: int, known: bool) -> None:
     series = np.random.default_rng(0).standard_normal((1, steps))
-    assert np.isfinite(standard_error(series)).all() == known
-    assert np.isfinite(np.stack(interval(series))).all() == known
+    assert np.isfinite(means(series).error).all() == known
+    assert np.isfinite(np.stack(means(series).interval())).all() == known
     assert np.isnan(clear_mean(series - 10)).all()
     assert np.isfinite(clear_mean(series + 100)).all() == known
 
@@ -57,7 +55,7 @@ def test_interval_covers_the_mean_of_independent_and_of_slow_series() -> None:
     independent = rng.standard_normal((2000, 400))
     slow = np.apply_along_axis(lambda row: np.convolve(row, np.ones(5), "valid"), 1, rng.standard_normal((2000, 404)))
     for series in (independent, slow):
-        low, high = interval(series)
+        low, high = means(series).interval()
         assert 0.92 < np.mean((low < 0) & (high > 0)) < 0.98
 
 
@@ -68,7 +66,7 @@ def test_clear_mean_needs_three_standard_errors() -> None:
 
 
 def test_no_rows() -> None:
-    assert standard_error(np.empty((0, 0))).shape == (0,)
+    assert means(np.empty((0, 0))).error.shape == (0,)
     assert clear_mean(np.empty((0, 5))).shape == (0,)
 
 
@@ -118,7 +116,7 @@ def synthetic(
 def test_intervals_cover_what_they_should(steps: int, correlation: float, cosine: float, noise: float) -> None:
     rng = np.random.default_rng(1)
     raw, product, half_i, half_j = synthetic(rng, steps, correlation, cosine, noise)
-    for series, of in ((raw, interval), ((raw < 0).astype(float), rate_interval)):
+    for series, of in ((raw, lambda x: means(x).interval()), ((raw < 0).astype(float), rate_interval)):
         truth = series.mean()  # of all repetitions: its error is a fiftieth of that of one
         low, high = of(series)
         assert 0.92 < np.mean((low <= truth) & (truth <= high)) < 0.98
@@ -204,3 +202,13 @@ def test_adjusted_p_values_leave_out_what_is_not_measured() -> None:
     np.testing.assert_allclose(false_discovery(p)[[0, 2]], stats.false_discovery_control(p[[0, 2]]))
     assert np.isnan(false_discovery(p)[1])
     assert np.isnan(false_discovery(np.array([np.nan]))).all()
+
+
+def test_independent_draws_have_the_plain_error_and_a_narrower_interval() -> None:
+    series = np.random.default_rng(0).standard_normal((2000, 24))
+    found, careful = means(series, independent=True), means(series)
+    np.testing.assert_allclose(found.error, stats.sem(series, axis=1))
+    assert (found.effective == 24).all()
+    low, high = found.interval()
+    assert 0.93 < np.mean((low < 0) & (high > 0)) < 0.97
+    assert np.mean(high - low) < np.mean(np.subtract(*careful.interval()[::-1]))

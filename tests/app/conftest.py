@@ -1,4 +1,3 @@
-import importlib.util
 import time
 from pathlib import Path
 
@@ -8,16 +7,6 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="session")
-def records():
-    """The maker of synthetic runs that the tests of `analysis` use."""
-    path = ROOT / "tests" / "analysis" / "records.py"
-    spec = importlib.util.spec_from_file_location("app_records", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -63,7 +52,10 @@ def open_page():
     """Runs one page as the router does, with the address given; AppTest cannot follow pages that are functions."""
 
     def run(page, **query):
-        script = f"from app import state\nfrom app.views import {page}\nstate.choose_run()\n{page}.page()\n"
+        script = (
+            f"from app import address, state\nfrom app.views import {page}\n"
+            f"state.choose_runs()\naddress.arrive({page!r})\n{page}.page()\n"
+        )
         test = AppTest.from_string(script, default_timeout=60)
         for key, value in query.items():
             test.query_params[key] = value

@@ -1,6 +1,5 @@
-"""Real processes, started, watched, stopped and killed."""
+"""Real processes: launched, waiting, stopped, killed and gone on with."""
 
-import json
 import os
 import signal
 import subprocess
@@ -10,13 +9,16 @@ import time
 import psutil
 import pytest
 
+import ortho_lora.queue as queue
 from analysis.runs import open_run
 from app import launcher
 from ortho_lora.config import load_config
 from ortho_lora.errors import OrthoLoraError
+from ortho_lora.queue import Ticket
 from ortho_lora.schema import read_run, read_status
 
 SMALL = {"tasks": ["trec", "spam"], "batch_size": 4, "max_length": 16, "eval_examples": 16, "steps": 100_000, "rank": 2}
+GONE = Ticket(pid=2**22 - 1, process_start_time=1.0)
 
 
 def wait_for(condition, seconds=120):
@@ -27,67 +29,149 @@ def wait_for(condition, seconds=120):
     return found
 
 
+def states(runs_dir):
+    return [(one.run_id, one.state, one.place) for one in launcher.launches(runs_dir)]
+
+
 @pytest.fixture
-def running(tmp_path):
+def start(tmp_path):
+    """Launches a run, or any other process: start(name), start(function)."""
+    started = []
+
+    def launch(what, **settings):
+        made = what() if callable(what) else launcher.start(load_config(overrides=SMALL | settings), tmp_path, what)
+        started.append(psutil.Process(made))
+        return started[-1]
+
+    yield launch
+    for process in started:
+        if process.is_running():
+            os.killpg(process.pid, signal.SIGKILL)
+    for child in launcher._children:
+        child.wait(timeout=30)
+
+
+@pytest.fixture
+def running(start, tmp_path):
     """A run that was launched and has done a few steps."""
-    pid = launcher.start(load_config(overrides=SMALL), tmp_path, "mine")
-    try:
-        assert [(one.run_id, one.alive) for one in launcher.waiting(tmp_path)] == [("mine", True)]
-        wait_for(lambda: (status := read_status(tmp_path / "mine")) and status.step >= 3)
-        yield open_run(tmp_path, "mine")
-    finally:
-        if psutil.pid_exists(pid):
-            os.killpg(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+    start("mine")
+    assert [state for _, state, _ in states(tmp_path)] in (["queued"], ["starting"])
+    wait_for(lambda: (status := read_status(tmp_path / "mine")) and status.step >= 3)
+    return open_run(tmp_path, "mine")
 
 
-def test_launched_run_trains_with_the_configuration_and_stops_when_asked(running, tmp_path):
+def test_launched_run_trains_with_the_configuration_stops_when_asked_and_goes_on(running, start, tmp_path):
     assert running.state == "running"
-    assert launcher.waiting(tmp_path) == []
+    assert states(tmp_path) == []
     assert read_run(running.path).config["tasks"][1]["name"] == "spam"
-    assert os.getpgid(running.status.pid) != os.getpgid(0)
-    assert launcher.stop(running.status.pid, running.status.process_start_time)
-    assert wait_for(lambda: open_run(tmp_path, "mine").state) in ("running", "stopped")
+    assert os.getsid(running.status.pid) == running.status.pid  # a session of its own
+    assert not launcher.can_resume(running)
+    with pytest.raises(OrthoLoraError, match="run 'mine' is running: only a run that was stopped"):
+        launcher.resume(running.path)
+
+    assert launcher.stop(tmp_path, "mine")
+    assert launcher.stop_asked(running) or open_run(tmp_path, "mine").state == "stopped"
     wait_for(lambda: open_run(tmp_path, "mine").state == "stopped")
     assert (running.path / "adapter" / "heads.safetensors").exists()
+    stopped = open_run(tmp_path, "mine")
+    assert launcher.can_resume(stopped)
+
+    start(lambda: launcher.resume(running.path))  # at once, while the process that trained it is about to go
+    assert [(one.resumes, one.alive) for one in launcher.launches(tmp_path)] == [(True, True)]
+    wait_for(lambda: read_status(running.path).step > stopped.status.step)
+    assert open_run(tmp_path, "mine").state == "running"
+    assert states(tmp_path) == []
+    with pytest.raises(OrthoLoraError, match="run 'mine' exists"):
+        start("mine")
 
 
-def test_killed_run_is_lost_and_reads_back(running, tmp_path):
+def test_killed_run_is_lost_reads_back_and_can_be_gone_on_with(running, tmp_path):
     os.kill(running.status.pid, signal.SIGKILL)
     wait_for(lambda: open_run(tmp_path, "mine").state == "lost")  # also while it is a zombie
-    assert not launcher.stop(running.status.pid, running.status.process_start_time)
-    assert read_status(running.path).step >= 3
+    assert not launcher.stop(tmp_path, "mine")
+    assert launcher.can_resume(open_run(tmp_path, "mine"))
+    # Reaped by looking, when all of its threads have ended.
+    wait_for(lambda: launcher.launches(tmp_path) is not None and not psutil.pid_exists(running.status.pid))
 
 
-def test_name_that_exists_is_refused(tmp_path):
-    (tmp_path / "mine").mkdir()
-    with pytest.raises(OrthoLoraError, match="run 'mine' exists.*choose another name"):
-        launcher.start(load_config(overrides=SMALL), tmp_path, "mine")
+def test_queue_of_two_goes_on_by_itself(start, tmp_path):
+    first, second = start("first"), start("second", steps=2)
+    start("third")
+    assert [one.run_id for one in launcher.launches(tmp_path)] == ["first", "second", "third"]
+    wait_for(lambda: states(tmp_path)[0][:2] == ("first", "starting"))
+    assert states(tmp_path)[1:] == [("second", "queued", 1), ("third", "queued", 2)]
+    with pytest.raises(OrthoLoraError, match="run 'second' waits or starts already"):
+        start("second")
+    wait_for(lambda: "waits for its turn, at place 1" in launcher.launches(tmp_path)[1].output)
+    assert second.memory_info().rss < first.memory_info().rss
+
+    assert launcher.stop(tmp_path, "third")
+    wait_for(lambda: "third" not in [one for one, _, _ in states(tmp_path)])
+    assert launcher.stop(tmp_path, "first")  # that loads: it ends now, or after its first step
+    wait_for(lambda: (status := read_status(tmp_path / "second")) and status.state == "finished")
+    assert not (tmp_path / "third").exists()
 
 
-def test_start_that_fails_says_why_and_can_be_dismissed(tmp_path):
+def test_start_that_fails_says_why_and_can_be_dismissed(start, tmp_path):
     absent = {"name": "absent", "path": str(tmp_path / "absent.csv"), "text": "a", "label": "b"}
-    pid = launcher.start(load_config(overrides=SMALL | {"tasks": [absent]}), tmp_path, "mine")
-    (ended,) = wait_for(lambda: [one for one in launcher.waiting(tmp_path) if not one.alive])
-    os.waitpid(pid, 0)
+    start("mine", tasks=[absent])
+    wait_for(lambda: states(tmp_path) == [("mine", "failed", None)])
+    (ended,) = launcher.launches(tmp_path)
     assert "error:" in ended.output
     assert "absent.csv" in ended.output
     assert "Traceback" not in ended.output
-    launcher.stop_waiting(tmp_path, "mine")
-    assert launcher.waiting(tmp_path) == []
+    assert launcher.settings(tmp_path, "mine")["tasks"][0]["path"] == absent["path"]
+    launcher.dismiss(tmp_path, "mine")
+    assert states(tmp_path) == []
 
 
-def test_another_process_with_the_pid_is_never_stopped():
+def test_waiting_run_whose_process_is_gone_is_lost(tmp_path):
+    with queue.lock(tmp_path):
+        queue.write_ticket(tmp_path, "mine", GONE)
+        queue.write_ticket(tmp_path, "asked", GONE.model_copy(update={"stop_asked": True}))
+    assert states(tmp_path) == [("mine", "lost", None)]
+
+
+def test_null_that_is_no_default_arrives(tmp_path):
+    config = load_config(overrides={"eval_examples": None, "checkpoint_every": None})
+    (tmp_path / "config.yaml").write_text(launcher.as_yaml(config))
+    assert load_config(tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", ".hidden", ""])
+def test_name_that_leaves_the_directory_is_refused(name, tmp_path):
+    for act in (
+        lambda: launcher.start(load_config(overrides=SMALL), tmp_path, name),
+        lambda: launcher.stop(tmp_path, name),
+        lambda: launcher.settings(tmp_path, name),
+        lambda: launcher.dismiss(tmp_path, name),
+    ):
+        with pytest.raises(OrthoLoraError, match="expected 1 to 100 letters"):
+            act()
+
+
+def test_runs_directory_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OrthoLoraError, match="cannot be made.*choose another runs directory"):
+        launcher.start(load_config(overrides=SMALL), tmp_path / "file" / "runs", "mine")
+
+
+def test_another_process_with_the_pid_is_never_stopped(tmp_path):
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
-        started = psutil.Process(process.pid).create_time()
-        assert not launcher.stop(process.pid, started - 100)
+        right = Ticket.of(psutil.Process(process.pid))
+        with queue.lock(tmp_path):
+            other = right.model_copy(update={"process_start_time": right.process_start_time - 100})
+            queue.write_ticket(tmp_path, "mine", other)
+        assert not launcher.stop(tmp_path, "mine")
         assert process.poll() is None
-        assert launcher.stop(process.pid, started)
+        with queue.lock(tmp_path):
+            queue.write_ticket(tmp_path, "mine", right)
+        assert launcher.stop(tmp_path, "mine")
         assert process.wait(timeout=10) == -signal.SIGTERM
 
 
-def test_damaged_launch_files_are_survived(tmp_path):
-    (tmp_path / ".launch").mkdir()
-    (tmp_path / ".launch" / "a.json").write_text("{")
-    (tmp_path / ".launch" / "b.json").write_text(json.dumps({"pid": "x"}))
-    assert [(one.run_id, one.alive) for one in launcher.waiting(tmp_path)] == [("a", False), ("b", False)]
+def test_settings_of_a_run_are_those_of_its_record(add_run, runs_dir):
+    run = add_run("mine")
+    assert launcher.settings(runs_dir, "mine") == read_run(run).config
+    with pytest.raises(OrthoLoraError, match="cannot be read"):
+        launcher.settings(runs_dir, "absent")

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from ortho_lora.schema import ProbeInfo, read_manifest, read_run
+
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ["runs", "launch", "conflicts", "projection", "metrics"]
-SHOWING = ["conflicts", "projection", "metrics"]
+PAGES = ["start", "learn", "runs", "launch", "conflicts", "layers", "projection", "metrics", "diagnosis"]
+SHOWING = ["conflicts", "layers", "projection", "metrics", "diagnosis"]
 
 
 def figures(test):
@@ -24,15 +26,15 @@ def words(test):
 def test_no_run(page, runs_dir, open_page):
     test = open_page(page)
     assert not test.exception
-    assert page == "launch" or "make app" in words(test)
+    assert page in ("launch", "learn") or "make app" in words(test)
     assert not runs_dir.exists()  # looking writes nothing
 
 
-def test_router_opens_on_runs(add_run):
+def test_router_opens_on_start(add_run):
     add_run("only")
     test = AppTest.from_file(str(ROOT / "app" / "main.py"), default_timeout=60).run()
     assert not test.exception
-    assert [title.value for title in test.title] == ["Runs"]
+    assert [title.value for title in test.title] == ["Which tasks fight over one adapter?"]
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -73,27 +75,7 @@ def test_metrics_of_several_runs_are_overlaid(add_run, open_page):
     assert {"one", "two"} <= both
 
 
-def test_conflicts_follow_the_selection(add_run, open_page):
-    add_run("only")
-    test = open_page("conflicts")
-    before = figures(test)[0]
-    test.slider(key="steps").set_value((4, 8)).run()
-    assert not test.exception
-    assert figures(test)[0] != before
-    test.multiselect(key="layers").select(1).run()
-    assert not test.exception
-    layers = figures(test)[1]
-    assert {label for trace in layers["data"] if trace["type"] == "heatmap" for label in trace["y"]} == {"1"}
-
-
-def test_conflict_rate_says_what_chance_gives(add_run, open_page):
-    add_run("only")
-    test = open_page("conflicts")
-    test.button_group(key="view").set_value("Conflict rate").run()
-    assert "by chance" in words(test)
-
-
-@pytest.mark.parametrize("page", ["conflicts", "projection"])
+@pytest.mark.parametrize("page", ["conflicts", "layers", "projection"])
 def test_single_says_that_nothing_meets(page, add_run, open_page):
     add_run("only", method="single", rule="sum")
     test = open_page(page)
@@ -151,52 +133,26 @@ def test_live_run_has_progress_and_stop(add_run, open_page):
     assert [(metric.label, metric.value) for metric in test.metric] == [("trec loss", "0.500")]
 
 
-def submit(test):
-    next(button for button in test.button if button.label == "Start training").click()
-    return test.run()
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "sentence"),
-    [
-        ("launch-name", "../up", "expected 1 to 100 letters"),
-        ("launch-learning_rate", "-1", "learning_rate: -1 given; input should be greater than 0"),
-        ("launch-learning_rate", "fast", "learning_rate: 'fast' given"),
-        ("launch-learning_rate", "[1", "learning_rate: '[1' given"),
-        ("launch-warmup_steps", 60, "warmup_steps is 60: expected fewer than the 60 steps"),
-    ],
-)
-def test_bad_form_is_refused_in_words_and_starts_nothing(key, value, sentence, runs_dir, open_page):
-    test = open_page("launch")
-    field = test.number_input(key=key) if isinstance(value, int) else test.text_input(key=key)
-    field.set_value(value)
-    submit(test)
-    assert sentence in words(test).replace("\\", "")
-    assert not runs_dir.exists()
-
-
-def test_form_without_a_task_is_refused(runs_dir, open_page):
-    test = open_page("launch")
-    test.multiselect(key="launch-tasks").set_value([])
-    submit(test)
-    assert "No task is chosen" in words(test)
-    assert not runs_dir.exists()
-
-
-def test_form_starts_a_run_with_what_was_entered(runs_dir, open_page, monkeypatch):
-    started = []
-    monkeypatch.setattr("app.launcher.start", lambda *arguments: started.append(arguments))
-    test = open_page("launch")
-    test.multiselect(key="launch-tasks").set_value(["movies", "spam"])
-    test.selectbox(key="launch-method").set_value("pcgrad")
-    test.selectbox(key="launch-twin").set_value("movies")
-    test.number_input(key="launch-steps").set_value(20)
-    test.text_input(key="launch-name").set_value("mine")
-    submit(test)
-    assert [toast.value for toast in test.toast] == ["**mine** is starting, at the top of this page."]
-    (config, directory, run_id) = started[0]
-    assert [task.name for task in config.tasks] == ["movies", "spam", "movies-flip0.7"]
-    assert (config.method, config.steps, directory, run_id) == ("pcgrad", 20, runs_dir, "mine")
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("state", ["running", "finished"])
+def test_a_probe(page, state, add_run, open_page):
+    """It has no metrics, and its tasks no examples to evaluate."""
+    add_run("whole", created=1.0)
+    place = ProbeInfo(run="whole", step=12, seed=0)
+    run = add_run("probed", state, {"step": 12, "total": 40}, created=2.0, probe=place)
+    (run / "manifest.json").write_text(read_manifest(run).replaced("metrics", []).model_dump_json())
+    info = read_run(run)
+    bare = [task.model_copy(update={"evaluation_examples": {}, "majority": {}}) for task in info.tasks]
+    (run / "run.json").write_text(info.model_copy(update={"tasks": tuple(bare)}).model_dump_json())
+    test = open_page(page, run="probed", compare="whole")
+    assert not test.exception
+    assert not test.error
+    if page in SHOWING:
+        assert figures(test)
+    if page == "runs":
+        listed = test.dataframe[0].value
+        assert listed["method"].tolist() == ["ortho-lora, probe at step 12 of run whole", "ortho-lora"]
+        assert not listed["final"].iloc[0]
 
 
 @pytest.mark.parametrize("page", PAGES)

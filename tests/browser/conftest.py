@@ -7,6 +7,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
 from playwright.sync_api import sync_playwright
 
@@ -77,3 +78,21 @@ def server(tmp_path):
     running = Server(tmp_path / "runs")
     yield running
     running.stop()
+
+
+@pytest.fixture
+def add_run(server, records):
+    """Writes a run whose first two of three tasks conflict on every block."""
+
+    def add(name):
+        tasks = ("movies", "movies-flip", "trec")
+        rng = np.random.default_rng(0)
+        directions = np.eye(3, 40)
+        directions[1, 0] = -0.5
+        gradients = directions[:, None] + 0.1 * rng.standard_normal((80, 2, 2, 2, 3, 2, 40))
+        gradients[..., 2, :, :] = rng.standard_normal((80, 2, 2, 2, 2, 40))
+        info = records.run_info(name, [records.task_info(task) for task in tasks])
+        tables = records.gradient_tables(gradients, tasks)
+        return records.write_run(server.runs_dir / name, info, records.status(), tables)
+
+    return add

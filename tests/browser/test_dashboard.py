@@ -37,10 +37,11 @@ def test_launch_a_run_watch_it_and_see_its_heatmap(browser, server):
     go_to(page, "Launch")
     page.get_by_label("Steps", exact=True).fill("20")
     page.get_by_label("Name", exact=True).fill("first")
-    page.get_by_text("Optimization", exact=True).click()
     page.get_by_label("Batch size", exact=True).fill("4")
-    page.get_by_text("Evaluation and recording", exact=True).click()
-    page.get_by_label("Eval examples", exact=True).fill("48")
+    page.get_by_role("tab", name="Evaluation, recording").click()
+    page.get_by_label("Evaluation examples", exact=True).fill("48")
+    page.get_by_label("Evaluation examples", exact=True).press("Tab")
+    expect(page.get_by_text("Evaluation examples: 256 → 48")).to_be_visible()
     page.get_by_role("button", name="Start training").click()
     expect(page.get_by_text(re.compile(r"first.*step \d+ of 20"))).to_be_visible(timeout=60_000)
 
@@ -52,7 +53,7 @@ def test_launch_a_run_watch_it_and_see_its_heatmap(browser, server):
     page.goto(server.address)
     go_to(page, "Launch")
     expect(page.get_by_text(re.compile(r"first.*(step \d+ of 20|finished)"))).to_be_visible(timeout=60_000)
-    expect(page.get_by_text("first finished.")).to_be_visible(timeout=180_000)
+    expect(page.get_by_text(re.compile("^✓ first finished"))).to_be_visible(timeout=180_000)
     status = read_status(server.runs_dir / "first")
     assert (status.state, status.step) == ("finished", 20)
     assert read_run(server.runs_dir / "first").config["batch_size"] == 4

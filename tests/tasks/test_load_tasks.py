@@ -34,3 +34,10 @@ def test_the_seed_reaches_the_dial(films):
     assert (twins[0].train.labels == twins[1].train.labels).all()
     assert (twins[0].train.labels != twins[2].train.labels).any()
     assert not twins[0].shares_head
+
+
+def test_a_twin_sets_apart_what_its_original_does(films):
+    original, twin = load_tasks(Config(tasks=[films, "films@1"]).tasks, 0, 0.5)
+    for split in ("validation", "selection"):
+        assert twin.evaluation[split].texts == original.evaluation[split].texts
+        assert (twin.evaluation[split].labels == 1 - original.evaluation[split].labels).all()

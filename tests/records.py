@@ -1,6 +1,6 @@
 """Synthetic run directories that follow `ortho_lora.schema`: known gradients in, their exact record out."""
 
-import json
+import itertools
 import os
 import time
 from collections.abc import Sequence
@@ -11,9 +11,11 @@ import numpy as np
 import pandas as pd
 import psutil
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from ortho_lora.schema import TABLES, ModuleInfo, RunInfo, Status, TaskInfo
+from ortho_lora.layout import decode
+from ortho_lora.parts import write_part
+from ortho_lora.schema import SCHEMAS, TABLES, Manifest, ModuleInfo, RunInfo, Status, TaskInfo
+from ortho_lora.store import Batch, Store
 
 MODULES = ("query", "value")
 
@@ -79,14 +81,28 @@ def write_run(
     for table, rows in tables.items():
         (run_dir / table).mkdir()
         cuts = np.linspace(0, len(rows), parts + 1).astype(int)
-        manifest[table] = [f"part-{part:06d}.parquet" for part in range(parts)]
-        for name, first, last in zip(manifest[table], cuts, cuts[1:], strict=False):
-            columns = [
-                pa.array(rows[field.name].iloc[first:last], from_pandas=True).cast(field.type)
-                for field in TABLES[table]
-            ]
-            pq.write_table(pa.Table.from_arrays(columns, schema=TABLES[table]), run_dir / table / name)
-    (run_dir / "manifest.json").write_text(json.dumps(manifest))
+        manifest[table] = []
+        for number, (first, last) in enumerate(itertools.pairwise(cuts)):
+            if first < last:
+                part = pa.Table.from_pandas(rows.iloc[first:last], preserve_index=False).cast(TABLES[table])
+                manifest[table].append(write_part(run_dir / table / f"part-{number:06d}.parquet", part))
+    (run_dir / "manifest.json").write_text(Manifest(parts=manifest).model_dump_json())
+    return run_dir
+
+
+def write_rolled_run(run_dir: Path, info: RunInfo, state: Status, tables: dict[str, pd.DataFrame]) -> Path:
+    """The same written as training does, with roll-ups; a flush every three recorded steps."""
+    write_run(run_dir, info, state, {})
+    for name in SCHEMAS:
+        (run_dir / name).mkdir(parents=True)
+    store = Store(run_dir, rows=200)
+    rows = {
+        name: pa.Table.from_pandas(table, preserve_index=False).cast(TABLES[name]) for name, table in tables.items()
+    }
+    gradients = list(decode(rows["pairs"], rows["norms"]))
+    for begin in range(0, len(gradients), 3):
+        store.write(Batch(gradients=gradients[begin : begin + 3]))
+    store.finish()
     return run_dir
 
 
@@ -162,3 +178,38 @@ def _pcgrad(gradients: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _cosine(one: np.ndarray, other: np.ndarray) -> float:
     scale = np.linalg.norm(one) * np.linalg.norm(other)
     return one @ other / scale if scale else np.nan
+
+
+HOSTILE = (
+    '</script><script>document.title = "taken"</script>',
+    '<img src="x" onerror="document.title=\'taken\'">',
+    '"\'><a href="https://example.org/">%{y} &lt;b&gt;</a>',
+    "<b>ünïcode</b> 任务 ✓",
+)
+"""Names that a careless page would obey."""
+
+
+def write_hostile(run_dir: Path) -> Path:
+    """A run whose every name is hostile: two of its tasks pull against each other, and one of its files is torn."""
+    rng = np.random.default_rng(1)
+    true = rng.standard_normal((len(HOSTILE), 8))
+    true[1] = -true[0] + 0.3 * true[1]
+    tables = gradient_tables(noisy_halves(true, (24, 2, 2, 2), 0.5, rng), HOSTILE)
+    for table in ("pairs", "norms"):
+        tables[table]["module"] = tables[table]["module"].map({"query": HOSTILE[0], "value": HOSTILE[1]})
+    rows = [{"step": step, "task": task} for step in range(24) for task in HOSTILE]
+    place = [HOSTILE.index(row["task"]) for row in rows]
+    tables["steps"] = pd.DataFrame(rows).assign(loss=1.0, learning_rate=1e-3, seconds=0.1, order=place)
+    tables["metrics"] = pd.DataFrame(
+        [
+            {"step": 24, "split": HOSTILE[1], "task": task, "metric": HOSTILE[0], "value": 0.5, "examples": 9}
+            for task in HOSTILE
+        ]
+    )
+    tasks = [task_info(name, metric=HOSTILE[0]) for name in HOSTILE]
+    texts = {"method": HOSTILE[0], "scope": HOSTILE[1], "config": {HOSTILE[0]: {"note": HOSTILE[1]}, "list": [HOSTILE]}}
+    texts |= {"versions": {HOSTILE[0]: HOSTILE[1]}, "command": ["train", *HOSTILE]}
+    state = status("failed", message=HOSTILE[0])
+    write_run(run_dir, run_info(HOSTILE[0], tasks, **texts), state, tables)
+    (run_dir / "pairs" / "<img src=x>.parquet").write_text("")
+    return run_dir

@@ -1,0 +1,63 @@
+"""How a run answers to the conflict dial."""
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from analysis import theme
+
+_TITLES = ("cosine of the two", "what pcgrad would do", "accuracy at the end")
+
+
+def dial_lines(frame: pd.DataFrame, rho: float, *, dark: bool = False) -> go.Figure:
+    """Cosine, projection and metrics over the share of flipped labels, with one position of the dial marked.
+
+    Args:
+        frame: of `dial.answers`.
+        rho: the position.
+        dark: for a dark page.
+    """
+    theme.need_rows(frame)
+    figure = theme.panels(_TITLES, 1, 3, shared_yaxes=False, horizontal_spacing=0.08)
+    figure.add_scatter(
+        x=[0, 1],
+        y=[1, -1],
+        name="1 - 2ρ",
+        mode="lines",
+        line={"color": theme.muted(dark), "dash": "dot", "width": 1.5},
+        hoverinfo="skip",
+        row=1,
+        col=1,
+    )
+    for index, (branch, rows) in enumerate(frame.groupby("branch")):
+        error = {"array": rows["high"] - rows["cosine"], "arrayminus": rows["cosine"] - rows["low"], "thickness": 1}
+        _points(figure, 1, rows["rho"], rows["cosine"], f"cosine on branch {branch}", index, dark, error_y=error)
+    once = frame.drop_duplicates("rho")
+    for col, named in (
+        (2, {"projected": "gradients projected", "removed": "norm removed"}),
+        (3, {"original": "the task", "twin": "its twin"}),
+    ):
+        for index, (column, words) in enumerate(named.items(), 2 * (col - 1)):
+            _points(figure, col, once["rho"], once[column], words, index, dark)
+    figure.add_vline(x=rho, line={"color": theme.muted(dark), "width": 8}, opacity=0.25)
+    figure.update_xaxes(title_text="labels flipped, ρ", tickvals=sorted(once["rho"]), range=[-0.06, 1.06])
+    figure.update_yaxes(range=[-1.1, 1.1], row=1, col=1)
+    figure.update_yaxes(tickformat=".0%", range=[-0.05, 1.05], row=1, col=2)
+    figure.update_yaxes(tickformat=".0%", range=[0.25, 1.0], row=1, col=3)
+    return theme.finish(figure, dark=dark, height=360)
+
+
+def _points(
+    figure: go.Figure, col: int, x: pd.Series, y: pd.Series, name: str, index: int, dark: bool, **options: object
+) -> None:
+    figure.add_scatter(
+        x=x,
+        y=y,
+        name=name,
+        mode="lines+markers",
+        line=theme.line(index, dark),
+        marker={"symbol": theme.symbol(index), "size": 9},
+        hovertemplate=f"ρ %{{x}}: {name} %{{y:.2f}}<extra></extra>",
+        row=1,
+        col=col,
+        **options,
+    )

@@ -1,0 +1,125 @@
+"""Dot plots: what of the conflicts remains after projection, and what other methods would have done."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from analysis import theme
+
+_ROW = 32  # height of a row of dots, in pixels
+_REMAINS = (("rate", "conflict rate", ".0%", 0.5), ("cos", "mean cosine", "+.2f", 0.0))
+
+
+def remaining_conflicts(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
+    """Each pair's conflict rate (above) and mean cosine (below) before and after projection, columns branch A and B.
+
+    Args:
+        frame: of `queries.task_matrix`.
+        dark: for a dark page.
+    """
+    theme.need_rows(frame)
+    branches = sorted(frame["branch"].unique())
+    titles = [f"branch {branch}: {words}" for _, words, _, _ in _REMAINS for branch in branches]
+    rows = frame.groupby("branch").size().max()
+    height = 2 * (_ROW * max(int(rows), 3) + 50) + 90
+    figure = theme.panels(
+        titles, 2, len(branches), shared_xaxes="rows", shared_yaxes="rows", vertical_spacing=80 / height
+    )
+    for row, (column, words, style, chance) in enumerate(_REMAINS, 1):
+        for col, branch in enumerate(branches, 1):
+            pairs = frame[frame["branch"] == branch]
+            names = [_pair(pair.task_i, pair.task_j) for pair in pairs.itertuples()]
+            before, after = pairs[f"{column}_before"], pairs[f"{column}_after"]
+            between = [value for two in zip(before, after, strict=True) for value in (*two, None)]
+            figure.add_scatter(
+                x=between,
+                y=[name for name in names for _ in range(3)],
+                mode="lines",
+                line={"color": theme.muted(dark), "width": 1.5},
+                hoverinfo="skip",
+                showlegend=False,
+                row=row,
+                col=col,
+            )
+            for index, (when, values, symbol) in enumerate(
+                (("before", before, "circle-open"), ("after", after, "diamond"))
+            ):
+                figure.add_scatter(
+                    x=values,
+                    y=names,
+                    mode="markers",
+                    marker={"symbol": symbol, "size": 10, "color": theme.line(index, dark)["color"], "line_width": 2},
+                    name=f"{when} projection",
+                    legendgroup=when,
+                    showlegend=row == col == 1,
+                    hovertemplate=f"<b>%{{y}}</b>, branch {branch}<br>{words} {when} %{{x:{style}}}<extra></extra>",
+                    row=row,
+                    col=col,
+                )
+            figure.add_vline(
+                x=chance, line={"color": theme.muted(dark), "dash": "dash", "width": 1.2}, row=row, col=col
+            )
+        known = frame[[f"{column}_before", f"{column}_after"]].stack()
+        low, high = min(0, known.min()), max(1 if column == "rate" else 0, known.max())
+        room = 0.05 * (high - low) or 0.05
+        figure.update_xaxes(tickformat=style, range=[low - room, high + room], row=row)
+    figure.update_yaxes(type="category", autorange="reversed")
+    return theme.finish(figure, dark=dark, height=height, margin_b=60)
+
+
+def replayed_methods(frame: pd.DataFrame, tasks: Sequence[str], taken: str | None, *, dark: bool = False) -> go.Figure:
+    """What each method would have done: pairs projected, cosine with the update taken, steps that raise a task's loss.
+
+    Args:
+        frame: of `export.export("replay", ...)` with `method`, the name of each.
+        tasks: in the order of their colours.
+        taken: the method of the run, marked; None: it is none of them.
+        dark: for a dark page.
+    """
+    theme.need_rows(frame)
+    names = {
+        method: f"<b>{method}</b> (taken)" if method == taken else method for method in dict.fromkeys(frame["method"])
+    }
+    titles = ["pairs projected", "agreement", "tasks harmed"]
+    words = ["directed pairs projected", "mean cosine with the update taken"]
+    height = _ROW * len(names) + 150
+    figure = theme.panels(titles, 1, 3, shared_xaxes=False, horizontal_spacing=0.04)
+    once = frame.drop_duplicates("method")
+    for col, (column, style) in enumerate((("projected", ".1%"), ("agreement", ".3f")), 1):
+        figure.add_scatter(
+            x=once[column],
+            y=[names[method] for method in once["method"]],
+            mode="markers",
+            marker={"size": 10, "color": theme.ink(dark)},
+            cliponaxis=False,
+            showlegend=False,
+            hovertemplate=f"<b>%{{y}}</b><br>{words[col - 1]} %{{x:{style}}}<extra></extra>",
+            row=1,
+            col=col,
+        )
+    for index, task in enumerate(tasks):
+        rows = frame[frame["task"] == task]
+        figure.add_scatter(
+            x=rows["task_conflict"],
+            y=[names[method] for method in rows["method"]],
+            mode="markers",
+            marker={"size": 10, "symbol": theme.symbol(index), "color": theme.line(index, dark)["color"]},
+            cliponaxis=False,
+            orientation="h",
+            offsetgroup=task,
+            name=theme.label(task),
+            customdata=rows["task_cosine"],
+            hovertemplate=f"<b>%{{y}}</b><br>{theme.label(task)}: its loss raised in %{{x:.1%}} of the steps"
+            "<br>mean cosine with the update %{customdata:+.3f}<extra></extra>",
+            row=1,
+            col=3,
+        )
+    figure.update_xaxes(tickformat=".0%", rangemode="tozero", col=1)
+    figure.update_xaxes(tickformat=".0%", rangemode="tozero", col=3)
+    figure.update_yaxes(type="category", autorange="reversed")
+    return theme.finish(figure, dark=dark, height=height, margin_b=70, scattermode="group", scattergap=0.4)
+
+
+def _pair(one: str, other: str) -> str:
+    return f"{theme.label(one)} – {theme.label(other)}"

@@ -1,0 +1,52 @@
+"""Diagonal lines over cells that hold no measurement: grey alone may be taken for a value near 0."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+
+from analysis import theme
+
+MOST = 1000
+"""Cells of a panel that get lines of their own; of more, every so many diagonals of cells do."""
+
+
+def hatch(
+    figure: go.Figure,
+    row: int,
+    col: int,
+    missing: NDArray[np.bool_],
+    *,
+    edges: Sequence[float] | None = None,
+    lines: int = 1,
+    dark: bool = False,
+) -> None:
+    """Draw lines over the missing cells of a panel, as one shape.
+
+    Args:
+        missing: rows by columns of the panel; rows are categories.
+        edges: where on the x axis columns begin, and the last one ends; None: columns are categories.
+        lines: in each cell.
+        dark: for a dark page.
+    """
+    places = np.argwhere(missing)
+    apart = -(-len(places) // MOST) if len(places) else 1
+    ends = edges if edges is not None else np.arange(missing.shape[1] + 1) - 0.5
+    offsets = np.linspace(-1, 1, lines + 2)[1:-1]
+    path = [
+        _line(float(offset), ends[column], ends[column + 1], place - 0.5)
+        for place, column in places
+        if (column - place) % apart == 0  # these continue each other
+        for offset in offsets
+    ]
+    if path:
+        line = {"color": theme.muted(dark), "width": 1}
+        figure.add_shape(type="path", path="".join(path), line=line, name="not measured", row=row, col=col)
+
+
+def _line(offset: float, left: float, right: float, bottom: float) -> str:
+    """The part of a line y = x + offset that lies in a cell, of which both count from 0 to 1; as an SVG path."""
+    begin, end = max(0.0, -offset), min(1.0, 1.0 - offset)
+    (x0, y0), (x1, y1) = ((left + (right - left) * x, bottom + x + offset) for x in (begin, end))
+    return f"M{x0:.8g},{y0:.8g}L{x1:.8g},{y1:.8g}"

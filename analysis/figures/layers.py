@@ -1,0 +1,264 @@
+"""Where in the model a pair of tasks conflicts, and since when: maps over layers, modules and steps, and one block."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from analysis import theme
+from analysis.figures.hatching import hatch
+from analysis.figures.heatmaps import WORDS, When, cosine_colours
+from analysis.words import layer_name
+
+Block = tuple[str, int, str]
+"""Branch, layer and module."""
+
+_ROW = 18  # height of a layer, in pixels
+_COLUMNS = 4  # modules side by side, at most
+
+
+def layer_step_heatmap(
+    frame: pd.DataFrame,
+    *,
+    when: Sequence[When] = ("before", "after"),
+    limit: float = 1.0,
+    dark: bool = False,
+) -> go.Figure:
+    """Where and since when a pair conflicts: layers by steps, columns branch A and B, zoomed together.
+
+    Args:
+        frame: of `queries.layer_step`.
+        when: the rows: before and after projection, and what it changes.
+        limit: colours span -limit to limit.
+        dark: for a dark page.
+    """
+    theme.need_rows(frame)
+    branches = sorted(frame["branch"].unique())
+    panels = {
+        f"branch {branch}, {WORDS[moment]}": (frame[frame["branch"] == branch], moment)
+        for moment in when
+        for branch in branches
+    }
+    height = min(max(110, _ROW * frame["layer"].nunique()), 560 if len(when) == 1 else 320)
+    return _maps(panels, len(branches), limit=limit, dark=dark, height=height)
+
+
+def module_heatmaps(frame: pd.DataFrame, *, when: When = "before", limit: float = 1.0, dark: bool = False) -> go.Figure:
+    """The same for each kind of module on each branch, small.
+
+    Args:
+        frame: of `queries.module_layer_step`.
+        limit, dark: as in `layer_step_heatmap`.
+        when: before or after projection, or what it changes.
+    """
+    theme.need_rows(frame)
+    panels = {
+        f"{theme.label(module)} {branch}": (rows, when)
+        for (module, branch), rows in frame.groupby(["module", "branch"], sort=False)
+    }
+    panels = dict(sorted(panels.items()))
+    height = min(max(90, 8 * frame["layer"].nunique()), 200)
+    return _maps(panels, min(_COLUMNS, len(panels)), limit=limit, dark=dark, height=height)
+
+
+def block_heatmap(
+    frame: pd.DataFrame,
+    *,
+    when: When = "before",
+    chosen: Block | None = None,
+    limit: float = 1.0,
+    dark: bool = False,
+) -> go.Figure:
+    """The mean cosine of a pair on every block: modules by layers, columns branch A and B.
+
+    A block whose cosine is clear (q below .05) is marked: a cross below 0, a dot above. Invisible markers on the cells
+    take clicks; their `customdata` is branch, layer and module.
+
+    Args:
+        frame: of `queries.module_layer`, with the column q of `queries.blocks` where it is known.
+        when: before or after projection, or what it changes.
+        chosen: the block that is outlined.
+        limit: colours span -limit to limit.
+        dark: for a dark page.
+    """
+    theme.need_rows(frame)
+    frame = _with_value(frame, when)
+    branches, modules = sorted(frame["branch"].unique()), sorted(frame["module"].unique())
+    layers = sorted(frame["layer"].unique())
+    figure = theme.panels([f"branch {branch}, {WORDS[when]}" for branch in branches], 1, len(branches))
+    names, numbers = [theme.label(module) for module in modules], [layer_name(layer) for layer in layers]
+    for col, branch in enumerate(branches, 1):
+        rows = frame[frame["branch"] == branch]
+        z = _grid(rows, "value", layers, modules)
+        q = _grid(rows, "q", layers, modules) if "q" in rows else np.full(z.shape, np.nan)
+        clear = (q < 0.05) & (when == "before")
+        text = np.where(clear, np.where(z < 0, "×", "•"), "")
+        _cells(figure, 1, col, z, x=names, y=numbers, dark=dark, gap=1, text=text, hover={"hoverinfo": "skip"})
+        figure.add_scatter(
+            x=[theme.label(module) for module in rows["module"]],
+            y=[layer_name(layer) for layer in rows["layer"]],
+            customdata=[[branch, int(row.layer), row.module] for row in rows.itertuples()],
+            hovertext=[_block_words(row, when) for row in rows.to_dict("records")],
+            hoverinfo="text",
+            mode="markers",
+            marker={"symbol": "square", "size": 16, "opacity": 0},
+            selected={"marker": {"opacity": 0}},
+            unselected={"marker": {"opacity": 0}},
+            showlegend=False,
+            row=1,
+            col=col,
+        )
+        if chosen and chosen[0] == branch and chosen[1] in layers and chosen[2] in modules:
+            x, y = modules.index(chosen[2]), layers.index(chosen[1])
+            line = {"color": theme.CHOSEN, "width": 3}
+            figure.add_shape(type="rect", x0=x - 0.5, x1=x + 0.5, y0=y - 0.5, y1=y + 0.5, line=line, row=1, col=col)
+    figure.update_xaxes(type="category", showgrid=False, range=[-0.5, len(modules) - 0.5])
+    figure.update_yaxes(type="category", showgrid=False, range=[-0.5, len(layers) - 0.5])
+    figure.update_yaxes(title_text="layer", col=1)
+    figure.update_layout(coloraxis=cosine_colours("mean cosine", limit), clickmode="event+select", hovermode="closest")
+    return theme.finish(figure, dark=dark, height=max(140, 20 * len(layers)) + 110)
+
+
+def block_history(frame: pd.DataFrame, step: int | None = None, *, dark: bool = False) -> go.Figure:
+    """The cosine of a pair on one block over the steps; markers take clicks.
+
+    Args:
+        frame: of `queries.pair_over_steps`, of one block.
+        step: where a line stands.
+        dark: for a dark page.
+    """
+    theme.need_rows(frame)
+    figure = go.Figure()
+    for index, when in enumerate(("before", "after")):
+        line = theme.line(index, dark)
+        if when == "before" and (frame["high"] > frame["low"]).any():
+            for column in ("low", "high"):
+                figure.add_scatter(
+                    x=frame["step"],
+                    y=frame[column],
+                    mode="lines",
+                    line={"width": 0, "color": line["color"]},
+                    fill="tonexty" if column == "high" else None,
+                    fillcolor=theme.translucent(line["color"]),
+                    name="lowest to highest before",
+                    showlegend=column == "high",
+                    hoverinfo="skip",
+                )
+        figure.add_scatter(
+            x=frame["step"],
+            y=frame[f"cos_{when}"],
+            mode="lines+markers",
+            line=line,
+            marker={"symbol": theme.symbol(index), "size": 6},
+            unselected={"marker": {"opacity": 1}},
+            name=when,
+            hovertemplate=f"step %{{x}}<br>cosine {when} %{{y:+.3f}}<extra></extra>",
+        )
+    figure.add_hline(y=0, line={"color": theme.muted(dark), "dash": "dash", "width": 1.2})
+    if step is not None:
+        figure.add_vline(x=step, line={"color": theme.CHOSEN, "width": 2})
+    figure.update_xaxes(title_text="step")
+    figure.update_yaxes(title_text="cosine (conflict below 0)")
+    figure.update_layout(clickmode="event+select", hovermode="closest", legend_traceorder="normal")
+    return theme.finish(figure, dark=dark, height=300).update_layout(margin_b=80)
+
+
+def _maps(
+    panels: Mapping[str, tuple[pd.DataFrame, When]],
+    columns: int,
+    *,
+    limit: float,
+    dark: bool,
+    height: int,
+) -> go.Figure:
+    """Maps of layers by bins of steps, `height` pixels each, on linked axes."""
+    rows = -(-len(panels) // columns)
+    everything = pd.concat([frame for frame, _ in panels.values()])
+    layers = sorted(everything["layer"].unique())
+    bins = everything[["step", "step_end"]].drop_duplicates("step").sort_values("step")
+    whole = rows * (height + 40) + 90
+    figure = theme.panels(
+        list(panels), rows, columns, shared_xaxes="all", shared_yaxes="all", vertical_spacing=40 / whole
+    )
+    edges = [*bins["step"].tolist(), int(bins["step_end"].iloc[-1]) + 1]
+    for index, (frame, when) in enumerate(panels.values()):
+        row, col = index // columns + 1, index % columns + 1
+        frame = _with_value(frame, when)
+        of_bins = list(bins["step"])
+        z = _grid(frame, "value", layers, of_bins, "step")
+        first, last = (np.broadcast_to(bins[name].to_numpy(np.float64), z.shape) for name in ("step", "step_end"))
+        said = [_grid(frame, name, layers, of_bins, "step") for name in ("low", "high", "measured")]
+        hover = {
+            "customdata": np.stack([first, last, *said], axis=-1).astype(np.float32),
+            "hovertemplate": f"layer %{{y}}, steps %{{customdata[0]:.0f}} to %{{customdata[1]:.0f}}<br>"
+            f"{_SENTENCES[when]} %{{z:+.3f}}<br>"
+            f"before: lowest %{{customdata[2]:+.3f}}, highest %{{customdata[3]:+.3f}}<br>"
+            "%{customdata[4]:,.0f} measured<extra></extra>",
+        }
+        _cells(figure, row, col, z, x=edges, y=[layer_name(layer) for layer in layers], dark=dark, hover=hover)
+    figure.update_xaxes(showgrid=False)
+    figure.update_yaxes(type="category", showgrid=False, nticks=12)
+    for row in range(1, rows + 1):
+        figure.update_yaxes(title_text="layer", row=row, col=1)
+    for col in range(1, columns + 1):
+        lowest = rows if (rows - 1) * columns + col <= len(panels) else rows - 1
+        figure.update_xaxes(title_text="step", showticklabels=True, row=lowest, col=col)
+    figure.update_layout(coloraxis=cosine_colours("mean cosine", limit))
+    return theme.finish(figure, dark=dark, height=whole)
+
+
+_SENTENCES = {"before": "mean cosine before", "after": "mean cosine after", "change": "after less before"}
+
+
+def _with_value(frame: pd.DataFrame, when: When) -> pd.DataFrame:
+    values = frame["cos_after"] - frame["cos_before"] if when == "change" else frame[f"cos_{when}"]
+    return frame.assign(value=values)
+
+
+def _grid(
+    frame: pd.DataFrame, value: str, layers: Sequence[int], columns: Sequence[Any], column: str = "module"
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    wide = frame.pivot(index="layer", columns=column, values=value).reindex(index=layers, columns=columns)
+    return wide.to_numpy(np.float64)
+
+
+def _cells(
+    figure: go.Figure,
+    row: int,
+    col: int,
+    z: np.ndarray[Any, np.dtype[np.float64]],
+    *,
+    x: Sequence[Any],
+    y: Sequence[str],
+    dark: bool,
+    hover: Mapping[str, Any],
+    gap: int = 0,
+    text: np.ndarray[Any, Any] | None = None,
+) -> None:
+    """Draw cells on the shared colours, and over those without a value a hatched grey one."""
+    words = {} if text is None else {"text": text, "texttemplate": "%{text}", "textfont": {"size": 12}}
+    at = {"x": x, "y": y, "xgap": gap, "ygap": gap, "hoverongaps": False, "row": row, "col": col}
+    figure.add_heatmap(z=z.astype(np.float32), coloraxis="coloraxis", **words, **hover, **at)
+    if np.isnan(z).any():
+        grey = theme.unmeasured(dark)
+        figure.add_heatmap(
+            z=np.where(np.isnan(z), 1.0, np.nan).astype(np.float32),
+            colorscale=[[0, grey], [1, grey]],
+            showscale=False,
+            hovertemplate="layer %{y}<br>not measured: a gradient is zero, or nothing is recorded<extra></extra>",
+            **at,
+        )
+        hatch(figure, row, col, np.isnan(z), edges=x if len(x) > z.shape[1] else None, lines=3 if gap else 1, dark=dark)
+
+
+def _block_words(block: Mapping[Any, Any], when: When) -> str:
+    where = f"<b>{theme.label(block['module'])}</b>, layer {layer_name(block['layer'])}, branch {block['branch']}<br>"
+    if pd.isna(block["value"]):
+        return where + "not measured: a gradient is zero in every step"
+    lines = [f"{_SENTENCES[when]} {block['value']:+.3f}"]
+    if not pd.isna(block.get("q", np.nan)):
+        lines.append(f"q {block['q']:.3f}: {'clear' if block['q'] < 0.05 else 'no more than noise'} before projection")
+    lines.append(f"{block['measured']:,} measured")
+    return where + "<br>".join(lines)

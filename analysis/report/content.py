@@ -1,0 +1,241 @@
+"""What a report says of runs, as plain values: sentences, tables, and figures with their words and numbers."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import pandas as pd
+
+from analysis import queries
+from analysis.diagnosis import Diagnosis, diagnose
+from analysis.export import replay_table
+from analysis.outcomes import Outcome, outcomes
+from analysis.replay import Replay
+from analysis.report.figures import (
+    Figure,
+    Part,
+    agreement_parts,
+    export_command,
+    info_of,
+    metric_figures,
+    projection_part,
+)
+from analysis.report.tables import Table, flat, pairs_table, table_of
+from analysis.runs import Run, final_metrics, runs_table
+from analysis.sentences import sentences
+from analysis.verdicts import Pair, worst_first
+from ortho_lora.errors import OrthoLoraError
+from ortho_lora.schema import RunInfo, read_run
+
+
+@dataclass(frozen=True)
+class PairWords:
+    """A pair with its verdict in sentences."""
+
+    pair: Pair
+    sentences: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RunContent:
+    """One run's section."""
+
+    id: str
+    info: RunInfo
+    name: str
+    state: str
+    facts: tuple[tuple[str, str], ...]
+    notice: str  # on a run that has not finished
+    warnings: tuple[str, ...]
+    summary: str
+    diagnosis: Diagnosis | None
+    pairs: tuple[Pair, ...]  # as they are listed
+    corrected: bool  # whether any cosine could be corrected for batch noise
+    told: tuple[PairWords, ...]
+    outcomes: tuple[Outcome, ...]
+    parts: tuple[Part, ...]
+    replays: tuple[Replay, ...]
+    no_replay: str
+    replay_command: str
+    tasks: Table
+    settings: Table
+    modules: Table
+    versions: Table
+    command: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Several runs side by side."""
+
+    runs: Table
+    final: Table
+    figures: tuple[Figure, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything in a report."""
+
+    title: str
+    made: str
+    comparison: Comparison | None
+    runs: tuple[RunContent, ...]
+
+
+def content(runs: Sequence[Run], now: datetime) -> Report:
+    """Read everything that a report on these runs says.
+
+    Args:
+        runs: as of `open_run`, all of them readable.
+        now: time to write on it.
+    """
+    several = len(runs) > 1
+    title = f"{len(runs)} runs side by side" if several else runs[0].run_id
+    comparison = _comparison(runs) if several else None
+    return Report(
+        title, f"{now:%Y-%m-%d %H:%M} UTC", comparison, tuple(_run(run, f"run{n}") for n, run in enumerate(runs, 1))
+    )
+
+
+def _comparison(runs: Sequence[Run]) -> Comparison:
+    final: dict[str, dict[tuple[str, str], float | None]] = {}
+    majority: dict[tuple[str, str], float | None] = {}
+    for run in runs:
+        info = info_of(run)
+        known = final_metrics(run.path, info.tasks)
+        final[run.run_id] = {(task.name, task.metrics[0]): known.get(task.name) for task in info.tasks if task.metrics}
+        for task in info.tasks:
+            if task.metrics and (scores := task.majority.get("validation")):
+                majority[task.name, task.metrics[0]] = scores.get(task.metrics[0])
+    keys = list(dict.fromkeys(key for values in final.values() for key in values))
+    values = pd.DataFrame(
+        {
+            "task": [task for task, _ in keys],
+            "metric": [metric for _, metric in keys],
+            "always the majority": pd.array([majority.get(key) for key in keys], dtype="Float64"),
+            **{run: pd.array([values.get(key) for key in keys], dtype="Float64") for run, values in final.items()},
+        }
+    )
+    overview = runs_table(runs)[["run", "state", "method", "seed", "done", "total", "mean", "created"]]
+    overview = overview.assign(created=overview["created"].dt.strftime("%Y-%m-%d %H:%M UTC")).rename(
+        columns={"done": "steps done", "total": "of", "mean": "mean metric", "created": "begun"}
+    )
+    return Comparison(table_of(overview), table_of(values), tuple(metric_figures(runs, "all")))
+
+
+def _run(run: Run, key: str) -> RunContent:
+    info = read_run(run.path)
+    warnings = [line.replace(f"{run.path.parent}/", "") for line in (run.problem or "").splitlines()]
+    diagnosis: Diagnosis | None = None
+    try:
+        found = queries.extent(run.path)
+        if found.pairs:
+            diagnosis = diagnose(run.path)
+        summary = diagnosis.summary if diagnosis else _no_pairs(info)
+    except OrthoLoraError as error:
+        found, summary = queries.Extent(None, None, (), (), (), ()), f"No diagnosis: {error}"
+    replays: tuple[Replay, ...] = ()
+    no_replay = "" if found.pairs else "There is no pair of tasks to replay."
+    try:
+        replays = tuple(replay_table(run.path)) if found.pairs else ()
+    except OrthoLoraError as error:
+        no_replay = f"No replay: {error}"
+    pairs = tuple(sorted(diagnosis.pairs, key=worst_first)) if diagnosis else ()
+    told = tuple(PairWords(pair, tuple(sentences(pair))) for pair in pairs if pair.verdict in ("conflict", "aligned"))
+    parts = [Part(f"{key}-metrics", "Metrics and losses", "", tuple(metric_figures([run], key)))]
+    if diagnosis:
+        parts = [*agreement_parts(run, key, found, diagnosis), projection_part(run, key, found), *parts]
+    return RunContent(
+        id=key,
+        info=info,
+        name=run.run_id,
+        state=run.state,
+        facts=_facts(run, info, found),
+        notice=_notice(run),
+        warnings=tuple(warnings),
+        summary=summary,
+        diagnosis=diagnosis,
+        pairs=pairs,
+        corrected=any(branch.corrected is not None for pair in pairs for branch in pair.branches),
+        told=told,
+        outcomes=diagnosis.outcomes if diagnosis else outcomes(run.path),
+        parts=tuple(parts),
+        replays=replays,
+        no_replay=no_replay,
+        replay_command=export_command(run, "replay"),
+        tasks=_tasks(info),
+        settings=pairs_table(("setting", "value"), flat(info.config)),
+        modules=_modules(info),
+        versions=pairs_table(("package", "version"), info.versions.items()),
+        command=shlex.join(info.command),
+    )
+
+
+def _no_pairs(info: RunInfo) -> str:
+    if info.method == "single":
+        return "One adapter for each task: no gradients meet, so there is no pair to judge."
+    if len(info.tasks) < 2:
+        return "One task: a conflict needs two."
+    return "No gradients of two tasks at once are recorded yet, so there is no pair to judge."
+
+
+def _notice(run: Run) -> str:
+    done = run.status.progress if run.status else "an unknown step"
+    message = f" It said: {run.status.message}" if run.status and run.status.message else ""
+    said = {
+        "finished": "",
+        "queued": "It had not begun when this report was made.",
+        "running": f"It was still training, at {done}, when this report was made: its numbers will change.",
+        "stopping": f"It was being stopped, at {done}, when this report was made.",
+        "stalled": f"It had given no sign for a while, at {done}, when this report was made.",
+        "stopped": f"It was stopped at {done}: what it recorded until then is complete.",
+        "lost": f"Its process was gone, at {done}: what was written until then is here.",
+        "failed": f"It failed at {done}: what it recorded until then is here.{message}",
+    }
+    return said.get(run.state, "Its state is not known.")
+
+
+def _facts(run: Run, info: RunInfo, extent: queries.Extent) -> tuple[tuple[str, str], ...]:
+    recorded = "none" if extent.first is None else f"{extent.first} to {extent.last}"
+    return (
+        ("state", f"{run.state}, {run.status.progress}" if run.status else run.state),
+        ("method", info.method),
+        ("rule, scope", f"{info.rule}, {info.scope}"),
+        ("tasks", str(len(info.tasks))),
+        ("seed", str(info.seed)),
+        ("adapted modules", str(len(info.modules))),
+        ("steps recorded", recorded),
+        ("begun", f"{datetime.fromtimestamp(info.created, UTC):%Y-%m-%d %H:%M} UTC"),
+    )
+
+
+def _tasks(info: RunInfo) -> Table:
+    rows = [
+        {
+            "task": task.name,
+            "kind": task.kind,
+            "classes": len(task.classes) or None,
+            "metric": task.metrics[0] if task.metrics else None,
+            "training examples": task.train_examples,
+            "evaluated on": ", ".join(f"{count} {split}" for split, count in task.evaluation_examples.items()) or None,
+            "loss weight": task.loss_weight,
+            "twin of": task.twin_of,
+        }
+        for task in info.tasks
+    ]
+    return table_of(pd.DataFrame(rows).astype({"classes": "Int64", "training examples": "Int64"}))
+
+
+def _modules(info: RunInfo) -> Table:
+    rows = [
+        {
+            "layer": module.layer,
+            "module": module.module,
+            **{branch: " x ".join(map(str, shape)) for branch, shape in module.shapes.items()},
+            "path": module.path,
+        }
+        for module in info.modules
+    ]
+    return table_of(pd.DataFrame(rows))

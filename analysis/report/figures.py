@@ -1,0 +1,252 @@
+"""The figures of a report, each with its words, its numbers, and the command that exports them."""
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from analysis import figures, queries
+from analysis.database import Selection
+from analysis.diagnosis import Diagnosis
+from analysis.figures import standalone
+from analysis.report.tables import Table, table_of
+from analysis.runs import Run
+from analysis.verdicts import worst_first
+from ortho_lora.errors import OrthoLoraError
+from ortho_lora.schema import Identity
+
+MOST_PAIRS = 4
+"""Pairs that are shown layer by layer."""
+
+_ALL = Selection()
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure, its words, and its numbers; `absent` says in a sentence why there is none."""
+
+    id: str
+    title: str
+    help: str
+    alt: str = ""
+    document: dict[str, Any] | None = None  # of `standalone.document`
+    table: Table | None = None
+    command: str = ""  # that exports its numbers
+    absent: str = ""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Figures under one heading."""
+
+    id: str
+    title: str
+    text: str
+    figures: tuple[Figure, ...]
+
+
+def info_of(run: Run) -> Identity:
+    """The identity of a run; OrthoLoraError where it cannot be read."""
+    if run.info is None:
+        raise OrthoLoraError(run.problem or f"{run.path}: cannot be read as a run.")
+    return run.info
+
+
+def agreement_parts(run: Run, key: str, extent: queries.Extent, diagnosis: Diagnosis) -> list[Part]:
+    """The tasks against each other, and layer by layer the pairs that matter.
+
+    Args:
+        run: one with pairs.
+        key: what the names of its parts in the page begin with.
+        extent, diagnosis: of the run.
+
+    Raises:
+        OrthoLoraError: its record cannot be read.
+    """
+    tasks = list(extent.tasks)
+    noise = queries.noise(run.path, _ALL)
+    matrix = queries.task_matrix(run.path, _ALL)
+    shown = [
+        _figure(
+            f"{key}-matrix",
+            "Mean cosine of each pair",
+            "Red is conflict, blue agreement. On the diagonal, in italics: what two halves of a task's own batch agree "
+            "on; no task can be expected to agree with another better than with itself.",
+            lambda: matrix,
+            lambda frame, dark: figures.task_heatmap(frame, tasks, noise=noise, dark=dark),
+            export_command(run, "matrix"),
+        )
+    ]
+    if matrix["corrected"].notna().any():
+        shown.append(
+            _figure(
+                f"{key}-corrected",
+                "Cosine corrected for batch noise",
+                "An estimate for the gradients without their batch noise, from half batches; a dash where their signal "
+                "is not clear, or the tasks draw the same texts.",
+                lambda: matrix,
+                lambda frame, dark: figures.task_heatmap(frame, tasks, "corrected", dark=dark),
+                export_command(run, "matrix"),
+            )
+        )
+    conflicts = sorted((pair for pair in diagnosis.pairs if pair.verdict == "conflict"), key=worst_first)
+    pairs = [(pair.task_i, pair.task_j) for pair in conflicts[:MOST_PAIRS]]
+    text = (
+        "The pairs that conflict by more than noise, the strongest first."
+        if len(conflicts) <= MOST_PAIRS
+        else f"The {MOST_PAIRS} strongest of {len(conflicts)} pairs that conflict by more than noise; "
+        "`export` has them all."
+    )
+    if not conflicts:
+        text = "No pair conflicts by more than noise; this is the one with the lowest mean cosine."
+        measured = matrix.dropna(subset="cos_before").sort_values("cos_before", kind="stable")
+        pairs = list(measured[["task_i", "task_j"]].head(1).itertuples(index=False, name=None))
+    parts = [Part(f"{key}-agreement", "Task by task", "", tuple(shown))]
+    if pairs:
+        layers = [one for place, pair in enumerate(pairs) for one in _of_pair(run, f"{key}-pair{place}", pair)]
+        parts.append(Part(f"{key}-layers", "Layer by layer, step by step", text, tuple(layers)))
+    return parts
+
+
+def _of_pair(run: Run, key: str, pair: tuple[str, str]) -> list[Figure]:
+    names = f"{pair[0]} – {pair[1]}"
+    return [
+        _figure(
+            f"{key}-layers",
+            f"{names}: where and since when",
+            "Mean cosine by layer and step, before projection above, after it below. Hatched grey: not measured, as"
+            " branch A at step 0, where its gradient is zero.",
+            lambda: queries.layer_step(run.path, pair, _ALL),
+            lambda frame, dark: figures.layer_step_heatmap(frame, dark=dark),
+            export_command(run, "layer-step", pair),
+        ),
+        _figure(
+            f"{key}-steps",
+            f"{names}: over the steps",
+            "Mean cosine of all blocks; the band reaches from the lowest to the highest of them.",
+            lambda: queries.pair_over_steps(run.path, pair, _ALL),
+            lambda frame, dark: figures.pair_lines(frame, pair, dark=dark),
+            export_command(run, "pair-over-steps", pair),
+        ),
+    ]
+
+
+def projection_part(run: Run, key: str, extent: queries.Extent) -> Part:
+    """How often, how far, and who against whom gradients are projected, and what that does to the update."""
+    tasks = list(extent.tasks)
+    if info_of(run).rule == "sum":
+        text = "This run adds the gradients up as they are: nothing is projected, and every weight is 1."
+        return Part(f"{key}-projection", "Projection", text, ())
+    text = (
+        "A projection takes out of one task's gradient what points against another's. It is made whenever their "
+        "product is negative, noise or not: of gradients that have nothing to do with each other, about half."
+    )
+    shown = (
+        _figure(
+            f"{key}-projection-steps",
+            "How often and how far, over the steps",
+            "Share of the directed pairs that are projected, and mean share of the norm that a gradient loses.",
+            lambda: queries.projection_over_steps(run.path, _ALL),
+            lambda frame, dark: figures.projection_steps(frame, dark=dark),
+            export_command(run, "projection-over-steps"),
+        ),
+        _figure(
+            f"{key}-projection-pairs",
+            "Who is projected against whom",
+            "The task of the row loses what points against the task of the column.",
+            lambda: queries.projection_by_pair(run.path, _ALL),
+            lambda frame, dark: figures.projection_pairs(frame, tasks, dark=dark),
+            export_command(run, "projection-by-pair"),
+        ),
+        _figure(
+            f"{key}-projection-layers",
+            "In which layers",
+            "The same shares, layer by layer.",
+            lambda: queries.projection_by_layer(run.path, _ALL),
+            lambda frame, dark: figures.projection_layers(frame, dark=dark),
+            export_command(run, "projection-by-layer"),
+        ),
+        _figure(
+            f"{key}-weights",
+            "What it does to the update",
+            "The update is a weighted sum of the tasks' own gradients. Above 1: others, projected against this task, "
+            "carry a part of its gradient.",
+            lambda: queries.weights(run.path, _ALL),
+            lambda frame, dark: figures.weights_over_steps(frame, dark=dark),
+            export_command(run, "weights"),
+        ),
+    )
+    return Part(f"{key}-projection", "Projection", text, shown)
+
+
+def metric_figures(runs: Sequence[Run], key: str) -> list[Figure]:
+    """Metrics and losses, a line a run."""
+    paths = [run.path for run in runs]
+    shown = []
+    try:
+        values = queries.metrics(paths)
+    except OrthoLoraError as error:
+        shown.append(Figure(f"{key}-values", "Metrics", "", absent=str(error)))
+    else:
+        if values.empty:
+            said = "Nothing is evaluated. A training loop of one's own records no evaluation, only its losses."
+            shown.append(Figure(f"{key}-values", "Metrics", "", absent=said))
+        evaluated = set(values["run"])
+        infos = {run.run_id: info_of(run) for run in runs if run.run_id in evaluated}
+        for place, split in enumerate(dict.fromkeys(values["split"])):
+            command = export_command(runs[0], "metrics")
+            shown.append(_metric_figure(values, infos, str(split), f"{key}-values{place}", command))
+    shown.append(
+        _figure(
+            f"{key}-losses",
+            "Training loss",
+            "Mean loss of each task's batches.",
+            lambda: queries.losses(paths),
+            lambda frame, dark: figures.loss_lines(frame, dark=dark),
+            export_command(runs[0], "losses"),
+        )
+    )
+    return shown
+
+
+def _metric_figure(values: pd.DataFrame, infos: dict[str, Identity], split: str, key: str, command: str) -> Figure:
+    primary = {(run, task.name, task.metrics[0]) for run, info in infos.items() for task in info.tasks if task.metrics}
+    of_split = values[values["split"] == split]
+    keys = zip(of_split["run"], of_split["task"], of_split["metric"], strict=True)
+    shown = of_split[[key in primary for key in keys]].reset_index(drop=True)
+    return _figure(
+        key,
+        f"Each task's primary metric, {split}",
+        "Evaluated on the same examples every time. Dashed: always the most frequent class.",
+        lambda: shown,
+        lambda frame, dark: figures.metric_lines(frame, infos, split, dark=dark),
+        command,
+    )
+
+
+def _figure(
+    key: str,
+    title: str,
+    words: str,
+    question: Callable[[], pd.DataFrame],
+    draw: Callable[[pd.DataFrame, bool], standalone.Drawn],
+    command: str,
+) -> Figure:
+    """A figure of what a question answers; where that is nothing, or an error, it says so."""
+    try:
+        frame = question()
+    except OrthoLoraError as error:
+        return Figure(key, title, words, absent=str(error))
+    if frame.empty:
+        return Figure(key, title, words, absent="Nothing is recorded of this yet.")
+    document = standalone.document(lambda dark: draw(frame, dark))
+    return Figure(key, title, words, figures.describe(frame), document, table_of(frame), command)
+
+
+def export_command(run: Run, name: str, pair: tuple[str, str] | None = None) -> str:
+    """The command that writes a figure's numbers, from the directory in which the runs' directory stands."""
+    chosen = ["--pair", *pair] if pair else []
+    where = f"{run.path.parent.name}/{run.run_id}"
+    return shlex.join(["python", "-m", "analysis", "export", where, "--what", name, *chosen])

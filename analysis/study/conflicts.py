@@ -1,0 +1,54 @@
+"""How the tasks of a run conflict: each pair in one number, over all blocks and steps."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis.agreement import BySteps, shares_texts
+from analysis.database import ask
+from analysis.remembered import remembered
+from analysis.statistics import clear_mean, cosine_of_sums
+from ortho_lora.schema import read_run
+
+PAIR = ["task_i", "task_j"]
+MEASURES = ("cosine", "corrected", "conflict_rate")
+
+
+@remembered("manifest.json")
+def conflicts(run: Path) -> pd.DataFrame:
+    """How each pair of a run's tasks agrees; no rows where no gradients met.
+
+    Returns:
+        task_i, task_j; cosine: mean over blocks and steps, before projection; corrected: cosine of the whole gradients
+        without batch noise, null where their signal is not clear and for tasks of the same texts; conflict_rate: share
+        of negative cosines; projected: share of the directed measurements in which the rule projected.
+
+    Raises:
+        OrthoLoraError: the record cannot be read.
+    """
+    by_step = ask(
+        run,
+        ["joint_cells"],
+        """
+        SELECT task_i, task_j, step, sum(measured) AS measured, sum(cosines) AS cosines, sum(conflicts) AS conflicts,
+            sum(projected_ij + projected_ji) / 2 AS projections,
+            CASE WHEN sum(halved) > 0 THEN sum(product) END AS product,
+            CASE WHEN sum(halved) > 0 THEN sum(half_i) END AS half_i,
+            CASE WHEN sum(halved) > 0 THEN sum(half_j) END AS half_j
+        FROM joint_cells GROUP BY ALL ORDER BY ALL
+        """,
+        level="by_step",
+    )
+    series, info = BySteps(by_step, PAIR), read_run(run)
+    found = series.keys
+    measured = np.nansum(series["measured"], axis=1)
+    measured[measured == 0] = np.nan
+    for name, sums in (("cosine", "cosines"), ("conflict_rate", "conflicts"), ("projected", "projections")):
+        found[name] = np.nansum(series[sums], axis=1) / measured
+    product, half_i, half_j = (series[name] for name in ("product", "half_i", "half_j"))
+    clear = ~np.isnan([clear_mean(half_i), clear_mean(half_j)]).any(axis=0)
+    twins = [shares_texts(info.tasks, *pair) for pair in found[PAIR].itertuples(index=False, name=None)]
+    usable = clear & ~np.array(twins, dtype=bool)
+    found["corrected"] = np.where(usable, cosine_of_sums(product, half_i, half_j), np.nan)
+    return found[[*PAIR, *MEASURES, "projected"]].astype(dict.fromkeys(PAIR, str))

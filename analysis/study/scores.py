@@ -1,0 +1,164 @@
+"""The final scores of a study's runs, and what they would have been on other examples of the same kind."""
+
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis.database import ask
+from analysis.outcomes import LOWER_IS_BETTER, SPLIT
+from analysis.remembered import remembered
+from analysis.runs import Run, final_metrics
+from analysis.statistics import Floats
+from analysis.study.estimates import Paired, mean_of
+from analysis.study.resampling import resampled
+from analysis.study.results import Condition, Results, name_of
+from analysis.trajectories import MEAN
+from ortho_lora.schema import TaskInfo
+
+RESAMPLES = 1000
+_NO_PREDICTIONS = pd.DataFrame(columns=["run", "task", "example", "target", "prediction"])
+
+
+@dataclass(frozen=True)
+class Score:
+    """The last value of a task's primary metric in one run."""
+
+    value: float
+    resampled: Floats | None  # on other examples, [resamples], the same in every run; None: not known
+
+
+Scores = Mapping[tuple[str, str], Score]
+"""By run and task."""
+
+
+@dataclass(frozen=True)
+class Board:
+    """The scores of all methods under one condition, by method, task and seed.
+
+    Where the metrics of more than one task that is no twin point the same way, there is a task `MEAN` too.
+    """
+
+    condition: Condition
+    baseline: str
+    tasks: tuple[TaskInfo, ...]
+    scores: Mapping[str, Mapping[str, Mapping[int, Score]]]
+
+    @property
+    def name(self) -> str:
+        return name_of(self.condition)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Those with a finished run."""
+        return tuple(self.scores)
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Methods that are compared with the baseline."""
+        return tuple(method for method in self.scores if method != self.baseline)
+
+    @cached_property
+    def counted(self) -> tuple[str, ...]:
+        """Tasks that an average is over: without twins, whose labels are flipped."""
+        return tuple(task.name for task in self.tasks if task.twin_of is None)
+
+    @cached_property
+    def metrics(self) -> dict[str, str]:
+        """The primary metric of each task; of `MEAN` all of them."""
+        found = {task.name: task.metrics[0] for task in self.tasks}
+        of_mean = dict.fromkeys(found[name] for name in self.counted)
+        one_way = len({metric in LOWER_IS_BETTER for metric in of_mean}) == 1
+        return found | ({MEAN: " and ".join(of_mean)} if len(self.counted) > 1 and one_way else {})
+
+    @property
+    def headline(self) -> str | None:
+        """What the study is told by in one number: the mean, or the only task that counts; None: neither."""
+        return MEAN if MEAN in self.metrics else self.counted[0] if len(self.counted) == 1 else None
+
+    def sign(self, task: str) -> int:
+        """-1 where less is better."""
+        name = self.counted[0] if task == MEAN else task
+        return -1 if self.metrics[name] in LOWER_IS_BETTER else 1
+
+    def paired(self, task: str, methods: Sequence[str]) -> list[Paired]:
+        """The scores of several methods on the seeds that all of them have, maybe none."""
+        if task == MEAN:
+            parts = [self.paired(name, methods) for name in self.counted]
+            seeds = set.intersection(*(set(part[0].seeds) for part in parts))
+            return [mean_of([part[place].at(seeds) for part in parts]) for place in range(len(methods))]
+        found = [self.scores.get(method, {}).get(task, {}) for method in methods]
+        shared = sorted(set.intersection(*map(set, found)))
+        return [paired(of_one, shared) for of_one in found]
+
+    def gain(self, method: str, task: str) -> Paired:
+        """How much better a method is than the baseline; no seeds where nothing is paired."""
+        ours, theirs = self.paired(task, [method, self.baseline])
+        return ours.minus(theirs).times(self.sign(task))
+
+
+def boards(results: Results, scores: Scores) -> tuple[Board, ...]:
+    """A board for each condition with finished runs."""
+    found = []
+    for condition in results.conditions:
+        runs = {method: results.finished(method, condition) for method in results.methods(condition)}
+        tasks: dict[str, TaskInfo] = {}
+        by_method: dict[str, dict[str, dict[int, Score]]] = {}
+        for method, of_method in runs.items():
+            for seed, run in of_method.items():
+                for task in run.info.tasks if run.info else ():
+                    if score := scores.get((run.run_id, task.name)):
+                        tasks.setdefault(task.name, task)
+                        by_method.setdefault(method, {}).setdefault(task.name, {})[seed] = score
+        if by_method:
+            found.append(Board(condition, results.study.baseline, tuple(tasks.values()), by_method))
+    return tuple(found)
+
+
+def read_scores(runs: Iterable[Run]) -> dict[tuple[str, str], Score]:
+    """The scores of runs, by run and task; those on other examples where a run recorded its predictions.
+
+    Raises:
+        OrthoLoraError: a record cannot be read.
+    """
+    known = [run for run in runs if run.info]
+    values = {run.run_id: final_metrics(run.path, run.info.tasks, SPLIT) for run in known if run.info}
+    tasks = {(run.run_id, task.name): task for run in known if run.info for task in run.info.tasks}
+    predictions = pd.concat([_predictions(run.path) for run in known]) if known else _NO_PREDICTIONS
+    others: dict[tuple[str, str], Floats | None] = {}
+    for name, of_task in predictions.groupby("task", sort=False):
+        examples, place = np.unique(of_task["example"], return_inverse=True)
+        # Poisson weights: each example is drawn as often in a run that evaluated others beside it.
+        draws = np.random.default_rng(zlib.crc32(str(name).encode())).poisson(1.0, (len(examples), RESAMPLES))
+        weights = draws.T.astype(np.float32)
+        for run_id, rows in of_task.assign(place=place).groupby("run", sort=False):
+            task = tasks[str(run_id), str(name)]
+            targets, said = rows["target"].to_numpy(), rows["prediction"].to_numpy()
+            others[str(run_id), str(name)] = resampled(
+                task.metrics[0], targets, said, weights[:, rows["place"]], len(task.classes)
+            )
+    return {
+        (run_id, name): Score(value, others.get((run_id, name)))
+        for run_id, found in values.items()
+        for name, value in found.items()
+    }
+
+
+def paired(scores: Mapping[int, Score], seeds: Sequence[int]) -> Paired:
+    """The scores of these seeds, in their order."""
+    chosen = [scores[seed] for seed in seeds]
+    values = np.array([score.value for score in chosen], dtype=np.float64)
+    others = [score.resampled for score in chosen if score.resampled is not None]
+    every = len(others) == len(chosen) and len(chosen) > 0
+    return Paired(tuple(seeds), values, np.stack(others, axis=1) if every else None)
+
+
+@remembered("manifest.json")
+def _predictions(run: Path) -> pd.DataFrame:
+    """Run, task, example, target and prediction of the last evaluation."""
+    sql = "SELECT $run AS run, task, example, target, prediction FROM predictions WHERE split = $split"
+    return ask(run, ["predictions"], sql, parameters={"run": run.name, "split": SPLIT}).astype({"task": str})

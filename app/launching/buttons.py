@@ -1,0 +1,66 @@
+"""What can be done with a run that was launched."""
+
+import streamlit as st
+
+from analysis.runs import Run
+from app import launcher, state
+from app.launching.form import fill_form
+from ortho_lora.errors import OrthoLoraError
+from ortho_lora.schema import default_runs_dir
+
+
+def stop_button(run_id: str, label: str, *, asked: bool) -> None:
+    """A button that ends a run after its step, or takes it out of the queue."""
+    if st.button(label, key=f"stop-{run_id}", icon=":material/stop:", disabled=asked):
+        launcher.stop(default_runs_dir(), run_id)
+        st.rerun()
+
+
+def resume_button(run: Run) -> None:
+    """A button that lets a run go on from its checkpoint, where it can."""
+    if launcher.can_resume(run) and st.button("Resume", key=f"resume-{run.run_id}", icon=":material/resume:"):
+        try:
+            launcher.resume(run.path)
+        except OrthoLoraError as error:
+            st.error(state.plain(str(error)))
+        else:
+            st.rerun()
+
+
+def show_button(run_id: str) -> None:
+    """A button that makes a run the one that all pages show."""
+
+    def choose() -> None:
+        st.session_state["run"] = run_id
+
+    st.button(
+        "Show",
+        key=f"show-{run_id}",
+        icon=":material/visibility:",
+        on_click=choose,
+        disabled=st.session_state.get("run") == run_id,
+        help="Make it the run that all pages show.",
+    )
+
+
+def again_button(run_id: str) -> None:
+    """A button that fills the form with the settings of a run."""
+    st.button(
+        "Run again with changes",
+        key=f"again-{run_id}",
+        icon=":material/edit:",
+        on_click=fill_from_run,
+        args=(run_id,),
+        help="Fill the form below with its settings.",
+    )
+
+
+def fill_from_run(run_id: str) -> None:
+    """Fill the form with the settings of a run, or of a launch that made none; for a callback."""
+    try:
+        settings = launcher.settings(default_runs_dir(), run_id)
+    except OrthoLoraError as error:
+        st.toast(state.plain(str(error)), icon=":material/error:")
+        return
+    fill_form(settings, run_id)
+    st.toast(f"The form has the settings of **{state.plain(run_id)}**.", icon=":material/edit:")

@@ -1,0 +1,98 @@
+"""How the runs that were launched get on: those that wait, start and train, and those that ended lately."""
+
+import streamlit as st
+
+from analysis.runs import Run, list_runs
+from app import launcher, state
+from app.launcher import Launch
+from app.launching import ended, training
+from app.launching.buttons import again_button, stop_button
+from ortho_lora.queue import read_limit, write_limit
+from ortho_lora.schema import default_runs_dir
+
+_WORDS = {
+    "starting": "starting: loading data and model",
+    "stopping": "stopping",
+    "failed": "did not start. This is what it said:",
+    "lost": "lost: its process ended while it waited, as when the machine is turned off.",
+}
+
+
+def show() -> None:
+    """All of it, kept up to date while something is under way."""
+    before = _under_way()
+    if before:
+        _limit()
+        st.fragment(run_every=state.LIVE_SECONDS)(_watch)(before)
+    for run in _active():
+        training.show(run)
+    for launch in launcher.launches(default_runs_dir()):
+        waiting(launch)
+    ended.show([run_id for run_id, *_ in before])
+
+
+def _watch(before: list[tuple[str, str, int | None]]) -> None:
+    """Show the page anew where a run has begun or ended, or moved up in the queue."""
+    if _under_way() != before:
+        st.rerun()
+
+
+def busy() -> int:
+    """How many runs train."""
+    return len(_active())
+
+
+def ahead() -> int:
+    """How many runs train, start or wait."""
+    return len(_under_way())
+
+
+def _active() -> list[Run]:
+    return [run for run in list_runs(default_runs_dir()) if run.active]
+
+
+def _under_way() -> list[tuple[str, str, int | None]]:
+    """Name, state and place in the queue."""
+    launches = [launch for launch in launcher.launches(default_runs_dir()) if launch.alive]
+    return [(run.run_id, "active", None) for run in _active()] + [
+        (launch.run_id, launch.state, launch.place) for launch in launches
+    ]
+
+
+def _limit() -> None:
+    head, field = st.columns([4, 1], vertical_alignment="bottom")
+    head.subheader("Under way")
+    st.session_state["launch-limit"] = read_limit(default_runs_dir())
+    field.number_input(
+        "Train at once",
+        1,
+        64,
+        key="launch-limit",
+        help="More runs than these wait for their turn, in the order in which they were launched.",
+        on_change=lambda: write_limit(default_runs_dir(), st.session_state["launch-limit"]),
+    )
+
+
+def waiting(launch: Launch) -> None:
+    """A launch that has not begun to record: its place, or what went wrong."""
+    name = state.plain(launch.run_id)
+    words = _WORDS.get(launch.state, "")
+    if launch.place is not None:
+        words = f"queued, {'the next one' if launch.place == 1 else f'at place {launch.place}'}"
+    if launch.resumes and launch.state == "failed":
+        words = "did not go on. This is what it said:"
+    with st.container(border=True):
+        if launch.alive:
+            with st.container(horizontal=True, vertical_alignment="center"):
+                st.markdown(f"**{name}** · {state.SYMBOLS.get(launch.state, '▶')} {words}", width="stretch")
+                label = "Stop" if launch.place is None else "Take out"
+                stop_button(launch.run_id, label, asked=launch.state == "stopping")
+            return
+        st.error(f"**{name}** {words}")
+        if launch.output:
+            st.code(launch.output, language=None)
+        with st.container(horizontal=True):
+            again_button(launch.run_id)
+            if st.button("Dismiss", key=f"dismiss-{launch.run_id}"):
+                launcher.dismiss(default_runs_dir(), launch.run_id)
+                st.rerun()

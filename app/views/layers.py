@@ -1,0 +1,183 @@
+"""In which layers, modules and steps does a pair of tasks conflict?"""
+
+from dataclasses import replace
+from functools import partial
+
+import pandas as pd
+import streamlit as st
+
+from analysis import figures, queries
+from analysis.figures.heatmaps import When
+from analysis.figures.layers import Block
+from analysis.queries import Extent, Selection
+from analysis.runs import Run
+from analysis.words import layer_name
+from app import address, figure, scale, state
+from app.selection import Pair, choose_pair, name_of, select_pair
+from app.views.conflicts import most_conflicting, of_pair, select_matrix
+
+MOST_CELLS = 100_000
+"""That a figure brings to the browser."""
+LISTED = 12
+
+
+def page() -> None:
+    st.title("Layers")
+    run = state.current_run()
+    state.need_pairs(run)
+    state.live(run, _body)
+
+
+def _body(run: Run) -> None:
+    if (selected := select_matrix(run)) is None:
+        return
+    extent, selection, matrix = selected
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        pair = select_pair(extent, most_conflicting(matrix))
+        when = scale.choose_moments("Before")
+        limit = scale.choose_limit()
+    st.caption(
+        "Red is [conflict](learn#conflict); hatched grey is not measured, as branch A at step 0, where its gradient is"
+        " zero. Branches A and B are the two matrices of an [adapted layer](learn#adapter), which adds B A x to its"
+        " output; their maps zoom together."
+    )
+
+    st.subheader("Layer by layer", anchor=False)
+    rows = max(len(extent.layers), 1) * 2 * len(when)
+    layers = state.ask(queries.layer_step, run, pair, selection, _bins(rows, 120))
+    figure.show(
+        "layer-by-step",
+        partial(figures.layer_step_heatmap, layers, when=when, limit=limit, dark=state.is_dark()),
+        layers,
+    )
+    _blocks(run, extent, selection, pair, when[0] if len(when) == 1 else "before", limit)
+
+
+def _bins(rows: int, most: int) -> int:
+    return max(min(most, MOST_CELLS // rows), 1)
+
+
+def _blocks(run: Run, extent: Extent, selection: Selection, pair: Pair, when: When, limit: float) -> None:
+    dark = state.is_dark()
+    everywhere = state.ask(queries.blocks, run, selection)
+    q = of_pair(everywhere, pair)[["branch", "layer", "module", "q"]]
+    blocks = state.ask(queries.module_layer, run, pair, selection).merge(
+        q, how="left", on=["branch", "layer", "module"]
+    )
+    st.subheader("Block by block", anchor=False)
+    st.markdown(
+        "A [block](learn#block) is one matrix of one adapted layer. **×** conflict and **•** agreement that are more"
+        " than noise, corrected for the number of blocks and pairs. Click a cell, or a row of the list, to follow its"
+        " block."
+    )
+    space = st.container()
+    st.subheader("One block", anchor=False)
+    block = _select_block(blocks)
+    with space:
+        figure.show(
+            "block-by-block",
+            partial(figures.block_heatmap, blocks, when=when, chosen=block, limit=limit, dark=dark),
+            blocks,
+            on_click=lambda point: _choose_block(*point["customdata"]),
+        )
+        _worst(everywhere)
+        with st.expander("Each kind of module over the steps", icon=":material/grid_view:"):
+            bins = _bins(len(blocks), 60)
+            modules = state.ask(queries.module_layer_step, run, pair, selection, bins)
+            figure.show(
+                "modules-by-step",
+                partial(figures.module_heatmaps, modules, when=when, limit=limit, dark=dark),
+                modules,
+            )
+    _block(run, extent, selection, pair, block)
+
+
+def _worst(everywhere: pd.DataFrame) -> None:
+    """The blocks and pairs with the lowest mean cosines of the run."""
+    worst = everywhere.nsmallest(LISTED, "cos").reset_index(drop=True)
+    st.markdown("**Most conflicting, of all pairs**")
+
+    def chosen() -> None:
+        if rows := st.session_state["worst"].selection.rows:
+            row = worst.loc[rows[0]]
+            choose_pair((row["task_i"], row["task_j"]))
+            _choose_block(row["branch"], row["layer"], row["module"])
+
+    st.dataframe(
+        worst.assign(pair=[name_of(pair) for pair in zip(worst["task_i"], worst["task_j"], strict=True)]),
+        key="worst",
+        on_select=chosen,
+        selection_mode="single-row",
+        hide_index=True,
+        column_order=["pair", "branch", "layer", "module", "cos", "q"],
+        column_config={
+            "cos": st.column_config.NumberColumn("cosine", format="%+.3f"),
+            "q": st.column_config.NumberColumn(
+                "q", format="%.3f", help="Below .05: clear, corrected for the number of blocks and pairs."
+            ),
+        },
+    )
+
+
+def _select_block(blocks: pd.DataFrame) -> Block:
+    """The block that the rest of the page is about: the one with the lowest cosine until one is chosen."""
+    measured = blocks.sort_values("cos_before", kind="stable")
+    known = {
+        _block_name(*block): block for block in blocks[["branch", "layer", "module"]].itertuples(index=False, name=None)
+    }
+    if st.session_state.get("block") not in known:
+        lowest = measured.iloc[0]
+        st.session_state["block"] = _block_name(lowest["branch"], lowest["layer"], lowest["module"])
+    chosen = st.selectbox("Block", list(known), index=None, required=True, key="block")
+    assert chosen is not None
+    address.say(block=[chosen])
+    return known[chosen]
+
+
+def _choose_block(branch: str, layer: int, module: str) -> None:
+    st.session_state["block"] = _block_name(branch, layer, module)
+
+
+def _block_name(branch: str, layer: int, module: str) -> str:
+    return f"{module} {branch}, layer {layer_name(layer)}"
+
+
+def _block(run: Run, extent: Extent, selection: Selection, pair: Pair, block: Block) -> None:
+    branch, layer, module = block
+    dark = state.is_dark()
+    only = replace(selection, layers=(layer,), modules=(module,), branches=(branch,))
+    history = state.ask(queries.pair_over_steps, run, pair, only)
+    if history.empty:
+        st.info("Nothing is recorded of this block for this selection yet.")
+        return
+    step = _select_step(extent, int(history["step"].iloc[-1]))
+    st.markdown(f"**{state.plain(_block_name(*block))}** over the steps; click a step to see it in full.")
+    figure.show(
+        "block-history",
+        partial(figures.block_history, history, step, dark=dark),
+        history,
+        on_click=lambda point: _choose_step(int(point["x"])),
+    )
+    st.markdown(
+        f"**Step {step}**, all tasks on this block: its [Gram matrix](learn#gram-matrix) as cosines, and on the"
+        " diagonal norms."
+    )
+    full = state.ask(queries.one_step, run, step, replace(only, steps=None))
+    if full.empty:
+        st.info(f"Step {step} has no record of this block: choose one that has.")
+    else:
+        figure.show("one-step", partial(figures.gram_heatmap, full, list(extent.tasks), dark=dark), full)
+
+
+def _select_step(extent: Extent, last: int) -> int:
+    assert extent.first is not None
+    assert extent.last is not None
+    if not extent.first <= st.session_state.get("step", -1) <= extent.last:
+        st.session_state["step"] = last
+    step = int(st.number_input("Step", extent.first, extent.last, key="step", width=200))
+    address.say(step=[step])
+    return step
+
+
+def _choose_step(step: int) -> None:
+    st.session_state["step"] = step

@@ -1,0 +1,273 @@
+"""The guided lesson: questions before answers, and the answers from real runs."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+
+from analysis import dial, figures, queries
+from analysis.figures.dial import dial_lines
+from analysis.queries import Selection
+from analysis.runs import Run, final_metrics
+from app import figure, launcher, lesson, state
+from app.glossary import link
+from ortho_lora.errors import OrthoLoraError
+from ortho_lora.schema import default_runs_dir
+
+LOOK_SECONDS = 2.0
+_GOING, _STARTED = "lesson-going", "lesson-started"
+
+
+def show() -> None:
+    st.header("A lesson with real gradients", anchor="lesson")
+    st.markdown(
+        "Three experiments with the packaged model, on film reviews and questions. All runs are `joint`: nothing is"
+        " projected, so what you see is what the data do."
+    )
+    runs = _finished(default_runs_dir())
+    _training(len(runs))
+    _act(1, "Turn the dial", _dial, {rho: runs[name] for rho, name in lesson.DIAL.items() if name in runs}, 2)
+    heads = {name: runs[name] for name in (lesson.DIAL[1.0], lesson.OWN_HEAD) if name in runs}
+    _act(2, "The same quarrel, two heads", _own_head, heads, 2)
+    _act(3, "Two tasks that have nothing to do with each other", _unrelated, runs.get(lesson.UNRELATED), 1)
+
+
+def _finished(runs_dir: Path) -> dict[str, Run]:
+    return {name: run for name, run in lesson.standing(runs_dir).items() if run.state == "finished"}
+
+
+def _act(number: int, title: str, body: Callable[[Any], None], runs: Any, needed: int) -> None:
+    with st.container(border=True):
+        st.markdown(f"### {number}. {title}")
+        if not runs or (isinstance(runs, dict) and len(runs) < needed):
+            st.caption("Its runs are not trained yet: the button above does it.")
+            return
+        try:
+            body(runs)
+        except OrthoLoraError as error:
+            st.error(state.plain(str(error)))
+
+
+# --- training ---
+
+
+def _training(before: int) -> None:
+    runs_dir = default_runs_dir()
+    total = len(lesson.TASKS)
+    if before == total:
+        return
+    active = any(run.active for run in lesson.standing(runs_dir).values())
+    # A lesson that trains goes on after a reload.
+    watched = st.session_state.setdefault(_GOING, active)
+
+    @st.fragment(run_every=LOOK_SECONDS if watched else None)
+    def look() -> None:
+        stands = lesson.standing(runs_dir)
+        now = [run for run in stands.values() if run.active]
+        done = sum(run.state == "finished" for run in stands.values())
+        if done != before:
+            st.rerun()
+        if not now:
+            _go_on(runs_dir)
+        part = sum(run.status.step / run.status.total for run in now if run.status and run.status.total)
+        minutes = max(round((total - done - part) * lesson.seconds_a_run(stands.values()) / 60), 1)
+        if st.session_state[_GOING]:
+            doing = now[0].run_id if now else "the next run is starting"
+            head, button = st.columns([5, 1], vertical_alignment="center")
+            head.progress((done + part) / total, f"{done} of {total} runs done, about {minutes} min left · {doing}")
+            if button.button("Pause", icon=":material/pause:", help="After this run."):
+                _set_going(False)
+        else:
+            words = "Go on" if done else f"Train the {total} runs of the lesson"
+            if st.button(f"{words}, about {minutes} min", type="primary", icon=":material/play_arrow:"):
+                _set_going(True)
+            st.caption("One after another, as processes of their own; you can read on, or leave and come back.")
+
+    look()
+
+
+def _set_going(going: bool) -> None:
+    st.session_state[_GOING] = going
+    st.session_state.pop(_STARTED, None)
+    st.rerun()  # of the page: it says how often the fragment looks
+
+
+def _go_on(runs_dir: Path) -> None:
+    """Start the next run, unless the one that was started is still loading, or did not get that far."""
+    started: str | None = st.session_state.get(_STARTED)
+    if started and not (runs_dir / started).exists():
+        if not lesson.alive(runs_dir, started):
+            st.session_state[_GOING] = False
+            st.error(f"**{started}** did not start. This is what it said:")
+            output = launcher.tail(runs_dir / ".launch" / f"{started}.log", 12)
+            st.code(output or "nothing", language=None)
+    elif st.session_state[_GOING]:
+        try:
+            st.session_state[_STARTED] = lesson.start_next(runs_dir)
+        except OrthoLoraError as error:
+            st.warning(state.plain(str(error)))
+
+
+# --- the three acts ---
+
+
+def _asked(question: str, choices: list[str], key: str) -> str | None:
+    """The reader's answer, None before there is one."""
+    chosen: str | None = st.radio(question, choices, index=None, key=f"lesson-{key}", persist_state="session")
+    return chosen
+
+
+def _dial(runs: dict[float, Run]) -> None:
+    st.markdown(
+        f"The task `movies` tells good reviews from bad ones. Its [twin]({link('dial')}) sees the same texts in the"
+        " same step, but each of its labels is flipped with probability ρ. Both use one head."
+    )
+    guess = _asked(
+        "Half of the labels flipped, ρ = 0.5: where will the cosine of the two gradients lie?",
+        ["near -1: they disagree on half of all texts", "near -0.5", "near 0", "near +0.5"],
+        "dial",
+    )
+    if guess is None:
+        return
+    frame = _answers({rho: (str(run.path), _version(run)) for rho, run in runs.items()})
+    known = sorted(frame["rho"].unique())
+    rho = st.select_slider(
+        "The dial: labels flipped, ρ", known, value=known[-1], key="lesson-rho", persist_state="session"
+    )
+    st.plotly_chart(
+        dial_lines(frame, rho, dark=state.is_dark()), theme=None, width="stretch", key="lesson-dial-figure",
+        alt="Cosine, projection and accuracy against the share of flipped labels; the numbers are in the table below.",
+    )  # fmt: skip
+    here = frame[frame["rho"] == rho]
+    one = here.iloc[0]
+    shown = {f"Cosine on {row.branch}": f"{row.cosine:+.2f}" for row in here.itertuples()} | {
+        "Norm removed": f"{one['removed']:.0%}",
+        "Task's accuracy": f"{one['original']:.0%}",
+        "Twin's accuracy": f"{one['twin']:.0%}",
+    }
+    for column, (label, value) in zip(st.columns(len(shown)), shown.items(), strict=True):
+        column.metric(label, value)
+    _table(frame, "lesson-dial-table")
+    right = guess == "near 0"
+    st.markdown(
+        ("Right: " if right else "Not so: ")
+        + "half of the texts pull together and half apart, so the sum of it is about 1 - 2ρ = 0, with a scatter from"
+        " the few texts of a batch. At ρ = 1 all that one gradient asks, the other forbids: projection removes nearly"
+        " all of both, and the plain sum cancels. **No method can learn both through one head.**"
+    )
+
+
+def _own_head(runs: dict[str, Run]) -> None:
+    st.markdown(
+        f"Now every label of the twin is flipped, ρ = 1, but it gets a [head]({link('head')}) of its own. The labels"
+        " contradict each other exactly as much as before."
+    )
+    guess = _asked(
+        "What will the two gradients on the shared adapter do?",
+        ["conflict as before, near -1", "conflict half as much", "agree after a few steps"],
+        "own-head",
+    )
+    if guess is None:
+        return
+    for column, (name, run) in zip(st.columns(len(runs)), runs.items(), strict=True):
+        with column:
+            own = name == lesson.OWN_HEAD
+            st.markdown("**A head of its own**" if own else "**One head for both**")
+            _pair_lines(run, name)
+            assert run.info is not None
+            values = final_metrics(run.path, run.info.tasks)
+            st.caption(
+                "Accuracy at the end: " + ", ".join(f"{task} {value:.0%}" for task, value in values.items()) + "."
+            )
+    st.markdown(("Right: " if guess.startswith("agree") else "Not so: ") + "with two heads they come to agree.")
+    why = _asked(
+        "Why?",
+        [
+            "the adapter learns to ignore the twin",
+            "the second head learns the opposite sign, so both ask the adapter for the same thing",
+            "AdamW cancels the conflict",
+        ],
+        "why",
+    )
+    if why is not None:
+        st.markdown(
+            ("Right: " if why.startswith("the second head") else "Not so: the second head learns the opposite sign. ")
+            + "To tell good from bad is one skill, whatever the answer is called. Once the twin's head has turned its"
+            " sign, both tasks ask the adapter to separate the same texts. **Conflict lives in what the shared adapter"
+            " must represent, not in the labels.**"
+        )
+
+
+def _unrelated(run: Run) -> None:
+    st.markdown(
+        "`trec` tells what a question asks for, `movies` good reviews from bad. Different texts, labels and heads."
+    )
+    guess = _asked(
+        "In which share of steps and matrices will their cosine be below 0, a “conflict”?",
+        ["about 5%: they have nothing to quarrel about", "about 20%", "about 50%"],
+        "unrelated",
+    )
+    if guess is None:
+        return
+    matrix = state.ask(queries.task_matrix, run, Selection())
+    noise = state.ask(queries.noise, run, Selection())
+    _pair_lines(run, lesson.UNRELATED)
+    shown = matrix[["branch", "rate_before", "rate_low", "rate_high", "cos_before", "cos_low", "cos_high", "measured"]]
+    st.dataframe(
+        shown,
+        hide_index=True,
+        key="lesson-unrelated-numbers",
+        column_config={
+            "branch": "Branch",
+            "rate_before": st.column_config.NumberColumn("Conflict rate", format="percent"),
+            "rate_low": st.column_config.NumberColumn("from (95%)", format="percent"),
+            "rate_high": st.column_config.NumberColumn("to", format="percent"),
+            "cos_before": st.column_config.NumberColumn("Mean cosine", format="%+.3f"),
+            "cos_low": st.column_config.NumberColumn("from (95%)", format="%+.3f"),
+            "cos_high": st.column_config.NumberColumn("to", format="%+.3f"),
+            "measured": "Cosines",
+        },
+    )
+    same = ", ".join(
+        f"{row.task} {row.same_task_cosine:+.2f} on {row.branch}"
+        for row in noise.itertuples()
+        if pd.notna(row.same_task_cosine)
+    )
+    st.caption(f"Baseline, two halves of one task's own batch: cosine {state.plain(same)}.")
+    st.markdown(
+        ("Right: " if guess.startswith("about 50%") else "Not so: ")
+        + "about half. Gradients that have nothing in common scatter around a right angle, and half of what scatters"
+        " around 0 is negative. Projection would be at work in half of all measurements, on chance. **Read a"
+        f" [conflict rate]({link('conflict-rate')}) only beside the mean, its interval and the"
+        f" [same-task cosine]({link('same-task-cosine')})**: here the mean is near 0, its interval tells how near, and"
+        " even a task's own half batches agree little, so 40 steps show no more."
+    )
+
+
+def _pair_lines(run: Run, name: str) -> None:
+    pair = state.ask(queries.extent, run).pairs[0]
+    steps = state.ask(queries.pair_over_steps, run, pair, Selection())
+    figure.show(name, partial(on_one_scale, steps, pair, dark=state.is_dark()), steps)
+
+
+def on_one_scale(steps: pd.DataFrame, pair: tuple[str, str], *, dark: bool) -> go.Figure:
+    """The lines of a pair, so that what is beside each other can be compared."""
+    return figures.pair_lines(steps, pair, dark=dark).update_yaxes(range=[-1.05, 1.05])
+
+
+def _table(frame: pd.DataFrame, key: str) -> None:
+    with st.expander("The numbers", icon=":material/table:"):
+        figure.numbers(key, frame)
+
+
+@st.cache_data(show_spinner="Replaying the runs of the dial …", max_entries=5)
+def _answers(runs: dict[float, tuple[str, int]]) -> pd.DataFrame:
+    return dial.answers({rho: Path(path) for rho, (path, _) in runs.items()})
+
+
+def _version(run: Run) -> int:
+    return (run.path / "manifest.json").stat().st_mtime_ns

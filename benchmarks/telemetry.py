@@ -1,0 +1,230 @@
+"""What the record of a large run costs to write, takes on disk, and answers how fast.
+
+Telemetry as of a 32-layer decoder whose 7 linear layers are adapted, trained on 10 tasks: 20,160 pairs a step, from
+random gradients that share directions and drift, projected by the real rule and written by the real recorder. Compared
+with the same rows in Parquet as pyarrow writes it by default, and with the same questions put to all rows.
+
+python benchmarks/telemetry.py [--steps 1000] [--layers 32] [--runs 1000] [--keep DIRECTORY] [--json]
+python benchmarks/telemetry.py --ask DIRECTORY   # only the questions, on a run that was kept
+"""
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from time import perf_counter, time
+
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
+
+from analysis import agreement, queries
+from analysis.database import Selection
+from analysis.runs import list_runs, runs_table
+from ortho_lora.schema import ROLLUPS, SCHEMAS, ModuleInfo, RunInfo, Status, TaskInfo, read_manifest
+
+MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+TASKS = [f"task{number}" for number in range(10)]
+REACH = (
+    "reach: 7.5 bytes a pair row in `pairs`, 10 in all; 5 million pair rows a second; a question 150 ms at 20 million "
+    "rows, 500 ms at 200 million; 2 GiB; a list of 1,000 runs 500 ms"
+)
+
+
+def write(run_dir: Path, steps: int, layers: int) -> dict[str, float]:
+    """Write a run; return seconds and bytes."""
+    import torch
+
+    from ortho_lora.layout import Layout, encode
+    from ortho_lora.measure import Measured, record_gradients
+    from ortho_lora.projection import project
+    from ortho_lora.store import Batch, Store
+
+    class Collected:
+        """In place of a recorder, so that only what its thread does is timed."""
+
+        def __init__(self) -> None:
+            self.gradients: list = []
+
+        def add_gradients(self, gradients: object) -> None:
+            self.gradients.append(gradients)
+
+    blocks = [(layer, module, branch) for layer in range(layers) for module in MODULES for branch in "AB"]
+    layout, count = Layout.of(blocks, TASKS), len(TASKS)
+    modules = [
+        ModuleInfo(layer=i, module=name, path=f"{i}.{name}", shapes={}) for i in range(layers) for name in MODULES
+    ]
+    info = RunInfo(
+        run_id=run_dir.name, created=time(), method="ortho-lora", rule="pcgrad", scope="block", seed=0,
+        gradient_mode="fused", config={}, tasks=tuple(TaskInfo(name=name) for name in TASKS), modules=tuple(modules),
+        versions={}, command=[],
+    )  # fmt: skip
+    status = Status(state="finished", step=steps, total=steps, pid=1, process_start_time=0, heartbeat=time())
+    for name in SCHEMAS:
+        (run_dir / name).mkdir(parents=True)
+    (run_dir / "run.json").write_text(info.model_dump_json())
+    (run_dir / "status.json").write_text(status.model_dump_json())
+    generator = torch.Generator().manual_seed(0)
+    signal = torch.randn(len(blocks), count, 1, 24, generator=generator)
+    store, collected = Store(run_dir), Collected()
+    spent, plain, plain_bytes, done = 0.0, 0.0, 0, 0
+    for step in range(steps):
+        signal += 0.05 * torch.randn(signal.shape, generator=generator)
+        halves = 0.3 * signal + torch.randn(len(blocks), count, 2, 24, generator=generator)
+        whole = halves.mean(2)
+        gram = (whole @ whole.mT).double()
+        projection = project(gram, "pcgrad", [torch.randperm(count, generator=generator).tolist()])
+        measured = Measured(
+            losses=torch.zeros(count), gram=gram, half_products=(halves[:, :, 0] * halves[:, :, 1]).sum(-1).double(),
+            coefficients=projection.coefficients, projected=projection.projected,
+            present=torch.ones(len(blocks), count, dtype=torch.bool), order=None,
+        )  # fmt: skip
+        record_gradients(collected, step, layout, measured)  # type: ignore[arg-type]
+        done += 1
+        if done * len(layout.pairs["layer"]) >= 1_000_000 or step == steps - 1:
+            batch = Batch(gradients=collected.gradients)
+            begin = perf_counter()
+            store.write(batch)
+            spent += perf_counter() - begin
+            if step < 500:
+                begin = perf_counter()
+                for name in ("pairs", "norms"):
+                    path = run_dir / "plain.parquet"
+                    pq.write_table(encode(name, batch.gradients), path)
+                    plain_bytes += path.stat().st_size
+                plain += perf_counter() - begin
+                path.unlink()
+                compared, own = step + 1, spent
+            collected.gradients, done = [], 0
+    begin = perf_counter()
+    store.finish()
+    spent += perf_counter() - begin
+    rows = len(layout.pairs["layer"])
+    sizes = {name: sum(path.stat().st_size for path in (run_dir / name).glob("part-*")) for name in SCHEMAS}
+    return {
+        "pair_rows": steps * rows,
+        "rows_per_second": steps * rows / spent,
+        "bytes_in_pairs": sizes["pairs"] / (steps * rows),
+        "bytes_in_norms": sizes["norms"] / (steps * rows),
+        "bytes_in_roll_ups": sum(sizes[name] for name in ROLLUPS) / (steps * rows),
+        "bytes_in_all": sum(sizes.values()) / (steps * rows),
+        "plain_bytes_in_all": plain_bytes / (compared * rows),
+        "plain_seconds_of_ours": plain / own,
+        "parts": sum(len(read_manifest(run_dir).of(name)) for name in SCHEMAS),
+    }
+
+
+def questions(steps: int) -> dict[str, Callable[[Path], object]]:
+    """Those that the dashboard puts."""
+    pair = (TASKS[2], TASKS[7])
+    middle = Selection(steps=(steps // 5 + 3, steps - steps // 7))
+    return {
+        "extent": queries.extent,
+        "task matrix": lambda run: agreement.task_matrix(run, Selection()),
+        "task matrix, a range of steps": lambda run: agreement.task_matrix(run, middle),
+        "task matrix, four layers": lambda run: agreement.task_matrix(run, Selection(layers=(3, 4, 5, 6))),
+        "task matrix, a module": lambda run: agreement.task_matrix(run, Selection(modules=("q_proj",))),
+        "noise": lambda run: agreement.noise(run, Selection()),
+        "layer by step, a pair": lambda run: queries.layer_step(run, pair, Selection()),
+        "layer by step, a pair, a range of steps": lambda run: queries.layer_step(run, pair, middle),
+        "a pair over steps": lambda run: queries.pair_over_steps(run, pair, Selection()),
+        "projection over steps": lambda run: queries.projection_over_steps(run, Selection()),
+        "projection by layer": lambda run: queries.projection_by_layer(run, Selection()),
+        "projection by pair": lambda run: queries.projection_by_pair(run, Selection()),
+        "effective weights": lambda run: queries.weights(run, Selection()),
+        "blocks of all pairs": lambda run: agreement.block_cosines(run, Selection()),
+    }
+
+
+def ask(run: Path, repeats: int = 3) -> dict[str, object]:
+    """Median milliseconds of each question, and of the same without roll-ups; peak memory of asking with them."""
+    last = queries.extent(run).last
+    assert last is not None
+    answers = questions(last + 1)
+    found = {name: median(_afresh(question, run) for _ in range(repeats)) for name, question in answers.items()}
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    with TemporaryDirectory() as directory:  # the same record, without its roll-ups
+        bare = Path(directory) / run.name
+        shutil.copytree(run, bare, ignore=shutil.ignore_patterns("*.parquet"))
+        manifest = read_manifest(run)
+        for name in ("pairs", "norms"):
+            for part in manifest.of(name):
+                (bare / name / part.name).symlink_to((run / name / part.name).resolve())
+        parts = {name: manifest.of(name) for name in ("pairs", "norms")}
+        (bare / "manifest.json").write_text(manifest.model_copy(update={"parts": parts}).model_dump_json())
+        slow = {name: _afresh(answers[name], bare) for name in ("layer by step, a pair", "projection by pair")}
+    return {
+        "milliseconds": {name: 1000 * value for name, value in found.items()},
+        "from_rows_of_ours": {name: value / found[name] for name, value in slow.items()},
+        "peak_mebibytes": memory / 2**20,
+    }
+
+
+def _afresh(question: Callable[[Path], object], run: Path) -> float:
+    os.utime(run / "manifest.json")  # so that nothing is remembered
+    return _seconds(question, run)
+
+
+def _seconds(question: Callable[[Path], object], run: Path) -> float:
+    begin = perf_counter()
+    question(run)
+    return perf_counter() - begin
+
+
+def listing(run: Path, count: int) -> float:
+    """Milliseconds to list `count` runs with their state and final metrics."""
+    with TemporaryDirectory() as directory:
+        for number in range(count):
+            copy = Path(directory) / f"run{number:05d}"
+            shutil.copytree(run, copy, ignore=shutil.ignore_patterns("*.parquet"))
+        return 1000 * median(_seconds(lambda runs: runs_table(list_runs(runs)), Path(directory)) for _ in range(3))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--layers", type=int, default=32)
+    parser.add_argument("--runs", type=int, default=1000, help="runs to list")
+    parser.add_argument("--keep", type=Path, help="write the run there, and leave it")
+    parser.add_argument("--ask", type=Path, help="ask a run that was kept")
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    if given.ask:
+        print(json.dumps(ask(given.ask)))
+        return
+    with TemporaryDirectory() as directory:
+        run = given.keep or Path(directory) / "telemetry"
+        written = write(run, given.steps, given.layers)
+        # In a process of its own, which has not imported torch: its memory is that of a dashboard.
+        command = [sys.executable, __file__, "--ask", str(run)]
+        asked = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        found = {"reach": REACH, **written, **asked, "milliseconds_to_list": listing(run, given.runs)}
+    if given.json:
+        print(json.dumps(found, indent=1))
+        return
+    table = Table("measured", "value", title=f"{written['pair_rows']:,.0f} pair rows", caption=REACH)
+    for name, value in lines_of(found):
+        table.add_row(name, value)
+    Console().print(table)
+
+
+def lines_of(found: dict[str, object]) -> list[tuple[str, str]]:
+    """Lines of the table."""
+    lines: list[tuple[str, str]] = []
+    for name, value in found.items():
+        if isinstance(value, dict):
+            lines += [(f"{name}: {key}", f"{number:,.1f}") for key, number in value.items()]
+        elif not isinstance(value, str):
+            lines.append((name, f"{value:,.2f}"))
+    return lines
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Studies: many runs that answer one question, planned from one file, trained side by side, and chosen fairly."""

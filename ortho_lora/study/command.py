@@ -1,0 +1,102 @@
+"""`python -m ortho_lora study`."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ortho_lora.schema import RUNS_DIR_VARIABLE, default_runs_dir
+from ortho_lora.study import plan as planning
+from ortho_lora.study.executors import Local, threads_of
+from ortho_lora.study.file import PRESETS, StudyFile, find_file, read_file
+from ortho_lora.study.folder import Folder
+from ortho_lora.study.progress import progress
+from ortho_lora.study.run import Order, run
+from ortho_lora.study.schedule import Ending, Means
+
+
+def study(
+    file: Annotated[str, typer.Argument(metavar="FILE|PRESET", help="YAML file, or the name of a preset below.")],
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Runs at once, which share the cores; 1, or on a cluster as many as fit.")
+    ] = None,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Train on the Ray cluster there; `local`: one made here.")
+    ] = None,
+    runs_dir: Annotated[
+        Path | None, typer.Option(help=f"Where studies are kept; default ${RUNS_DIR_VARIABLE}, or runs.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the study's directory; default that of the file.")] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try the runs again that failed.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Print the runs, and train none.")] = False,
+) -> None:
+    """Compare methods fairly: train every method of a file with every seed under every condition, each with settings
+    chosen on data of their own. The same command goes on with a study that was interrupted, and adds to one that is
+    done.
+    """
+    path = find_file(file)
+    asked, given = read_file(path)
+    whole = planning.expected(asked)  # refuses what cannot be trained, before anything is
+    if plan:
+        _print_plan(asked, whole)
+        return
+    for warning in asked.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    folder = Folder.make(runs_dir or default_runs_dir(), name or path.stem)
+    order = Order(asked, given, path.read_text(encoding="utf-8"), sys.argv)
+    means = _means(ray, workers, retry_failed)
+    with progress() as shown:
+        endings = run(order, folder, means, shown)
+    _conclude(folder, endings)
+
+
+def _means(ray: str | None, workers: int | None, retry_failed: bool) -> Means:
+    """What runs are trained with: this machine, or a cluster."""
+    if ray is None:
+        workers = workers or 1
+        return Means(Local(), workers, threads_of(workers), retry_failed)
+    from ortho_lora.study.cluster import Cluster
+
+    cluster = Cluster(ray)
+    return Means(cluster, workers or max(cluster.cpus, 1), 1, retry_failed)
+
+
+def _print_plan(file: StudyFile, whole: planning.Plan) -> None:
+    """Each run with what it is for, then what each method may spend."""
+    for name in whole.configs:
+        uses = [use for use in whole.uses if use.run_id == name]
+        print(f"{name}: {'; '.join(dict.fromkeys(planning.describe(use.cell, use.candidate) for use in uses))}")
+    print(f"\n{len(whole.configs)} runs")
+    if file.has_choice:
+        print("after tuning, those of the first candidates are trained with the candidates that were chosen")
+    for method in file.methods:
+        names = {use.run_id for use in whole.uses if use.cell.method == method}
+        work = sum(whole.configs[name].steps for name in names)
+        candidates = len(file.candidates(method))
+        print(f"{method}: candidates {candidates}, runs {len(names)}, steps {work}")
+    for warning in file.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+
+
+def _conclude(folder: Folder, endings: Mapping[str, Ending]) -> None:
+    """Say where the study is, and what did not finish; then the exit status is 1."""
+    print(folder.path)
+    unfinished = {name: ending for name, ending in endings.items() if ending.state != "finished"}
+    if not unfinished:
+        return
+    failed = [name for name, ending in unfinished.items() if ending.state == "failed"]
+    for name, ending in unfinished.items():
+        if ending.sentence:  # else it was not begun
+            print(f"{name} {ending.state}: {ending.sentence}", file=sys.stderr)
+    print(
+        f"{len(endings) - len(unfinished)} of {len(endings)} runs finished"
+        + (f", {len(failed)} failed (--retry-failed tries them again)" if failed else "")
+        + (": the same command goes on" if len(failed) < len(unfinished) else ""),
+        file=sys.stderr,
+    )
+    raise typer.Exit(1)
+
+
+EPILOG = "Presets:\n\n" + "".join(f"{name}: {read_file(path)[0].title}\n\n" for name, path in PRESETS.items())

@@ -1,0 +1,140 @@
+"""What only a browser shows of Conflicts and Layers: a click on a cell, and a link that opens the same view."""
+
+from urllib.parse import parse_qs, urlparse
+
+import numpy as np
+import pytest
+from playwright.sync_api import expect
+
+from analysis.queries import Selection, blocks
+from ortho_lora.schema import Manifest, read_manifest, replace_text
+
+pytestmark = pytest.mark.browser
+
+TASKS = ("movies", "tweets", "trec")
+DRAWN = "count => document.querySelectorAll('.js-plotly-plot .cartesianlayer').length >= count"
+# Where on the screen the last marker with this customdata is, of the figure and panel with these places.
+PLACE = """
+([plot, panel, wanted]) => {
+    const figure = document.querySelectorAll('.js-plotly-plot')[plot];
+    const trace = figure._fullData.filter(trace => trace.type === 'scatter' && trace.customdata)[panel];
+    const index = trace.customdata.findLastIndex(found => JSON.stringify([...found]) === JSON.stringify(wanted));
+    const x = figure._fullLayout[trace.xaxis.replace('x', 'xaxis')];
+    const y = figure._fullLayout[trace.yaxis.replace('y', 'yaxis')];
+    figure.scrollIntoView({block: 'center'});
+    const frame = figure.getBoundingClientRect();
+    return [frame.left + x._offset + x.d2p(trace.x[index]), frame.top + y._offset + y.d2p(trace.y[index])];
+}
+"""
+
+
+@pytest.fixture
+def run(server, records):
+    """A synthetic run in the server's directory."""
+    halves = np.random.default_rng(0).standard_normal((12, 2, 2, 2, 3, 2, 8))
+    info = records.run_info("only", [records.task_info(task) for task in TASKS])
+    return records.write_run(server.runs_dir / "only", info, records.status(), records.gradient_tables(halves, TASKS))
+
+
+@pytest.fixture
+def page(browser):
+    """A page; it fails the test where it reports an error or asks another machine."""
+    context = browser.new_context(viewport={"width": 1440, "height": 1000})
+    errors, requests = [], []
+    context.on("weberror", lambda error: errors.append(str(error.error)))
+    context.on("request", lambda request: requests.append(request.url))
+    yield context.new_page()
+    assert errors == []
+    assert {urlparse(url).hostname for url in requests if url.startswith("http")} == {"127.0.0.1"}
+    context.close()
+
+
+def click(page, *place):
+    x, y = page.evaluate(PLACE, list(place))
+    page.mouse.click(x + 3, y + 3)
+
+
+def chosen(page, key):
+    return parse_qs(urlparse(page.url).query).get(key)
+
+
+def test_a_click_on_a_cell_chooses_its_pair_and_a_link_opens_it(browser, server, run, page):
+    page.goto(f"{server.address}/conflicts")
+    page.wait_for_function(DRAWN, arg=3, timeout=60_000)
+    page.wait_for_timeout(1000)  # until all is in its place
+    for panel, wanted, pair in ((0, ["tweets", "trec"], "tweets + trec"), (1, ["movies", "tweets"], "movies + tweets")):
+        click(page, 0, panel, wanted)
+        expect(page.get_by_label("Pair of tasks")).to_have_value(pair, timeout=15_000)
+        page.wait_for_timeout(1000)  # the figure with the other outline
+    link = page.url
+    assert chosen(page, "pair") == ["movies + tweets"]
+    context = browser.new_context()
+    other = context.new_page()
+    other.goto(link)
+    expect(other.get_by_label("Pair of tasks")).to_have_value("movies + tweets", timeout=60_000)
+    context.close()
+
+
+def test_clicks_lead_from_blocks_to_one_step(server, run, page):
+    page.goto(f"{server.address}/layers?pair=movies+%2B+trec")
+    page.wait_for_function(DRAWN, arg=4, timeout=60_000)
+    page.wait_for_timeout(1000)
+    click(page, 1, 1, ["B", 1, "query"])
+    expect(page.get_by_label("Block", exact=False).last).to_have_value("query B, layer 1", timeout=15_000)
+
+
+def test_a_row_of_the_worst_blocks_is_followed(server, run, page):
+    page.goto(f"{server.address}/layers?pair=movies+%2B+trec")
+    page.wait_for_function(DRAWN, arg=4, timeout=60_000)
+    worst = blocks(run, Selection()).nsmallest(3, "cos").iloc[2]
+    table = page.locator(".st-key-worst").get_by_test_id("stDataFrame")
+    table.scroll_into_view_if_needed()
+    place = table.bounding_box()
+    page.mouse.click(place["x"] + 17, place["y"] + 35 * 3 + 17)  # the box of the third row; the table is a canvas
+    block = f"{worst['module']} {worst['branch']}, layer {worst['layer']}"
+    expect(page.get_by_label("Block", exact=False).last).to_have_value(block, timeout=15_000)
+    expect(page.get_by_label("Pair of tasks")).to_have_value(f"{worst['task_i']} + {worst['task_j']}")
+
+
+RANGE = "() => document.querySelectorAll('.st-key-figure-pair-over-steps .js-plotly-plot')[0]._fullLayout.xaxis.range"
+LAST = """
+() => document.querySelectorAll('.st-key-figure-pair-over-steps .js-plotly-plot')[0]
+    ._fullData.map(trace => Math.max(...trace.x)).reduce((one, other) => Math.max(one, other))
+"""
+
+
+def test_pause_keeps_the_zoom_while_the_run_goes_on(server, records, page):
+    def record(steps):
+        """Let these many of the steps be on disk."""
+        known = {table: parts[:steps] for table, parts in whole.parts.items()}
+        replace_text(live / "manifest.json", Manifest(parts=known).model_dump_json())
+
+    halves = np.random.default_rng(0).standard_normal((12, 2, 2, 2, 3, 2, 8))
+    info = records.run_info("live", [records.task_info(task) for task in TASKS])
+    tables = records.gradient_tables(halves, TASKS)
+    live = records.write_run(server.runs_dir / "live", info, records.status("running", step=6), tables, parts=12)
+    whole = read_manifest(live)
+    record(6)
+    page.goto(f"{server.address}/conflicts")
+    page.wait_for_function(DRAWN, arg=3, timeout=60_000)
+    page.get_by_text("Pause", exact=True).click()
+    page.wait_for_timeout(1500)
+    figure = page.locator(".st-key-figure-pair-over-steps .nsewdrag").first
+    figure.scroll_into_view_if_needed()
+    place = figure.bounding_box()
+    page.mouse.move(place["x"] + 0.3 * place["width"], place["y"] + place["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(place["x"] + 0.6 * place["width"], place["y"] + place["height"] / 2, steps=5)
+    page.mouse.up()
+    page.wait_for_timeout(500)
+    zoomed = page.evaluate(RANGE)
+    assert zoomed[1] - zoomed[0] < 2.5
+    for steps in (7, 8, 9):
+        record(steps)
+        page.wait_for_timeout(2500)
+    assert page.evaluate(RANGE) == zoomed
+    assert page.evaluate(LAST) == 5
+    page.get_by_text("Pause", exact=True).click()
+    page.wait_for_function(f"() => ({LAST.strip()})() === 8", timeout=15_000)
+    record(12)
+    page.wait_for_function(f"() => ({LAST.strip()})() === 11", timeout=15_000)  # it follows again

@@ -1,0 +1,172 @@
+"""The Launch page in a real browser, with real processes that outlive pages and servers."""
+
+import re
+
+import psutil
+import pytest
+from playwright.sync_api import expect
+
+from app import launcher
+from ortho_lora.config import load_config
+from ortho_lora.queue import tickets, write_limit
+from ortho_lora.schema import read_status
+
+pytestmark = pytest.mark.browser
+
+SMALL = {
+    "tasks": ["movies", "movies@0.7"], "batch_size": 4, "max_length": 16, "eval_examples": 16, "eval_every": 1000,
+    "rank": 2, "steps": 100_000, "dropout": 0.0,
+}  # fmt: skip
+CSV = "review,verdict\n" + "".join(
+    f"film number {n} was {'good' if n % 3 else 'bad'},{n % 3 > 0}\n" for n in range(120)
+)
+
+
+class Visitor:
+    """A browser of its own, which keeps what must not happen: errors, and requests that leave the machine."""
+
+    def __init__(self, browser, server):
+        self.server, self.faults = server, []
+        self.context = browser.new_context(viewport={"width": 1440, "height": 1200})
+        self.context.on("console", lambda message: message.type == "error" and self._hear(message))
+        self.context.on("weberror", lambda error: self._note(str(error.error)))
+        self.context.on("request", lambda request: self._check(request.url))
+        self.watching = True
+
+    def _hear(self, message):
+        # Streamlit first looks for its server under the address of the page, and then at the root.
+        if "/launch/_stcore/" not in message.location["url"]:
+            self._note(message.text)
+
+    def _note(self, text):
+        if self.watching:  # a server that is restarted is missed by its pages
+            self.faults.append(text)
+
+    def _check(self, url):
+        if not url.startswith((self.server.address, self.server.address.replace("http", "ws"), "data:", "blob:")):
+            self.faults.append(url)
+
+    def open(self):
+        page = self.context.new_page()
+        page.goto(self.server.address)
+        page.get_by_test_id("stSidebarNav").get_by_role("link", name="Launch").click()
+        expect(page.get_by_role("button", name="Start training")).to_be_visible(timeout=60_000)
+        return page
+
+
+@pytest.fixture
+def visitor(browser, server):
+    visiting = Visitor(browser, server)
+    yield visiting
+    visiting.context.close()
+    for ticket in tickets(server.runs_dir).values():
+        if ticket.alive:
+            psutil.Process(ticket.pid).kill()
+    assert visiting.faults == []
+
+
+def launch(server, name, **settings):
+    launcher.start(load_config(overrides=SMALL | settings), server.runs_dir, name)
+
+
+def test_run_is_watched_across_reload_and_restart_stopped_and_resumed(visitor, server):
+    launch(server, "mine")
+    page = visitor.open()
+    under_way = re.compile(r"mine · ortho-lora · ▶ running, training, step \d+ of 100000")
+    expect(page.get_by_text(under_way)).to_be_visible(timeout=120_000)
+    page.wait_for_function("() => document.querySelectorAll('.js-plotly-plot').length === 2", timeout=30_000)
+
+    page.reload()
+    expect(page.get_by_text(under_way)).to_be_visible(timeout=60_000)
+    step = read_status(server.runs_dir / "mine").step
+
+    visitor.watching = False
+    page.close()
+    server.stop()
+    server.start()
+    page = visitor.open()
+    visitor.watching = True
+    expect(page.get_by_text(under_way)).to_be_visible(timeout=60_000)
+    assert read_status(server.runs_dir / "mine").step > step
+
+    page.get_by_role("button", name="Stop").click()
+    stopped = page.get_by_text(re.compile(r"^■ mine stopped after step \d+ of 100000"))
+    expect(stopped).to_be_visible(timeout=60_000)
+    step = read_status(server.runs_dir / "mine").step
+
+    page.get_by_role("button", name="Resume").click()
+    expect(page.get_by_text(re.compile("mine · ▶ starting"))).to_be_visible(timeout=30_000)
+    expect(page.get_by_text(under_way)).to_be_visible(timeout=120_000)
+    assert read_status(server.runs_dir / "mine").step >= step
+
+
+def test_second_run_waits_moves_up_without_a_server_and_finishes(visitor, server):
+    page = visitor.open()
+    for name in ("first", "second"):
+        page.get_by_label("Name", exact=True).fill(name)
+        for label, value in (("Steps", "3"), ("Batch size", "2")):
+            page.get_by_label(label, exact=True).fill(value)
+        page.get_by_role("tab", name="Evaluation, recording").click()
+        page.get_by_label("Evaluation examples", exact=True).fill("8")
+        page.get_by_label("Evaluation examples", exact=True).press("Tab")
+        expect(page.get_by_text("Evaluation examples: 256 → 8")).to_be_visible()
+        page.get_by_role("tab", name="Main").click()
+        page.get_by_role("button", name="Start training").click()
+        expect(page.get_by_text(f"{name} is launched")).to_be_visible(timeout=30_000)
+    expect(page.get_by_text("second · ◌ queued, the next one")).to_be_visible(timeout=30_000)
+
+    visitor.watching = False
+    page.close()
+    server.stop()
+    server.start()
+    page = visitor.open()
+    visitor.watching = True
+    expect(page.get_by_text(re.compile("^✓ second finished"))).to_be_visible(timeout=240_000)
+    expect(page.get_by_text(re.compile("^✓ first finished"))).to_be_visible()
+    # Each ended before the next began.
+    ends = [read_status(server.runs_dir / name) for name in ("first", "second")]
+    assert ends[0].heartbeat < ends[1].heartbeat
+    assert [status.step for status in ends] == [3, 3]
+
+
+def test_queued_run_is_taken_out(visitor, server):
+    launch(server, "first")
+    launch(server, "second")
+    page = visitor.open()
+    expect(page.get_by_text("second · ◌ queued, the next one")).to_be_visible(timeout=30_000)
+    page.get_by_role("button", name="Take out").click()
+    expect(page.get_by_text("second · ◌ queued")).to_have_count(0, timeout=30_000)
+    page.reload()
+    expect(page.get_by_text(re.compile("first ·"))).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("second")).to_have_count(0)
+    write_limit(server.runs_dir, 2)
+    assert not (server.runs_dir / "second").exists()
+
+
+def test_table_is_uploaded_seen_kept_over_a_reload_and_becomes_a_task(visitor, server):
+    page = visitor.open()
+    page.get_by_text("Own data", exact=True).click()
+    give = page.locator("input[type=file]")
+    give.set_input_files({"name": "../../films.csv", "mimeType": "text/csv", "buffer": CSV.encode()})
+    expect(page.get_by_text("120 rows, 2 columns.")).to_be_visible(timeout=30_000)
+    assert [path.name for path in (server.runs_dir / ".uploads").iterdir()] == ["films.csv"]
+    assert not (server.runs_dir.parent / "films.csv").exists()
+
+    page.reload()
+    page.get_by_text("Own data", exact=True).click()
+    expect(page.get_by_text("120 rows, 2 columns.")).to_be_visible(timeout=30_000)
+    expect(page.get_by_text(re.compile(r"\d+ examples to train on, \d+ for validation"))).to_be_visible()
+    page.get_by_role("button", name="Add as a task").click()
+    expect(page.get_by_text("Tasks: none → films")).to_be_visible(timeout=30_000)
+    expect(page.get_by_role("button", name="Start training")).to_be_enabled()
+
+
+def test_bad_upload_is_refused_in_words(visitor, server):
+    page = visitor.open()
+    page.get_by_text("Own data", exact=True).click()
+    give = page.locator("input[type=file]")
+    give.set_input_files({"name": "films.csv", "mimeType": "text/csv", "buffer": b"text,label\na,b,c,d\n"})
+    said = page.get_by_text("films.csv has more fields in a row than the 2 of its header: quote them")
+    expect(said).to_be_visible(timeout=30_000)
+    assert list((server.runs_dir / ".uploads").iterdir()) == []
+    expect(page.get_by_role("button", name="Start training")).to_be_disabled()

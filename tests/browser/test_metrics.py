@@ -1,0 +1,93 @@
+"""Metrics and Projection in a real browser: a link reopens what was chosen, and a replay is drawn."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from playwright.sync_api import expect
+
+pytestmark = pytest.mark.browser
+ROOT = Path(__file__).resolve().parents[2]
+TASKS = ("movies", "trec", "tweets")
+
+
+@pytest.fixture
+def two_seeds(server, records):
+    """Two joint runs that differ in their seed."""
+    for seed in (0, 1):
+        rng = np.random.default_rng(seed)
+        tables = records.gradient_tables(rng.standard_normal((8, 2, 2, 2, 3, 2, 8)), TASKS)
+        tables["steps"] = pd.DataFrame(
+            [
+                {"step": step, "task": task, "loss": 1.0, "learning_rate": 1e-3, "seconds": 0.5 + seed, "order": place}
+                for step in range(8)
+                for place, task in enumerate(TASKS)
+            ]
+        )
+        tables["metrics"] = pd.DataFrame(
+            [
+                {"step": step, "split": "validation", "task": task, "metric": "accuracy", "value": 0.5, "examples": 50}
+                for step in (0, 8)
+                for task in TASKS
+            ]
+        ).assign(value=rng.uniform(size=6))
+        tasks = [records.task_info(task) for task in TASKS]
+        fields = {"method": "joint", "rule": "sum", "seed": seed, "config": {"seed": seed, "rank": 8}}
+        info = records.run_info(f"joint-{seed}", tasks, created=1.7e9 - seed, **fields)
+        records.write_run(server.runs_dir / f"joint-{seed}", info, records.status(), tables)
+    return server
+
+
+def open_page(context, server, name):
+    page = context.new_page()
+    page.goto(server.address)
+    page.get_by_test_id("stSidebarNav").get_by_role("link", name=name).click()
+    expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible(timeout=30_000)
+    return page
+
+
+def test_a_link_reopens_seeds_and_axis_in_a_new_browser(browser, two_seeds):
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    errors, requests = [], []
+    context.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    context.on("weberror", lambda error: errors.append(str(error.error)))
+    context.on("request", lambda request: requests.append(request.url))
+    page = open_page(context, two_seeds, "Metrics")
+    page.get_by_role("combobox", name=re.compile("Compare with")).click()
+    page.get_by_role("option", name="joint-1").click()
+    page.keyboard.press("Escape")
+    page.get_by_text("Average seeds").click()
+    page.get_by_role("radio", name="Seconds").or_(page.get_by_role("button", name="Seconds")).first.click()
+    legend = page.locator(".js-plotly-plot .legendtext")
+    expect(page.locator(".js-plotly-plot .xtitle").first).to_have_text("seconds of training", timeout=15_000)
+    expect(page).to_have_url(re.compile("seeds=true"))
+    address = page.url
+    context.close()
+    assert [url for url in requests if not url.startswith((two_seeds.address, "data:", "blob:"))] == []
+    assert errors == []
+
+    fresh = browser.new_context(viewport={"width": 1440, "height": 900})
+    page = fresh.new_page()
+    page.goto(address)
+    expect(page.locator(".js-plotly-plot .xtitle").first).to_have_text("seconds of training", timeout=30_000)
+    legend = page.evaluate("() => document.querySelector('.js-plotly-plot')._fullData.map(trace => trace.name)")
+    assert "joint, 2 seeds" in legend
+    drawn = page.evaluate(
+        "() => Array.from(document.querySelector('.js-plotly-plot')._fullData).map(trace => Math.max(...trace.x))"
+    )
+    assert max(drawn) == pytest.approx(8.0)  # the mean of 8 steps of 0.5 s and of 1.5 s
+    fresh.close()
+
+
+def test_replay_of_a_joint_run_is_drawn(browser, two_seeds):
+    context = browser.new_context(viewport={"width": 1024, "height": 900}, color_scheme="dark")
+    errors = []
+    context.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page = open_page(context, two_seeds, "Projection")
+    page.get_by_role("button", name="Replay").click()
+    expect(page.get_by_text("Tasks harmed").first).to_be_visible(timeout=60_000)
+    expect(page.locator(".js-plotly-plot").first.get_by_text("sum (taken)")).to_be_visible(timeout=15_000)
+    assert errors == []
+    context.close()

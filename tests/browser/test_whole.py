@@ -1,0 +1,130 @@
+"""All pages of the app, one after another, in a real browser."""
+
+import re
+from urllib.parse import parse_qs, urlparse
+
+import psutil
+import pytest
+from playwright.sync_api import expect
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(params=["light", "dark"])
+def visit(browser, server, add_run, request):
+    """A context of either scheme, a run to look at, and what went wrong and where requests went so far."""
+    add_run("made")
+    context = browser.new_context(viewport={"width": 1440, "height": 900}, color_scheme=request.param)
+    errors, requests = [], []
+
+    def told(message):
+        # On a deep link Streamlit looks for its server below the page's own path first, which answers 404.
+        if message.type == "error" and "/_stcore/" not in message.location["url"]:
+            errors.append(message.text)
+
+    context.on("console", told)
+    context.on("weberror", lambda error: errors.append(str(error.error)))
+    context.on("request", lambda request: requests.append(request.url))
+    yield context.new_page(), errors, requests
+    context.close()
+
+
+def settled(page):
+    page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]", timeout=60_000)
+
+
+def test_every_page_opens_without_errors_and_asks_nobody_else(visit, server, request):
+    page, errors, requests = visit
+    page.goto(server.address)
+    navigation = page.get_by_test_id("stSidebarNav")
+    expect(page.get_by_role("heading", level=1)).to_be_visible(timeout=60_000)
+    names = [text.strip().splitlines()[-1] for text in navigation.get_by_role("link").all_inner_texts()]
+    assert names[0] == "Start"
+    assert {"Launch", "Runs", "Conflicts", "Projection", "Metrics", "Diagnosis"} <= set(names)
+    for name in names:
+        navigation.get_by_role("link", name=name, exact=True).click()
+        expect(navigation.locator("[aria-current=page]")).to_contain_text(name, timeout=30_000)
+        expect(page.get_by_role("heading", level=1)).to_be_visible(timeout=30_000)
+        settled(page)
+        expect(page.get_by_test_id("stException")).to_have_count(0)
+    background = page.evaluate("getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor")
+    brightness = sum(map(int, re.findall(r"\d+", background)[:3]))
+    assert (brightness < 200) == ("dark" in request.node.name)
+    assert [url for url in requests if not url.startswith((server.address, "data:", "blob:"))] == []
+    assert errors == []
+
+
+def test_a_copied_address_opens_the_same_view_elsewhere(visit, server, browser):
+    page, _, _ = visit
+    page.goto(f"{server.address}/diagnosis?run=made")
+    page.get_by_test_id("stButtonGroup").get_by_role("button", name="conflict").click(timeout=60_000)
+    expect(page.get_by_role("heading", level=4)).to_have_count(1, timeout=30_000)
+    page.get_by_role("link", name="Task by task and over the steps").click()
+    expect(page.get_by_label("Pair of tasks")).to_have_value("movies + movies-flip", timeout=30_000)
+    settled(page)
+    elsewhere = browser.new_context().new_page()
+    elsewhere.goto(page.url)
+    expect(elsewhere.get_by_label("Pair of tasks")).to_have_value("movies + movies-flip", timeout=60_000)
+    page.get_by_test_id("stSidebarNav").get_by_role("link", name="Diagnosis").click()
+    expect(page.get_by_role("heading", level=4)).to_have_count(1, timeout=30_000)
+    assert "verdicts=conflict" in page.url
+    elsewhere.goto(page.url)
+    expect(elsewhere.get_by_role("heading", level=4)).to_have_count(1, timeout=60_000)
+    elsewhere.context.close()
+
+
+def test_what_an_address_chose_is_chosen_on_the_next_page_too(visit, server):
+    page, _, _ = visit
+    page.goto(f"{server.address}/conflicts?run=made&steps=2&steps=5&pair=movies+%2B+movies-flip")
+    expect(page.get_by_test_id("stSliderThumbValue").first).to_have_text("2", timeout=60_000)
+    page.get_by_test_id("stSidebarNav").get_by_role("link", name="Layers").click()
+    expect(page.get_by_role("heading", name="Layers", exact=True)).to_be_visible(timeout=30_000)
+    expect(page.get_by_test_id("stSliderThumbValue").first).to_have_text("2", timeout=30_000)
+    expect(page.get_by_label("Pair of tasks")).to_have_value("movies + movies-flip", timeout=30_000)
+    expect(page.get_by_label("Block", exact=True)).to_be_visible(timeout=30_000)
+    settled(page)
+    said = parse_qs(urlparse(page.url).query)
+    assert (said["run"], said["steps"], said["pair"]) == (["made"], ["2", "5"], ["movies + movies-flip"])
+    assert {"block", "step"} <= said.keys()  # that the page chose itself
+
+
+def test_going_back_shows_what_was_chosen_before(visit, server):
+    page, _, _ = visit
+    page.goto(f"{server.address}/conflicts?run=made&pair=movies+%2B+trec")
+    pair = page.get_by_label("Pair of tasks")
+    expect(pair).to_have_value("movies + trec", timeout=60_000)
+    settled(page)
+    pair.click()
+    page.get_by_role("option", name="movies-flip + trec").click()
+    expect(pair).to_have_value("movies-flip + trec", timeout=30_000)
+    expect(page).to_have_url(re.compile("pair=movies-flip"), timeout=30_000)
+    settled(page)
+    page.go_back()
+    expect(pair).to_have_value("movies + trec", timeout=30_000)
+
+
+def test_the_pages_are_reached_by_keyboard(visit, server):
+    page, _, _ = visit
+    page.goto(server.address)
+    expect(page.get_by_role("heading", level=1)).to_be_visible(timeout=60_000)
+    settled(page)
+    reached = []
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.innerText").strip().splitlines()[-1:])
+        if reached[-1] == ["Diagnosis"]:
+            break
+    assert ["Launch"] in reached
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Diagnosis", exact=True)).to_be_visible(timeout=30_000)
+
+
+def test_no_page_imports_torch(visit, server):
+    page, _, _ = visit
+    for name in ("", "launch", "runs", "conflicts", "projection", "metrics", "diagnosis"):
+        page.goto(f"{server.address}/{name}")
+        expect(page.get_by_role("heading", level=1)).to_be_visible(timeout=60_000)
+        settled(page)
+    files = {mapped.path for mapped in psutil.Process(server.process.pid).memory_maps()}
+    assert any("pyarrow" in path for path in files)
+    assert not [path for path in files if "/torch/" in path]
