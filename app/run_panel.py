@@ -20,8 +20,9 @@ def one(run: Run) -> None:
     with st.container(border=True):
         st.subheader(state.plain(run.notes.title or run.run_id), anchor=False)
         st.caption(" · ".join(map(state.plain, _facts(run))))
-        _problems(run)
-        controls.show(run)
+        with st.container():  # what comes and goes here must not move the fields below while somebody types
+            _problems(run)
+            controls.show(run)
         _notes(run)
         _actions([run])
 

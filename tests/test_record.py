@@ -273,6 +273,11 @@ def test_a_full_disk_is_said_in_words_at_the_next_call_and_harms_nothing(recorde
     assert pq.read_table(part_files(recorder.run_dir, "norms")[0])["step"].to_pylist() == [0]
 
 
+def unmount(path):
+    """pyarrow closes what it has read a moment later, in a thread of its own."""
+    subprocess.run(["umount", "--lazy", path], check=True)
+
+
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root mounts a small disk")
 def test_a_disk_that_is_really_full(tmp_path):
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", tmp_path], check=False)
@@ -292,7 +297,7 @@ def test_a_disk_that_is_really_full(tmp_path):
         assert len(steps) == 100 * (steps.max() + 1)
         assert read_status(recorder.run_dir) is not None
     finally:
-        subprocess.run(["umount", tmp_path], check=True)
+        unmount(tmp_path)
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root mounts a disk read-only")
@@ -318,7 +323,7 @@ def test_a_disk_that_becomes_read_only_is_said_and_the_record_stays(tmp_path):
             lock_run(tmp_path / "x")
         assert pq.read_table(part_files(recorder.run_dir, "norms")[0])["step"].to_pylist() == [0] * 3
     finally:
-        subprocess.run(["umount", tmp_path], check=True)
+        unmount(tmp_path)
 
 
 def test_a_directory_that_is_gone_is_said_and_an_error_of_training_comes_first(tmp_path):

@@ -22,11 +22,15 @@ def page() -> None:
         st.toast(f"**{state.plain(started)}** is launched, at the top of this page.", icon=":material/rocket_launch:")
     if run_id := st.query_params.pop("again", None):
         buttons.fill_from_run(run_id)
-    progress.show()
+    # What comes and goes has places of its own: else the fields below move, and lose what is being typed into them.
+    with st.container():
+        progress.show()
     st.subheader("A new run")
-    _fill_from()
+    with st.container():
+        _fill_from()
     config = form.show()
-    _changed()
+    with st.container():
+        _changed()
     _start(config)
 
 

@@ -4,6 +4,7 @@ from urllib.parse import parse_qs, urlparse
 
 import numpy as np
 import pytest
+from browsing import settled
 from playwright.sync_api import expect
 
 from analysis.queries import Selection, blocks
@@ -50,6 +51,7 @@ def page(browser):
 
 
 def click(page, *place):
+    settled(page)
     x, y = page.evaluate(PLACE, list(place))
     page.mouse.click(x + 3, y + 3)
 
@@ -61,38 +63,36 @@ def chosen(page, key):
 def test_a_click_on_a_cell_chooses_its_pair_and_a_link_opens_it(browser, server, run, page):
     page.goto(f"{server.address}/conflicts")
     page.wait_for_function(DRAWN, arg=3, timeout=60_000)
-    page.wait_for_timeout(1000)  # until all is in its place
     for panel, wanted, pair in ((0, ["tweets", "trec"], "tweets + trec"), (1, ["movies", "tweets"], "movies + tweets")):
         click(page, 0, panel, wanted)
-        expect(page.get_by_label("Pair of tasks")).to_have_value(pair, timeout=15_000)
-        page.wait_for_timeout(1000)  # the figure with the other outline
+        expect(page.get_by_label("Pair of tasks")).to_have_value(pair)
     link = page.url
     assert chosen(page, "pair") == ["movies + tweets"]
     context = browser.new_context()
     other = context.new_page()
     other.goto(link)
-    expect(other.get_by_label("Pair of tasks")).to_have_value("movies + tweets", timeout=60_000)
+    expect(other.get_by_label("Pair of tasks")).to_have_value("movies + tweets")
     context.close()
 
 
 def test_clicks_lead_from_blocks_to_one_step(server, run, page):
     page.goto(f"{server.address}/layers?pair=movies+%2B+trec")
     page.wait_for_function(DRAWN, arg=4, timeout=60_000)
-    page.wait_for_timeout(1000)
     click(page, 1, 1, ["B", 1, "query"])
-    expect(page.get_by_label("Block", exact=False).last).to_have_value("query B, layer 1", timeout=15_000)
+    expect(page.get_by_label("Block", exact=False).last).to_have_value("query B, layer 1")
 
 
 def test_a_row_of_the_worst_blocks_is_followed(server, run, page):
     page.goto(f"{server.address}/layers?pair=movies+%2B+trec")
     page.wait_for_function(DRAWN, arg=4, timeout=60_000)
     worst = blocks(run, Selection()).nsmallest(3, "cos").iloc[2]
+    settled(page)
     table = page.locator(".st-key-worst").get_by_test_id("stDataFrame")
     table.scroll_into_view_if_needed()
     place = table.bounding_box()
     page.mouse.click(place["x"] + 17, place["y"] + 35 * 3 + 17)  # the box of the third row; the table is a canvas
     block = f"{worst['module']} {worst['branch']}, layer {worst['layer']}"
-    expect(page.get_by_label("Block", exact=False).last).to_have_value(block, timeout=15_000)
+    expect(page.get_by_label("Block", exact=False).last).to_have_value(block)
     expect(page.get_by_label("Pair of tasks")).to_have_value(f"{worst['task_i']} + {worst['task_j']}")
 
 
@@ -118,7 +118,7 @@ def test_pause_keeps_the_zoom_while_the_run_goes_on(server, records, page):
     page.goto(f"{server.address}/conflicts")
     page.wait_for_function(DRAWN, arg=3, timeout=60_000)
     page.get_by_text("Pause", exact=True).click()
-    page.wait_for_timeout(1500)
+    settled(page)
     figure = page.locator(".st-key-figure-pair-over-steps .nsewdrag").first
     figure.scroll_into_view_if_needed()
     place = figure.bounding_box()
@@ -126,7 +126,7 @@ def test_pause_keeps_the_zoom_while_the_run_goes_on(server, records, page):
     page.mouse.down()
     page.mouse.move(place["x"] + 0.6 * place["width"], place["y"] + place["height"] / 2, steps=5)
     page.mouse.up()
-    page.wait_for_timeout(500)
+    settled(page)
     zoomed = page.evaluate(RANGE)
     assert zoomed[1] - zoomed[0] < 2.5
     for steps in (7, 8, 9):
@@ -135,6 +135,6 @@ def test_pause_keeps_the_zoom_while_the_run_goes_on(server, records, page):
     assert page.evaluate(RANGE) == zoomed
     assert page.evaluate(LAST) == 5
     page.get_by_text("Pause", exact=True).click()
-    page.wait_for_function(f"() => ({LAST.strip()})() === 8", timeout=15_000)
+    page.wait_for_function(f"() => ({LAST.strip()})() === 8", timeout=60_000)
     record(12)
-    page.wait_for_function(f"() => ({LAST.strip()})() === 11", timeout=15_000)  # it follows again
+    page.wait_for_function(f"() => ({LAST.strip()})() === 11", timeout=60_000)  # it follows again

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from browsing import go_to
 from playwright.sync_api import expect
 
 from ortho_lora.schema import read_run, read_status
@@ -18,11 +19,6 @@ DRAWN = """
 """
 
 
-def go_to(page, name):
-    page.get_by_test_id("stSidebarNav").get_by_role("link", name=name).click()
-    expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible(timeout=15_000)
-
-
 def test_launch_a_run_watch_it_and_see_its_heatmap(browser, server):
     context = browser.new_context(viewport={"width": 1440, "height": 900})
     errors, requests = [], []
@@ -32,10 +28,10 @@ def test_launch_a_run_watch_it_and_see_its_heatmap(browser, server):
 
     page = context.new_page()
     page.goto(server.address)
-    expect(page.get_by_text("There are no runs yet.")).to_be_visible(timeout=30_000)
+    expect(page.get_by_text("There are no runs yet.")).to_be_visible()
 
     go_to(page, "Launch")
-    page.get_by_label("Steps", exact=True).fill("20")
+    page.get_by_label("Steps", exact=True).fill("40")
     page.get_by_label("Name", exact=True).fill("first")
     page.get_by_label("Batch size", exact=True).fill("4")
     page.get_by_role("tab", name="Evaluation, recording").click()
@@ -43,7 +39,7 @@ def test_launch_a_run_watch_it_and_see_its_heatmap(browser, server):
     page.get_by_label("Evaluation examples", exact=True).press("Tab")
     expect(page.get_by_text("Evaluation examples: 256 → 48")).to_be_visible()
     page.get_by_role("button", name="Start training").click()
-    expect(page.get_by_text(re.compile(r"first.*step \d+ of 20"))).to_be_visible(timeout=60_000)
+    expect(page.get_by_text(re.compile(r"first.*step \d+ of 40"))).to_be_visible()
 
     # The run is a process of its own: it outlives the page and the server.
     page.close()
@@ -52,15 +48,14 @@ def test_launch_a_run_watch_it_and_see_its_heatmap(browser, server):
     page = context.new_page()
     page.goto(server.address)
     go_to(page, "Launch")
-    expect(page.get_by_text(re.compile(r"first.*(step \d+ of 20|finished)"))).to_be_visible(timeout=60_000)
+    expect(page.get_by_text(re.compile(r"first.*(step \d+ of 40|finished)"))).to_be_visible()
     expect(page.get_by_text(re.compile("^✓ first finished"))).to_be_visible(timeout=180_000)
     status = read_status(server.runs_dir / "first")
-    assert (status.state, status.step) == ("finished", 20)
+    assert (status.state, status.step) == ("finished", 40)
     assert read_run(server.runs_dir / "first").config["batch_size"] == 4
 
     go_to(page, "Conflicts")
-    page.wait_for_function("() => document.querySelectorAll('.js-plotly-plot').length >= 3", timeout=30_000)
-    page.wait_for_function("() => document.querySelector('.js-plotly-plot .heatmaplayer image')", timeout=30_000)
+    page.wait_for_function("() => document.querySelector('.js-plotly-plot .heatmaplayer image')", timeout=60_000)
     numbers = page.evaluate(DRAWN)
     assert len(numbers) >= 24  # 6 ordered pairs x A, B x before, after
     assert all(-1 <= value <= 1 for value in numbers)

@@ -4,6 +4,7 @@ import re
 
 import psutil
 import pytest
+from browsing import go_to
 from playwright.sync_api import expect
 
 from app import launcher
@@ -49,8 +50,8 @@ class Visitor:
     def open(self):
         page = self.context.new_page()
         page.goto(self.server.address)
-        page.get_by_test_id("stSidebarNav").get_by_role("link", name="Launch").click()
-        expect(page.get_by_role("button", name="Start training")).to_be_visible(timeout=60_000)
+        go_to(page, "Launch")
+        expect(page.get_by_role("button", name="Start training")).to_be_visible()
         return page
 
 
@@ -73,11 +74,11 @@ def test_run_is_watched_across_reload_and_restart_stopped_and_resumed(visitor, s
     launch(server, "mine")
     page = visitor.open()
     under_way = re.compile(r"mine · ortho-lora · ▶ running, training, step \d+ of 100000")
-    expect(page.get_by_text(under_way)).to_be_visible(timeout=120_000)
-    page.wait_for_function("() => document.querySelectorAll('.js-plotly-plot').length === 2", timeout=30_000)
+    expect(page.get_by_text(under_way)).to_be_visible()
+    page.wait_for_function("() => document.querySelectorAll('.js-plotly-plot').length === 2", timeout=60_000)
 
     page.reload()
-    expect(page.get_by_text(under_way)).to_be_visible(timeout=60_000)
+    expect(page.get_by_text(under_way)).to_be_visible()
     step = read_status(server.runs_dir / "mine").step
 
     visitor.watching = False
@@ -86,17 +87,17 @@ def test_run_is_watched_across_reload_and_restart_stopped_and_resumed(visitor, s
     server.start()
     page = visitor.open()
     visitor.watching = True
-    expect(page.get_by_text(under_way)).to_be_visible(timeout=60_000)
+    expect(page.get_by_text(under_way)).to_be_visible()
     assert read_status(server.runs_dir / "mine").step > step
 
     page.get_by_role("button", name="Stop").click()
     stopped = page.get_by_text(re.compile(r"^■ mine stopped after step \d+ of 100000"))
-    expect(stopped).to_be_visible(timeout=60_000)
+    expect(stopped).to_be_visible()
     step = read_status(server.runs_dir / "mine").step
 
     page.get_by_role("button", name="Resume").click()
-    expect(page.get_by_text(re.compile("mine · ▶ starting"))).to_be_visible(timeout=30_000)
-    expect(page.get_by_text(under_way)).to_be_visible(timeout=120_000)
+    expect(page.get_by_text(re.compile("mine · ▶ starting"))).to_be_visible()
+    expect(page.get_by_text(under_way)).to_be_visible()
     assert read_status(server.runs_dir / "mine").step >= step
 
 
@@ -112,8 +113,8 @@ def test_second_run_waits_moves_up_without_a_server_and_finishes(visitor, server
         expect(page.get_by_text("Evaluation examples: 256 → 8")).to_be_visible()
         page.get_by_role("tab", name="Main").click()
         page.get_by_role("button", name="Start training").click()
-        expect(page.get_by_text(f"{name} is launched")).to_be_visible(timeout=30_000)
-    expect(page.get_by_text("second · ◌ queued, the next one")).to_be_visible(timeout=30_000)
+        expect(page.get_by_text(f"{name} is launched")).to_be_visible()
+    expect(page.get_by_text("second · ◌ queued, the next one")).to_be_visible()
 
     visitor.watching = False
     page.close()
@@ -129,15 +130,29 @@ def test_second_run_waits_moves_up_without_a_server_and_finishes(visitor, server
     assert [status.step for status in ends] == [3, 3]
 
 
+def test_what_is_being_typed_stays_while_the_page_answers(visitor, server):
+    launch(server, "mine")
+    page = visitor.open()
+    expect(page.get_by_text("mine · ▶ starting")).to_be_visible()
+    page.get_by_label("Steps", exact=True).fill("20")
+    name = page.get_by_label("Name", exact=True)
+    name.click()  # now the page hears of the steps
+    page.keyboard.type("half a na")
+    expect(page.get_by_text("Steps: 60 → 20")).to_be_visible()
+    expect(page.get_by_text(re.compile("mine · ortho-lora · ▶ running, training"))).to_be_visible()
+    expect(name).to_have_value("half a na")
+    expect(name).to_be_focused()
+
+
 def test_queued_run_is_taken_out(visitor, server):
     launch(server, "first")
     launch(server, "second")
     page = visitor.open()
-    expect(page.get_by_text("second · ◌ queued, the next one")).to_be_visible(timeout=30_000)
+    expect(page.get_by_text("second · ◌ queued, the next one")).to_be_visible()
     page.get_by_role("button", name="Take out").click()
-    expect(page.get_by_text("second · ◌ queued")).to_have_count(0, timeout=30_000)
+    expect(page.get_by_text("second · ◌ queued")).to_have_count(0)
     page.reload()
-    expect(page.get_by_text(re.compile("first ·"))).to_be_visible(timeout=60_000)
+    expect(page.get_by_text(re.compile("first ·"))).to_be_visible()
     expect(page.get_by_text("second")).to_have_count(0)
     write_limit(server.runs_dir, 2)
     assert not (server.runs_dir / "second").exists()
@@ -148,16 +163,16 @@ def test_table_is_uploaded_seen_kept_over_a_reload_and_becomes_a_task(visitor, s
     page.get_by_text("Own data", exact=True).click()
     give = page.locator("input[type=file]")
     give.set_input_files({"name": "../../films.csv", "mimeType": "text/csv", "buffer": CSV.encode()})
-    expect(page.get_by_text("120 rows, 2 columns.")).to_be_visible(timeout=30_000)
+    expect(page.get_by_text("120 rows, 2 columns.")).to_be_visible()
     assert [path.name for path in (server.runs_dir / ".uploads").iterdir()] == ["films.csv"]
     assert not (server.runs_dir.parent / "films.csv").exists()
 
     page.reload()
     page.get_by_text("Own data", exact=True).click()
-    expect(page.get_by_text("120 rows, 2 columns.")).to_be_visible(timeout=30_000)
+    expect(page.get_by_text("120 rows, 2 columns.")).to_be_visible()
     expect(page.get_by_text(re.compile(r"\d+ examples to train on, \d+ for validation"))).to_be_visible()
     page.get_by_role("button", name="Add as a task").click()
-    expect(page.get_by_text("Tasks: none → films")).to_be_visible(timeout=30_000)
+    expect(page.get_by_text("Tasks: none → films")).to_be_visible()
     expect(page.get_by_role("button", name="Start training")).to_be_enabled()
 
 
@@ -167,6 +182,6 @@ def test_bad_upload_is_refused_in_words(visitor, server):
     give = page.locator("input[type=file]")
     give.set_input_files({"name": "films.csv", "mimeType": "text/csv", "buffer": b"text,label\na,b,c,d\n"})
     said = page.get_by_text("films.csv has more fields in a row than the 2 of its header: quote them")
-    expect(said).to_be_visible(timeout=30_000)
+    expect(said).to_be_visible()
     assert list((server.runs_dir / ".uploads").iterdir()) == []
     expect(page.get_by_role("button", name="Start training")).to_be_disabled()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browsing import go_to
 from playwright.sync_api import expect
 
 from analysis.rules import RULES, after, project
@@ -22,8 +23,8 @@ QUESTIONS = 8
 
 
 def go_to_learn(page):
-    page.get_by_test_id("stSidebarNav").get_by_role("link", name="Learn").click(timeout=60_000)
-    expect(page.get_by_role("slider", name="Gradient A")).to_be_visible(timeout=60_000)
+    go_to(page, "Learn")
+    expect(page.get_by_role("slider", name="Gradient A")).to_be_visible()
 
 
 @pytest.fixture
@@ -132,7 +133,7 @@ def test_arrows_are_dragged_by_touch_and_the_page_stays(browser, server):
     page = context.new_page()
     page.goto(f"{server.address}/learn")
     handle = page.get_by_role("slider", name="Gradient A")
-    expect(handle).to_be_visible(timeout=60_000)
+    expect(handle).to_be_visible()
     page.wait_for_timeout(1500)
     page.evaluate("() => document.addEventListener('pointercancel', () => document.body.classList.add('lost'), true)")
     x, y = centre(handle)
@@ -241,7 +242,7 @@ def test_a_real_step_is_loaded_and_its_names_are_text(run, page):
     page.get_by_text("Load from a run").click()
     page.get_by_text("Show gradients of").click()
     origin = page.locator('[data-part="origin"]')
-    expect(origin).to_contain_text("Run made, step 3", timeout=15_000)
+    expect(origin).to_contain_text("Run made, step 3")
     cosine = float(re.search(r"cosine ([+-][\d.]+)", origin.inner_text())[1])
     assert cells(page, "pairs")[2].split()[0].replace("−", "-") == f"{cosine:+.2f}"
     expect(page.locator('[data-part="effects"]')).to_contain_text("B · trec")
@@ -259,11 +260,11 @@ def test_a_real_step_is_loaded_and_its_names_are_text(run, page):
 
 def test_lesson_trains_goes_on_after_a_reload_and_pauses(page, server):
     page.get_by_role("button", name="Train the 7 runs").click()
-    expect(page.get_by_text(re.compile("0 of 7 runs done.* lesson-dial-0"))).to_be_visible(timeout=120_000)
+    expect(page.get_by_text(re.compile("0 of 7 runs done.* lesson-dial-0"))).to_be_visible()
     page.goto(server.address)
     go_to_learn(page)
     page.get_by_role("button", name="Pause").click()
-    expect(page.get_by_role("button", name="Train the 7 runs")).to_be_visible(timeout=15_000)
+    expect(page.get_by_role("button", name="Train the 7 runs")).to_be_visible()
     status = read_status(server.runs_dir / "lesson-dial-0")
     os.kill(status.pid, signal.SIGTERM)
     deadline = time.monotonic() + 60
@@ -279,7 +280,7 @@ def test_lesson_trains_goes_on_after_a_reload_and_pauses(page, server):
 def test_link_of_a_tooltip_opens_at_its_term(anchor, browser, server):
     page = browser.new_page(viewport={"width": 1280, "height": 800})
     page.goto(f"{server.address}/learn#{anchor}")
-    expect(page.locator(f"#{anchor}")).to_be_in_viewport(timeout=60_000)
+    expect(page.locator(f"#{anchor}")).to_be_in_viewport()
     page.wait_for_timeout(2000)
     expect(page.locator(f"#{anchor}")).to_be_in_viewport()
     page.close()
@@ -291,7 +292,7 @@ def test_colours_follow_the_theme(scheme, background, browser, server):
     page = context.new_page()
     page.goto(f"{server.address}/learn")
     text = page.locator(".playground")
-    expect(text).to_be_visible(timeout=60_000)
+    expect(text).to_be_visible()
     shade = [int(part) for part in re.findall(r"\d+", text.evaluate("e => getComputedStyle(e).color"))[:3]]
     assert (sum(shade) > 3 * 128) == (scheme == "dark")
     assert page.locator(".stApp").evaluate("e => getComputedStyle(e).backgroundColor") == background

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from browsing import go_to
 from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
@@ -43,8 +44,7 @@ def two_seeds(server, records):
 def open_page(context, server, name):
     page = context.new_page()
     page.goto(server.address)
-    page.get_by_test_id("stSidebarNav").get_by_role("link", name=name).click()
-    expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible(timeout=30_000)
+    go_to(page, name)
     return page
 
 
@@ -61,7 +61,7 @@ def test_a_link_reopens_seeds_and_axis_in_a_new_browser(browser, two_seeds):
     page.get_by_text("Average seeds").click()
     page.get_by_role("radio", name="Seconds").or_(page.get_by_role("button", name="Seconds")).first.click()
     legend = page.locator(".js-plotly-plot .legendtext")
-    expect(page.locator(".js-plotly-plot .xtitle").first).to_have_text("seconds of training", timeout=15_000)
+    expect(page.locator(".js-plotly-plot .xtitle").first).to_have_text("seconds of training")
     expect(page).to_have_url(re.compile("seeds=true"))
     address = page.url
     context.close()
@@ -71,7 +71,7 @@ def test_a_link_reopens_seeds_and_axis_in_a_new_browser(browser, two_seeds):
     fresh = browser.new_context(viewport={"width": 1440, "height": 900})
     page = fresh.new_page()
     page.goto(address)
-    expect(page.locator(".js-plotly-plot .xtitle").first).to_have_text("seconds of training", timeout=30_000)
+    expect(page.locator(".js-plotly-plot .xtitle").first).to_have_text("seconds of training")
     legend = page.evaluate("() => document.querySelector('.js-plotly-plot')._fullData.map(trace => trace.name)")
     assert "joint, 2 seeds" in legend
     drawn = page.evaluate(
@@ -87,7 +87,7 @@ def test_replay_of_a_joint_run_is_drawn(browser, two_seeds):
     context.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page = open_page(context, two_seeds, "Projection")
     page.get_by_role("button", name="Replay").click()
-    expect(page.get_by_text("Tasks harmed").first).to_be_visible(timeout=60_000)
-    expect(page.locator(".js-plotly-plot").first.get_by_text("sum (taken)")).to_be_visible(timeout=15_000)
+    expect(page.get_by_text("Tasks harmed").first).to_be_visible()
+    expect(page.locator(".js-plotly-plot").first.get_by_text("sum (taken)")).to_be_visible()
     assert errors == []
     context.close()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from browsing import go_to, settled
 from playwright.sync_api import expect
 
 from analysis.notes import read_notes
@@ -52,8 +53,9 @@ def visit(browser, server):
         context.on("request", lambda request: requests.append(request.url))
         page = context.new_page()
         page.goto(f"{server.address}/{path}")
-        expect(page.get_by_role("heading", name="Runs", exact=True)).to_be_visible(timeout=30_000)
-        expect(table(page)).to_be_visible(timeout=30_000)
+        expect(page.get_by_role("heading", name="Runs", exact=True)).to_be_visible()
+        expect(table(page)).to_be_visible()
+        settled(page)
         return page
 
     yield open_address
@@ -69,6 +71,7 @@ def table(page):
 
 def check(page, row):
     """Click the box at the left edge of a row; the table is a canvas."""
+    settled(page)
     place = table(page).bounding_box()
     page.mouse.click(place["x"] + 17, place["y"] + 35 * (row + 1) + 17)
 
@@ -109,11 +112,11 @@ def test_checked_rows_are_the_runs_of_all_pages_and_of_a_copied_address(visit, a
 
     other.close()
     page.get_by_role("link", name="Open in Metrics").click()
-    expect(page.get_by_role("heading", name="Metrics", exact=True)).to_be_visible(timeout=15_000)
+    expect(page.get_by_role("heading", name="Metrics", exact=True)).to_be_visible()
     for name in ("first", "third"):
         expect(page.get_by_test_id("stMultiSelect").get_by_text(name, exact=True)).to_be_visible()
-    page.get_by_test_id("stSidebarNav").get_by_role("link", name="Runs").click()
-    expect(panel(page)).to_have_text("3 runs compared", timeout=15_000)
+    go_to(page, "Runs")
+    expect(panel(page)).to_have_text("3 runs compared")
 
 
 def test_a_live_list_goes_on_without_losing_what_is_checked_searched_or_typed(visit, add_run):
@@ -127,7 +130,7 @@ def test_a_live_list_goes_on_without_losing_what_is_checked_searched_or_typed(vi
         replace_text(live / "status.json", add_run.status("running", step=step, total=40).model_dump_json())
         page.wait_for_timeout(700)
     add_run("seen-new", created=0.0)
-    expect(page.get_by_text("2 runs of 3")).to_be_visible(timeout=10_000)  # the clock's, nobody clicked
+    expect(page.get_by_text("2 runs of 3")).to_be_visible()  # the clock's, nobody clicked
     expect(panel(page)).to_have_text("seen-live")
     expect(page.get_by_label("Note", exact=True)).to_have_value("half of a sent")
     expect(page.get_by_role("searchbox", name="Search")).to_have_value("seen")
@@ -135,7 +138,7 @@ def test_a_live_list_goes_on_without_losing_what_is_checked_searched_or_typed(vi
     expect(panel(page)).to_have_text("2 runs compared")
     expect(chosen(page)).to_have_value("seen-live")
     replace_text(live / "status.json", add_run.status("finished").model_dump_json())
-    expect(page.get_by_test_id("stSidebar").get_by_text("✓ finished")).to_be_visible(timeout=10_000)
+    expect(page.get_by_test_id("stSidebar").get_by_text("✓ finished")).to_be_visible()
 
 
 def test_deletion_asks_for_the_name_and_keeps_the_others(visit, add_run, server):
@@ -167,7 +170,7 @@ def test_hostile_words_are_shown_and_not_obeyed(visit, add_run, server, records)
     expect(panel(page)).to_have_text(records.HOSTILE[1])
     assert read_notes(server.runs_dir / "hostile").note == records.HOSTILE[0]
     page.reload()
-    expect(panel(page)).to_have_text(records.HOSTILE[1], timeout=15_000)
+    expect(panel(page)).to_have_text(records.HOSTILE[1])
     assert page.title() != "taken"
     assert page.locator("img[src='x']").count() == 0
 
@@ -182,8 +185,8 @@ def test_run_again_leads_to_the_form_filled_with_its_settings(visit, add_run):
     expect(again).to_have_count(0)
     check(page, 0)
     again.click()
-    expect(page.get_by_role("heading", name="Launch", exact=True)).to_be_visible(timeout=15_000)
-    expect(page.get_by_label("Steps", exact=True)).to_have_value("7", timeout=15_000)
+    expect(page.get_by_role("heading", name="Launch", exact=True)).to_be_visible()
+    expect(page.get_by_label("Steps", exact=True)).to_have_value("7")
     expect(chosen(page)).to_have_value("first")
 
 

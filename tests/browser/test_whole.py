@@ -5,6 +5,7 @@ from urllib.parse import parse_qs, urlparse
 
 import psutil
 import pytest
+from browsing import go_to, settled
 from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
@@ -29,22 +30,18 @@ def visit(browser, server, add_run, request):
     context.close()
 
 
-def settled(page):
-    page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]", timeout=60_000)
-
-
 def test_every_page_opens_without_errors_and_asks_nobody_else(visit, server, request):
     page, errors, requests = visit
     page.goto(server.address)
     navigation = page.get_by_test_id("stSidebarNav")
-    expect(page.get_by_role("heading", level=1)).to_be_visible(timeout=60_000)
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
     names = [text.strip().splitlines()[-1] for text in navigation.get_by_role("link").all_inner_texts()]
     assert names[0] == "Start"
     assert {"Launch", "Runs", "Conflicts", "Projection", "Metrics", "Diagnosis"} <= set(names)
     for name in names:
         navigation.get_by_role("link", name=name, exact=True).click()
-        expect(navigation.locator("[aria-current=page]")).to_contain_text(name, timeout=30_000)
-        expect(page.get_by_role("heading", level=1)).to_be_visible(timeout=30_000)
+        expect(navigation.locator("[aria-current=page]")).to_contain_text(name)
+        expect(page.get_by_role("heading", level=1)).to_be_visible()
         settled(page)
         expect(page.get_by_test_id("stException")).to_have_count(0)
     background = page.evaluate("getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor")
@@ -57,31 +54,32 @@ def test_every_page_opens_without_errors_and_asks_nobody_else(visit, server, req
 def test_a_copied_address_opens_the_same_view_elsewhere(visit, server, browser):
     page, _, _ = visit
     page.goto(f"{server.address}/diagnosis?run=made")
-    page.get_by_test_id("stButtonGroup").get_by_role("button", name="conflict").click(timeout=60_000)
-    expect(page.get_by_role("heading", level=4)).to_have_count(1, timeout=30_000)
+    settled(page)
+    page.get_by_test_id("stButtonGroup").get_by_role("button", name="conflict").click()
+    expect(page.get_by_role("heading", level=4)).to_have_count(1)
     page.get_by_role("link", name="Task by task and over the steps").click()
-    expect(page.get_by_label("Pair of tasks")).to_have_value("movies + movies-flip", timeout=30_000)
+    expect(page.get_by_label("Pair of tasks")).to_have_value("movies + movies-flip")
     settled(page)
     elsewhere = browser.new_context().new_page()
     elsewhere.goto(page.url)
-    expect(elsewhere.get_by_label("Pair of tasks")).to_have_value("movies + movies-flip", timeout=60_000)
-    page.get_by_test_id("stSidebarNav").get_by_role("link", name="Diagnosis").click()
-    expect(page.get_by_role("heading", level=4)).to_have_count(1, timeout=30_000)
+    expect(elsewhere.get_by_label("Pair of tasks")).to_have_value("movies + movies-flip")
+    go_to(page, "Diagnosis")
+    expect(page.get_by_role("heading", level=4)).to_have_count(1)
     assert "verdicts=conflict" in page.url
     elsewhere.goto(page.url)
-    expect(elsewhere.get_by_role("heading", level=4)).to_have_count(1, timeout=60_000)
+    expect(elsewhere.get_by_role("heading", level=4)).to_have_count(1)
     elsewhere.context.close()
 
 
 def test_what_an_address_chose_is_chosen_on_the_next_page_too(visit, server):
     page, _, _ = visit
     page.goto(f"{server.address}/conflicts?run=made&steps=2&steps=5&pair=movies+%2B+movies-flip")
-    expect(page.get_by_test_id("stSliderThumbValue").first).to_have_text("2", timeout=60_000)
-    page.get_by_test_id("stSidebarNav").get_by_role("link", name="Layers").click()
-    expect(page.get_by_role("heading", name="Layers", exact=True)).to_be_visible(timeout=30_000)
-    expect(page.get_by_test_id("stSliderThumbValue").first).to_have_text("2", timeout=30_000)
-    expect(page.get_by_label("Pair of tasks")).to_have_value("movies + movies-flip", timeout=30_000)
-    expect(page.get_by_label("Block", exact=True)).to_be_visible(timeout=30_000)
+    expect(page.get_by_test_id("stSliderThumbValue").first).to_have_text("2")
+    go_to(page, "Layers")
+    expect(page.get_by_role("heading", name="Layers", exact=True)).to_be_visible()
+    expect(page.get_by_test_id("stSliderThumbValue").first).to_have_text("2")
+    expect(page.get_by_label("Pair of tasks")).to_have_value("movies + movies-flip")
+    expect(page.get_by_label("Block", exact=True)).to_be_visible()
     settled(page)
     said = parse_qs(urlparse(page.url).query)
     assert (said["run"], said["steps"], said["pair"]) == (["made"], ["2", "5"], ["movies + movies-flip"])
@@ -92,21 +90,21 @@ def test_going_back_shows_what_was_chosen_before(visit, server):
     page, _, _ = visit
     page.goto(f"{server.address}/conflicts?run=made&pair=movies+%2B+trec")
     pair = page.get_by_label("Pair of tasks")
-    expect(pair).to_have_value("movies + trec", timeout=60_000)
+    expect(pair).to_have_value("movies + trec")
     settled(page)
     pair.click()
     page.get_by_role("option", name="movies-flip + trec").click()
-    expect(pair).to_have_value("movies-flip + trec", timeout=30_000)
-    expect(page).to_have_url(re.compile("pair=movies-flip"), timeout=30_000)
+    expect(pair).to_have_value("movies-flip + trec")
+    expect(page).to_have_url(re.compile("pair=movies-flip"))
     settled(page)
     page.go_back()
-    expect(pair).to_have_value("movies + trec", timeout=30_000)
+    expect(pair).to_have_value("movies + trec")
 
 
 def test_the_pages_are_reached_by_keyboard(visit, server):
     page, _, _ = visit
     page.goto(server.address)
-    expect(page.get_by_role("heading", level=1)).to_be_visible(timeout=60_000)
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
     settled(page)
     reached = []
     for _ in range(20):
@@ -116,14 +114,14 @@ def test_the_pages_are_reached_by_keyboard(visit, server):
             break
     assert ["Launch"] in reached
     page.keyboard.press("Enter")
-    expect(page.get_by_role("heading", name="Diagnosis", exact=True)).to_be_visible(timeout=30_000)
+    expect(page.get_by_role("heading", name="Diagnosis", exact=True)).to_be_visible()
 
 
 def test_no_page_imports_torch(visit, server):
     page, _, _ = visit
     for name in ("", "launch", "runs", "conflicts", "projection", "metrics", "diagnosis"):
         page.goto(f"{server.address}/{name}")
-        expect(page.get_by_role("heading", level=1)).to_be_visible(timeout=60_000)
+        expect(page.get_by_role("heading", level=1)).to_be_visible()
         settled(page)
     files = {mapped.path for mapped in psutil.Process(server.process.pid).memory_maps()}
     assert any("pyarrow" in path for path in files)

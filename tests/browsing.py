@@ -1,0 +1,34 @@
+"""What browser tests share: when a page of the dashboard has come to rest, and the way from page to page."""
+
+from playwright.sync_api import Page, expect
+
+# Streamlit fetches the code of its elements when they are first needed, so they appear in any order, some a while after
+# the script has ended; what appears late moves the rest, and a list of choices closes when it is moved.
+AT_REST = """
+() => {
+    const main = document.querySelector('[data-testid=stMain]');
+    const charts = [...document.querySelectorAll('.stPlotlyChart')].filter(chart => chart.checkVisibility());
+    const whole = main?.querySelector('h1')
+        && document.querySelector('[data-testid=stApp]').dataset.testScriptState === 'notRunning'
+        && !document.querySelector('[data-testid=stSkeleton]')
+        && charts.every(chart => chart.querySelector('.main-svg'));
+    const now = whole ? [main.scrollHeight, main.scrollTop, main.querySelectorAll('*').length].join() : null;
+    if (now === null || now !== window.restsAs) {
+        window.restsAs = now;
+        window.restsSince = performance.now();
+    }
+    return now !== null && performance.now() - window.restsSince > 500;
+}
+"""
+
+
+def settled(page: Page) -> None:
+    """Wait until everything is drawn and nothing moves any more."""
+    page.wait_for_function(AT_REST, polling=50, timeout=60_000)
+
+
+def go_to(page: Page, name: str) -> None:
+    """Follow the sidebar's link to a page, and wait for it."""
+    page.get_by_test_id("stSidebarNav").get_by_role("link", name=name).click()
+    expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible()
+    settled(page)
