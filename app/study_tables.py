@@ -11,7 +11,8 @@ _NUMBERS = {
     "mean": "%.3f", "spread": "%.3f", "gain": "%+.3f", "low": "%+.3f", "high": "%+.3f", "gap": "%+.3f",
     "delta_m": "%+.1f", "rank": "%.2f", "rank_spread": "%.2f", "seconds": "%.1f", "steps": "%.0f",
     "step_seconds": "%.3f", "total_seconds": "%.1f", "relative": "%.2f", "peak_bytes": "bytes",
-    "value": "%+.2f", "score": "%.3f", "recovered": "percent",
+    "value": "%+.2f", "cosine": "%+.2f", "corrected": "%+.2f", "conflict_rate": "percent", "projected": "percent",
+    "score": "%.3f", "recovered": "percent",
 }  # fmt: skip
 _TITLES = {"delta_m": "Delta_m %", "peak_bytes": "peak memory", "step_seconds": "seconds a step"}
 _TITLES |= {"total_seconds": "seconds in all", "relative": "over the baseline", "value": "correlation"}

@@ -1,9 +1,9 @@
 """What browser tests share: when a page of the dashboard has come to rest, and the way from page to page."""
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 # Streamlit fetches the code of its elements when they are first needed, so they appear in any order, some a while after
-# the script has ended; what appears late moves the rest, and a list of choices closes when it is moved.
+# the script has ended, and what appears late moves the rest.
 AT_REST = """
 () => {
     const main = document.querySelector('[data-testid=stMain]');
@@ -25,6 +25,16 @@ AT_REST = """
 def settled(page: Page) -> None:
     """Wait until everything is drawn and nothing moves any more."""
     page.wait_for_function(AT_REST, polling=50, timeout=60_000)
+
+
+def choose(page: Page, field: Locator, option: str) -> None:
+    """Choose from a list of choices, of which only `option` has that in its name."""
+    # A list closes where its page is scrolled, and a click on what must be scrolled to is quicker than the scrolling.
+    settled(page)
+    field.scroll_into_view_if_needed()
+    settled(page)
+    field.click()
+    page.get_by_role("option", name=option).click()
 
 
 def go_to(page: Page, name: str) -> None:

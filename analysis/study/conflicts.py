@@ -9,10 +9,37 @@ from analysis.agreement import BySteps, shares_texts
 from analysis.database import ask
 from analysis.remembered import remembered
 from analysis.statistics import clear_mean, cosine_of_sums
+from analysis.study.results import Results, name_of
 from ortho_lora.schema import read_run
 
 PAIR = ["task_i", "task_j"]
 MEASURES = ("cosine", "corrected", "conflict_rate")
+
+
+def method_conflicts(results: Results) -> pd.DataFrame:
+    """How each pair of tasks agreed under each method that trains them together.
+
+    Returns:
+        condition, method, task_i, task_j; cosine, corrected, conflict_rate, projected: as of `conflicts`, means over
+        seeds, of `corrected` over those that have one; seeds: their number.
+
+    Raises:
+        OrthoLoraError: a record cannot be read.
+    """
+    numbers = [*MEASURES, "projected"]
+    rows = []
+    for condition in results.conditions:
+        for method in results.methods(condition):
+            measured = [conflicts(run.path) for run in results.finished(method, condition).values()]
+            if not measured:
+                continue
+            means = pd.concat(measured).groupby(PAIR, sort=False)[numbers].mean().reset_index()
+            rows += [
+                {"condition": name_of(condition), "method": method, **row, "seeds": len(measured)}
+                for row in means.to_dict("records")
+            ]
+    frame = pd.DataFrame(rows, columns=["condition", "method", *PAIR, *numbers, "seeds"])
+    return frame.astype(dict.fromkeys(numbers, "float64"))
 
 
 @remembered("manifest.json")

@@ -9,6 +9,7 @@ import pandas as pd
 
 from analysis.study import comparison, cost, fairness, transfer
 from analysis.study.axes import over_axes
+from analysis.study.conflicts import method_conflicts
 from analysis.study.results import Results, planned_runs, read_results
 from analysis.study.scores import Scores, boards, read_scores
 from analysis.study.sentences import conclusions
@@ -35,6 +36,7 @@ class Findings:
     equal_seconds: pd.DataFrame
     costs: pd.DataFrame
     over_axes: pd.DataFrame
+    conflicts: pd.DataFrame
     transfer: pd.DataFrame
     pair_conflicts: pd.DataFrame
     correlations: pd.DataFrame
@@ -72,6 +74,7 @@ def find(directory: Path) -> Findings:
         "equal_seconds": cost.equal_seconds(results, found),
         "costs": cost.costs(results),
         "over_axes": over_axes(results, found),
+        "conflicts": method_conflicts(results),
         "transfer": matrix,
         "pair_conflicts": pairs,
         "correlations": transfer.correlations(pairs),

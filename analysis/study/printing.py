@@ -21,6 +21,7 @@ _LEFT = {
     "message",
     "conflict",
     "harm",
+    "pair",
 }
 _MARKED = str.maketrans({letter: f"\\{letter}" for letter in r"\`*_[]<>|#"})
 

@@ -98,6 +98,7 @@ def _body(results: Results, findings: Findings) -> None:
         _recovery(findings, at)
         _equal_seconds(findings, at)
         _cost(findings, at)
+        _conflict(findings, at)
         _transfer(findings, at)
     _fairness(findings)
     _runs(results, runs)
@@ -184,6 +185,16 @@ def _cost(findings: Findings, at: str) -> None:
         alt="Metric of each method over the time of its steps.",
     )
     study_tables.show("study-costs", findings.costs, at)
+
+
+def _conflict(findings: Findings, at: str) -> None:
+    st.subheader("Conflict", help=glossary.help("conflict"))
+    st.caption(
+        "How the gradients of each pair agreed before projection, over all [blocks](learn#block), steps and seeds:"
+        " mean [cosine](learn#cosine), the same [corrected for batch noise](learn#corrected-cosine) where there is"
+        " signal enough, the [share below 0](learn#conflict-rate), and in how many of all cases the rule projected."
+    )
+    study_tables.show("study-conflicts", findings.conflicts, at)
 
 
 def _transfer(findings: Findings, at: str) -> None:

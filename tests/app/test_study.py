@@ -39,7 +39,8 @@ def test_a_finished_study_is_told_top_down(maker, studies, open_page):
     assert "ortho-lora is 3.1 points above joint" in text
     headings = [element.value for element in test.subheader]
     assert headings == [
-        "Final metrics", "Better than joint?", "Gap recovery", "At equal seconds", "Cost", "Was it fair?", "Runs",
+        "Final metrics", "Better than joint?", "Gap recovery", "At equal seconds", "Cost", "Conflict", "Was it fair?",
+        "Runs",
     ]  # fmt: skip
     assert len(figures(test)) == 2
     assert "nothing was tuned" in text

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from browsing import go_to
+from browsing import choose, go_to, settled
 from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
@@ -55,8 +55,7 @@ def test_a_link_reopens_seeds_and_axis_in_a_new_browser(browser, two_seeds):
     context.on("weberror", lambda error: errors.append(str(error.error)))
     context.on("request", lambda request: requests.append(request.url))
     page = open_page(context, two_seeds, "Metrics")
-    page.get_by_role("combobox", name=re.compile("Compare with")).click()
-    page.get_by_role("option", name="joint-1").click()
+    choose(page, page.get_by_role("combobox", name=re.compile("Compare with")), "joint-1")
     page.keyboard.press("Escape")
     page.get_by_text("Average seeds").click()
     page.get_by_role("radio", name="Seconds").or_(page.get_by_role("button", name="Seconds")).first.click()
@@ -72,6 +71,7 @@ def test_a_link_reopens_seeds_and_axis_in_a_new_browser(browser, two_seeds):
     page = fresh.new_page()
     page.goto(address)
     expect(page.locator(".js-plotly-plot .xtitle").first).to_have_text("seconds of training")
+    settled(page)
     legend = page.evaluate("() => document.querySelector('.js-plotly-plot')._fullData.map(trace => trace.name)")
     assert "joint, 2 seeds" in legend
     drawn = page.evaluate(

@@ -5,7 +5,7 @@ from urllib.parse import parse_qs, urlparse
 
 import psutil
 import pytest
-from browsing import go_to, settled
+from browsing import choose, go_to, settled
 from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
@@ -91,9 +91,7 @@ def test_going_back_shows_what_was_chosen_before(visit, server):
     page.goto(f"{server.address}/conflicts?run=made&pair=movies+%2B+trec")
     pair = page.get_by_label("Pair of tasks")
     expect(pair).to_have_value("movies + trec")
-    settled(page)
-    pair.click()
-    page.get_by_role("option", name="movies-flip + trec").click()
+    choose(page, pair, "movies-flip + trec")
     expect(pair).to_have_value("movies-flip + trec")
     expect(page).to_have_url(re.compile("pair=movies-flip"))
     settled(page)
