@@ -38,6 +38,7 @@ INTERESTING = (
 """Rule, scope and branches of the table over methods."""
 
 _LARGEST_MEAN = 5  # tasks up to which all orders are gone through: 120
+_RESIDUE = 1e-6  # share of the tasks' squared norms below which the squared norm of their sum is rounding error
 _ROWS = 500_000  # of `pairs` and `norms` in memory at once
 
 
@@ -84,6 +85,7 @@ class Replay:
     projected: float | None  # share of the measured directed pairs, over blocks, in which i was changed against j
     removed: float | None  # mean of 1 - norm after / norm before over tasks, blocks and steps with a gradient
     agreement: float | None  # mean cosine of this update and the one taken, over steps
+    direction: float | None  # mean cosine of a block's update and its plain sum, over blocks and steps
     tasks: tuple[TaskEffect, ...]
 
 
@@ -105,7 +107,7 @@ def replay(
     _check(info, rule, scope, branches, order)
     sums: dict[str, Floats] = {}
     state: Floats | None = None
-    for part in steps_of(run, info, rows):
+    for part in steps_of(run, info, rows, orders=order == "recorded"):
         found = apply(part, rule, scope, branches, order, state)
         state = found.state
         for name, value in _measure(part, found).items():
@@ -130,6 +132,7 @@ def replay(
         projected=_known(mean("projected")),
         removed=_known(removed[0] / removed[1]) if removed[1] else None,
         agreement=_known(mean("agreement")),
+        direction=_known(mean("direction")),
         tasks=effects,
     )
 
@@ -141,8 +144,12 @@ def document(run: Path, replays: list[Replay]) -> dict[str, Any]:
     return {"run": info.run_id, "taken": taken, "note": NOTE, "replays": [asdict(found) for found in replays]}
 
 
-def steps_of(run: Path, info: RunInfo, rows: int = _ROWS) -> Iterator[Steps]:
-    """The recorded steps, in order, as many at a time as make `rows` rows of `pairs` and `norms`."""
+def steps_of(run: Path, info: RunInfo, rows: int = _ROWS, *, orders: bool = True) -> Iterator[Steps]:
+    """The recorded steps, in order, as many at a time as make `rows` rows of `pairs` and `norms`.
+
+    Raises:
+        OrthoLoraError: a part of the record is missing, with `orders` also of the orders.
+    """
     tasks = len(info.task_names)
     counts = ask(run, ["norms"], "SELECT step, count(*) AS rows FROM norms GROUP BY step ORDER BY step")
     if tasks < 2 or counts.empty or ask(run, ["pairs"], "SELECT 1 FROM pairs LIMIT 1").empty:
@@ -151,7 +158,7 @@ def steps_of(run: Path, info: RunInfo, rows: int = _ROWS) -> Iterator[Steps]:
     numbers = counts["step"].to_numpy(np.int64)
     size = max(rows // max(each, 1), 1)
     for first in range(0, len(numbers), size):
-        yield _read(run, info, numbers[first : first + size])
+        yield _read(run, info, numbers[first : first + size], orders)
 
 
 def apply(
@@ -200,7 +207,7 @@ def _check(info: RunInfo, rule: str, scope: str, branches: str, order: str) -> N
         )
 
 
-def _read(run: Path, info: RunInfo, numbers: Places) -> Steps:
+def _read(run: Path, info: RunInfo, numbers: Places, orders: bool) -> Steps:
     names = info.task_names
     tasks, steps = len(names), len(numbers)
     selection = Selection(steps=(int(numbers[0]), int(numbers[-1])))
@@ -235,7 +242,7 @@ def _read(run: Path, info: RunInfo, numbers: Places) -> Steps:
     )
     weights = np.nan_to_num(norms["weight"].to_numpy(np.float64)).reshape(steps, count, tasks)
     gram = cosine * norm[..., :, None] * norm[..., None, :]
-    return Steps(numbers, blocks, gram, weights, _orders(run, names, numbers, selection))
+    return Steps(numbers, blocks, gram, weights, _orders(run, names, numbers, selection) if orders else None)
 
 
 def _orders(run: Path, names: list[str], numbers: Places, selection: Selection) -> Places | None:
@@ -277,6 +284,10 @@ def _measure(part: Steps, found: Replayed) -> dict[str, Floats]:
     whole = (before**2).sum(axis=1)  # [S, T]
     cosine = _divided(towards, np.sqrt(square.clip(min=0)[:, None] * whole))
     agreement = _divided(common, np.sqrt(square.clip(min=0) * taken.clip(min=0)))
+    of_block = np.einsum("snj,snji,sni->sn", weights, gram, weights)
+    plain = gram.sum(axis=(-2, -1))
+    plain[plain <= _RESIDUE * (before**2).sum(axis=-1)] = 0  # what is left of opposites is rounding error
+    turned = _divided(np.einsum("snj,snji->sn", weights, gram), np.sqrt(of_block.clip(min=0) * plain))
     removed = np.where(there, 1 - _divided(norms, before), np.nan)
     conflict = np.where(np.isnan(cosine), np.nan, cosine < 0)
     return {
@@ -287,6 +298,7 @@ def _measure(part: Steps, found: Replayed) -> dict[str, Floats]:
         "cosine": _sums(cosine, (0,)),
         "conflict": _sums(conflict, (0,)),
         "agreement": _sums(agreement, (0,)),
+        "direction": _sums(turned, (0, 1)),
     }
 
 

@@ -49,8 +49,9 @@ def print_replays(console: Console, info: Identity, replays: Sequence[Replay]) -
     console.print(Text(plain(f"{info.run_id}: {taken}; {replayed}"), "bold"))
     table = Table(box=SIMPLE_HEAD)
     table.add_column("rule, scope", overflow="fold")
-    for heading in ("projected", "norm removed", "agreement", "worst conflict"):
-        table.add_column(heading, justify="right")
+    for heading in ("projected", "removed", "direction", "agreement"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("worst conflict", justify="right", overflow="fold", min_width=14)
     for one in replays:
         worst = max((task for task in one.tasks if task.conflict is not None), key=lambda task: task.conflict or 0.0)
         branches = "" if one.branches == "both" else f", {one.branches} only"
@@ -59,6 +60,7 @@ def print_replays(console: Console, info: Identity, replays: Sequence[Replay]) -
             f"{one.rule} @ {one.scope}{branches}{orders}",
             share(one.projected),
             share(one.removed, ".1%"),
+            signed(one.direction, "+.3f"),
             signed(one.agreement, "+.3f"),
             Text(plain(f"{worst.conflict:.0%} {worst.task}")),
         )
@@ -67,8 +69,10 @@ def print_replays(console: Console, info: Identity, replays: Sequence[Replay]) -
         console.print(_tasks(replays[0]))
     console.print(
         Text(
-            "projected: share of the directed pairs and blocks. agreement: mean cosine of this update and the one "
-            f"taken. conflict: share of the steps whose update points against the task's own gradient.\n{NOTE}"
+            "projected: share of the directed pairs and blocks. direction: mean cosine of a block's update and its"
+            " plain sum; what is not turned is only stretched, and Adam divides that out. agreement: mean cosine of"
+            " this update and the one taken. conflict: share of the steps whose update points against the task's own"
+            f" gradient.\n{NOTE}"
         )
     )
 

@@ -69,7 +69,8 @@ def remaining_conflicts(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure
 
 
 def replayed_methods(frame: pd.DataFrame, tasks: Sequence[str], taken: str | None, *, dark: bool = False) -> go.Figure:
-    """What each method would have done: pairs projected, cosine with the update taken, steps that raise a task's loss.
+    """What each method would have done: pairs projected, how far it turns a block's update, agreement with the update
+    taken, steps that raise a task's loss.
 
     Args:
         frame: of `export.export("replay", ...)` with `method`, the name of each.
@@ -81,12 +82,16 @@ def replayed_methods(frame: pd.DataFrame, tasks: Sequence[str], taken: str | Non
     names = {
         method: f"<b>{method}</b> (taken)" if method == taken else method for method in dict.fromkeys(frame["method"])
     }
-    titles = ["pairs projected", "agreement", "tasks harmed"]
-    words = ["directed pairs projected", "mean cosine with the update taken"]
+    titles = ["pairs projected", "direction", "agreement", "tasks harmed"]
+    words = [
+        "directed pairs projected",
+        "mean cosine of a block's update with its plain sum",
+        "mean cosine with the update taken",
+    ]
     height = _ROW * len(names) + 150
-    figure = theme.panels(titles, 1, 3, shared_xaxes=False, horizontal_spacing=0.04)
+    figure = theme.panels(titles, 1, 4, shared_xaxes=False, horizontal_spacing=0.04)
     once = frame.drop_duplicates("method")
-    for col, (column, style) in enumerate((("projected", ".1%"), ("agreement", ".3f")), 1):
+    for col, (column, style) in enumerate((("projected", ".1%"), ("direction", ".3f"), ("agreement", ".3f")), 1):
         figure.add_scatter(
             x=once[column],
             y=[names[method] for method in once["method"]],
@@ -113,10 +118,10 @@ def replayed_methods(frame: pd.DataFrame, tasks: Sequence[str], taken: str | Non
             hovertemplate=f"<b>%{{y}}</b><br>{theme.label(task)}: its loss raised in %{{x:.1%}} of the steps"
             "<br>mean cosine with the update %{customdata:+.3f}<extra></extra>",
             row=1,
-            col=3,
+            col=4,
         )
     figure.update_xaxes(tickformat=".0%", rangemode="tozero", col=1)
-    figure.update_xaxes(tickformat=".0%", rangemode="tozero", col=3)
+    figure.update_xaxes(tickformat=".0%", rangemode="tozero", col=4)
     figure.update_yaxes(type="category", autorange="reversed")
     return theme.finish(figure, dark=dark, height=height, margin_b=70, scattermode="group", scattergap=0.4)
 

@@ -136,8 +136,9 @@ def _replay(run: Run, info: Identity) -> None:
     one = info.method[-2:].upper()  # as in `ortho-lora-a`, `gradvac@block-b`
     taken = method_name(info.rule, info.scope, one[1] if one in ("-A", "-B") else "both")
     st.caption(
-        f"{frame['steps'].iloc[0]:,} steps. *Pairs projected*: of the directed ones, over blocks. *Agreement*: mean"
-        " cosine with the update that was taken. *Tasks harmed*: share of the steps whose whole update points against a"
-        " task's gradient, so raises its loss, to first order."
+        f"{frame['steps'].iloc[0]:,} steps. *Pairs projected*: of the directed ones, over blocks. *Direction*: mean"
+        " cosine of a block's update and its plain sum; what is not turned is only stretched, and Adam divides that"
+        " out. *Agreement*: mean cosine of the whole update and the one that was taken. *Tasks harmed*: share of the"
+        " steps whose whole update points against a task's gradient, so raises its loss, to first order."
     )
     figure.show("replay", partial(figures.replayed_methods, frame, info.task_names, taken, dark=state.is_dark()), frame)

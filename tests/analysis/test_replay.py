@@ -98,7 +98,7 @@ def test_what_a_run_recorded_of_itself(run: Path, tables: dict[str, pd.DataFrame
 def test_chunks_make_no_difference(run: Path, method: tuple[str, str, str]) -> None:
     whole, parts = replay(run, *method), replay(run, *method, rows=200)
     assert len(list(steps_of(run, read_run(run), 200))) > 5
-    for name in ("projected", "removed", "agreement", "steps"):
+    for name in ("projected", "removed", "agreement", "direction", "steps"):
         assert getattr(parts, name) == pytest.approx(getattr(whole, name), rel=1e-9, abs=1e-12)
     for one, other in zip(parts.tasks, whole.tasks, strict=True):
         assert one.task == other.task
@@ -117,6 +117,37 @@ def test_agreement_and_effects_by_hand(run: Path) -> None:
     cosine = towards / np.sqrt(whole.sum(axis=(1, 2))[:, None] * np.diagonal(whole, axis1=1, axis2=2))
     np.testing.assert_allclose([task.cosine for task in plain.tasks], cosine.mean(axis=0))
     np.testing.assert_allclose([task.conflict for task in plain.tasks], (cosine < 0).mean(axis=0))
+
+
+def test_two_equally_long_gradients_are_stretched_and_not_turned(records: ModuleType, tmp_path: Path) -> None:
+    """With n_1 = n_2 and cosine c < 0 the projected update is (1 - c) (g_1 + g_2), block by block."""
+    rng = np.random.default_rng(0)
+    gradients = rng.standard_normal((6, 2, 2, 2, 2, 1, 8))
+    gradients[..., 1, :, :] -= gradients[..., 0, :, :]  # most of them conflict
+    gradients /= np.linalg.norm(gradients, axis=-1, keepdims=True)
+    info = records.run_info("equal", [records.task_info(name) for name in TASKS[:2]])
+    tables = records.gradient_tables(np.repeat(gradients, 2, axis=-2), TASKS[:2])
+    equal = records.write_run(tmp_path / "equal", info, records.status(), tables)
+    found = replay(equal, "pcgrad", order="mean")
+    assert found.projected is not None
+    assert found.projected > 0.5
+    assert found.direction == pytest.approx(1, abs=1e-5)
+    assert found.tasks[0].weight is not None
+    assert found.tasks[0].weight > 1.2
+
+
+def test_the_direction_by_hand(run: Path) -> None:
+    assert replay(run, "sum").direction == pytest.approx(1, abs=1e-9)
+    (part,) = steps_of(run, read_run(run))
+    weights = apply(part, "gradvac", "module").coefficients.sum(axis=-2)
+    cosines = []
+    for gram, weight in zip(part.gram.reshape(-1, 3, 3), weights.reshape(-1, 3), strict=True):
+        values, vectors = np.linalg.eigh(gram)
+        gradients = vectors * np.sqrt(values.clip(min=0))  # rows with this Gram matrix
+        plain, update = gradients.sum(axis=0), weight @ gradients
+        if length := np.linalg.norm(plain) * np.linalg.norm(update):
+            cosines.append(plain @ update / length)
+    assert replay(run, "gradvac", "module").direction == pytest.approx(np.mean(cosines), rel=1e-6)
 
 
 def test_projecting_two_tasks_hurts_neither() -> None:
@@ -165,7 +196,7 @@ def test_command(run: Path) -> None:
     text = (
         CliRunner().invoke(app, ["replay", str(run), "--rule", "pcgrad", "--scope", "model", "--branches", "A"]).stdout
     )
-    for words in ("pcgrad @ model, A", "cosine with update", "One step ahead only"):
+    for words in ("pcgrad @", "model, A only", "cosine with update", "One step ahead only"):
         assert words in " ".join(text.split())
     refused = CliRunner().invoke(app, ["replay", str(run), "--scope", "model"])
     assert (refused.exit_code, refused.stderr[:7]) == (1, "error: ")
