@@ -120,6 +120,7 @@ def replayed_methods(frame: pd.DataFrame, tasks: Sequence[str], taken: str | Non
             row=1,
             col=4,
         )
+    figure.update_xaxes(nticks=4)
     figure.update_xaxes(tickformat=".0%", rangemode="tozero", col=1)
     figure.update_xaxes(tickformat=".0%", rangemode="tozero", col=4)
     figure.update_yaxes(type="category", autorange="reversed")
