@@ -1,18 +1,15 @@
 """Whether conflict showed in the metrics: runs of the same directory that differ in method and seed alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from scipy import special
-
-from analysis.runs import final_metrics, list_runs
+from analysis.estimates import estimate
+from analysis.runs import Run, list_runs
+from analysis.scores import LOWER_IS_BETTER, Score, Scores, paired, read_scores
 from ortho_lora.schema import RunInfo, read_run
-
-LOWER_IS_BETTER = frozenset({"loss", "rmse", "mae", "mse"})
-SPLIT = "validation"
 
 INDIFFERENT = frozenset(
     {"seed", "gradient_mode", "device", "threads", "eval_batch_size"}
@@ -27,7 +24,8 @@ class Outcome:
     """How much better a task does in runs of one method than in those of another, seed by seed.
 
     Last validation values of the task's primary metric; `difference` is positive where `method` is the better one.
-    The interval is Student's for the mean over paired seeds: None with fewer than three.
+    The 95% interval respects the spread of the paired seeds and, where runs kept their predictions, that examples are
+    finitely many (`analysis.estimates`): None with fewer than three seeds.
     """
 
     task: str
@@ -58,7 +56,7 @@ def outcomes(run: Path) -> tuple[Outcome, ...]:
     own = read_run(run)
     if not own.config or own.probe:
         return ()
-    values: dict[str, dict[int, tuple[str, dict[str, float]]]] = {}
+    runs: dict[str, dict[int, Run]] = {}
     for other in list_runs(run.parent):
         if (
             other.info
@@ -67,40 +65,34 @@ def outcomes(run: Path) -> tuple[Outcome, ...]:
             and other.info.task_names == own.task_names  # before its modules are read
             and _identity(read_run(other.path)) == _identity(own)
         ):
-            found = (other.run_id, final_metrics(other.path, other.info.tasks, SPLIT))
-            values.setdefault(other.info.method, {}).setdefault(other.info.seed, found)  # the newest first
-    joint = values.get("joint", {})
-    methods = sorted(values.keys() - {"joint"}, key=lambda method: (method != "single", method))
+            runs.setdefault(other.info.method, {}).setdefault(other.info.seed, other)  # the newest first
+    joint = runs.get("joint", {})
+    methods = sorted(runs.keys() - {"joint"}, key=lambda method: (method != "single", method))
+    scores = read_scores(run for of_method in runs.values() for run in of_method.values())
     return tuple(
         outcome
         for method in methods
         for task in own.tasks
-        if task.metrics and (outcome := _compare(task.name, task.metrics[0], method, values[method], joint))
+        if task.metrics and (outcome := _compare(task.name, task.metrics[0], method, runs[method], joint, scores))
     )
 
 
 def _compare(
-    task: str,
-    metric: str,
-    method: str,
-    ours: dict[int, tuple[str, dict[str, float]]],
-    joint: dict[int, tuple[str, dict[str, float]]],
+    task: str, metric: str, method: str, ours: Mapping[int, Run], joint: Mapping[int, Run], scores: Scores
 ) -> Outcome | None:
-    seeds = [seed for seed in sorted(ours.keys() & joint.keys()) if task in ours[seed][1] and task in joint[seed][1]]
+    own, base = (_of_task(task, runs, scores) for runs in (ours, joint))
+    seeds = sorted(own.keys() & base.keys())
     if not seeds:
         return None
-    sign = -1 if metric in LOWER_IS_BETTER else 1
-    gains = [sign * (ours[seed][1][task] - joint[seed][1][task]) for seed in seeds]
-    low, high = _interval(gains)
-    runs = tuple(side[seed][0] for seed in seeds for side in (ours, joint))
-    return Outcome(task, metric, method, "joint", float(np.mean(gains)), low, high, tuple(seeds), runs)
+    gain = paired(own, seeds).minus(paired(base, seeds)).times(-1 if metric in LOWER_IS_BETTER else 1)
+    found = estimate(gain)
+    runs = tuple(side[seed].run_id for seed in seeds for side in (ours, joint))
+    return Outcome(task, metric, method, "joint", found.value, found.low, found.high, tuple(seeds), runs)
 
 
-def _interval(values: Sequence[float]) -> tuple[float | None, float | None]:
-    if len(values) < 3:
-        return None, None
-    half_width = special.stdtrit(len(values) - 1, 0.975) * np.std(values, ddof=1) / np.sqrt(len(values))
-    return float(np.mean(values) - half_width), float(np.mean(values) + half_width)
+def _of_task(task: str, runs: Mapping[int, Run], scores: Scores) -> dict[int, Score]:
+    found = {seed: scores.get((run.run_id, task)) for seed, run in runs.items()}
+    return {seed: score for seed, score in found.items() if score and isfinite(score.value)}
 
 
 def _identity(info: RunInfo) -> dict[str, Any]:

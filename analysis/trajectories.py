@@ -9,13 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.outcomes import INDIFFERENT, LOWER_IS_BETTER, SPLIT, Outcome
+from analysis.estimates import FEWEST_SEEDS
+from analysis.outcomes import INDIFFERENT, Outcome
+from analysis.scores import LOWER_IS_BETTER, SPLIT
 from ortho_lora.schema import Identity, TaskInfo
 
 MEAN = "mean of the tasks"
 """Stands for a task where a curve is the mean over all of them but twins."""
-FEWEST_SEEDS = 3
-"""For an interval over seeds, as in `analysis.outcomes`."""
 
 
 def metric_curves(

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+from analysis.estimates import estimate
+from analysis.study.boards import Board
 from analysis.study.conflicts import MEASURES, conflicts
-from analysis.study.estimates import estimate
 from analysis.study.results import Results
-from analysis.study.scores import Board
 
 MEASURED = (*MEASURES, "projected")
 

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.study.estimates import Estimate, Paired, estimate, mean_of, ratio_interval
+from analysis.estimates import Estimate, Paired, estimate, mean_of, ratio_interval
+from analysis.study.boards import Board
 from analysis.study.results import SINGLE
-from analysis.study.scores import Board
 from analysis.trajectories import MEAN
 
 WHAT_IT_RESPECTS = {True: "seeds and examples", False: "seeds alone"}

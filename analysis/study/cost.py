@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from analysis import queries
 from analysis.database import ask
+from analysis.estimates import Paired, estimate
 from analysis.remembered import remembered
 from analysis.runs import Run
-from analysis.study.estimates import Paired, estimate
+from analysis.study.boards import Board
 from analysis.study.results import Results, name_of
-from analysis.study.scores import Board
 from analysis.trajectories import metric_curves, with_seconds
 from ortho_lora.schema import read_identity
 

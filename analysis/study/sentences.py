@@ -5,10 +5,10 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.study.boards import Board
 from analysis.study.comparison import WHAT_IT_RESPECTS
 from analysis.study.cost import PAPER_COST
 from analysis.study.results import SINGLE, Results
-from analysis.study.scores import Board
 from analysis.study.units import amount, apart, range_of
 from analysis.trajectories import MEAN
 

@@ -3,13 +3,12 @@
 import numpy as np
 import pandas as pd
 
-from analysis.outcomes import LOWER_IS_BETTER
+from analysis.estimates import estimate
 from analysis.runs import Run
+from analysis.scores import LOWER_IS_BETTER, Scores, paired
 from analysis.statistics import Floats
 from analysis.study.conflicts import MEASURES, PAIR, conflicts
-from analysis.study.estimates import estimate
 from analysis.study.results import SINGLE, Results, name_of
-from analysis.study.scores import Scores, paired
 
 FEWEST_PAIRS = 6
 """For a correlation: those of fewer have intervals that hold the truth in as little as 84%."""

@@ -1,6 +1,6 @@
 """Differences of metrics as people say them: shares and correlations in points, hundredths; errors as they are."""
 
-from analysis.outcomes import LOWER_IS_BETTER
+from analysis.scores import LOWER_IS_BETTER
 
 
 def scale(metric: str) -> int:

@@ -13,8 +13,15 @@ TASKS = ("trec", "stars")
 
 
 def made(
-    records: ModuleType, runs_dir: Path, method: str, seed: int, values: tuple[float, float], **config: object
+    records: ModuleType,
+    runs_dir: Path,
+    method: str,
+    seed: int,
+    values: tuple[float, float],
+    right: np.ndarray | None = None,
+    **config: object,
 ) -> Path:
+    """A run with these values; `right`: which examples of `trec` it got right."""
     name = f"{method}-{seed}-{len(config)}"
     by_luck = {"majority": {"validation": {"accuracy": 0.5 + 0.01 * seed}}}  # of the examples that the seed drew
     tasks = [
@@ -29,7 +36,11 @@ def made(
         for step, scale in ((0, 0.5), (40, 1.0))
         for task, metric, value in zip(TASKS, ("accuracy", "rmse"), values, strict=True)
     ]
-    path: Path = records.write_run(runs_dir / name, info, records.status(), {"metrics": pd.DataFrame(rows)})
+    tables = {"metrics": pd.DataFrame(rows)}
+    if right is not None:
+        said = {"step": 40, "split": "validation", "task": "trec", "example": np.arange(len(right)), "target": 0}
+        tables["predictions"] = pd.DataFrame(said | {"prediction": (~right).astype(int)})
+    path: Path = records.write_run(runs_dir / name, info, records.status(), tables)
     return path
 
 
@@ -51,6 +62,27 @@ def test_methods_are_compared_seed_by_seed(records: ModuleType, tmp_path: Path) 
     projected = found["ortho-lora", "trec"]
     assert (projected.difference, projected.low, projected.seeds) == (pytest.approx(-0.1), None, (0,))
     assert not projected.clear
+
+
+def test_the_interval_respects_that_examples_are_few(records: ModuleType, tmp_path: Path) -> None:
+    """Seeds that agree to the last digit say nothing of the examples: 30 right answers of 50 against 25 others."""
+    right = {"joint": np.arange(50) < 25, "single": np.arange(50) >= 20}
+    for method, hits in right.items():
+        runs = [made(records, tmp_path, method, seed, (hits.mean(), 1.0), hits) for seed in range(3)]
+    found = {(one.method, one.task): one for one in outcomes(runs[0])}
+    single = found["single", "trec"]
+    assert single.difference == pytest.approx(0.1)
+    differences = right["single"].astype(float) - right["joint"]
+    half_width = 1.96 * differences.std() / np.sqrt(50)  # of a mean over 50 examples, drawn anew
+    assert single.low == pytest.approx(0.1 - half_width, abs=0.02)
+    assert single.high == pytest.approx(0.1 + half_width, abs=0.02)
+    assert not single.clear
+
+
+def test_a_metric_that_is_no_number_is_not_compared(records: ModuleType, tmp_path: Path) -> None:
+    made(records, tmp_path, "joint", 0, (0.5, 1.0))
+    own = made(records, tmp_path, "ortho-lora", 0, (np.nan, 0.9))
+    assert [one.task for one in outcomes(own)] == ["stars"]
 
 
 def test_a_probe_is_neither_compared_nor_compared_with(records: ModuleType, tmp_path: Path) -> None:

@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.scores import read_scores
 from analysis.study import comparison
+from analysis.study.boards import boards
 from analysis.study.results import read_results
-from analysis.study.scores import boards, read_scores
 from analysis.trajectories import MEAN
 
 

@@ -5,9 +5,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from analysis.scores import read_scores
+from analysis.study.boards import boards
 from analysis.study.cost import costs, equal_seconds
 from analysis.study.results import read_results
-from analysis.study.scores import boards, read_scores
 from analysis.trajectories import MEAN
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.scores import read_scores
 from analysis.study.results import read_results
-from analysis.study.scores import read_scores
 from analysis.study.transfer import correlations, pair_conflicts, transfer_matrix
 
 

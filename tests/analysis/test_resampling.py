@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from analysis.study.resampling import resampled
+from analysis.resampling import resampled
 from ortho_lora.tasks.metrics import METRICS
 
 RNG = np.random.default_rng(0)

@@ -14,7 +14,7 @@ of the examples' noise too, which is so counted twice: intervals are rather too 
 
 Measured in 400 simulated studies of 3 seeds and 200 examples, they hold the truth in 97% where seeds vary more than
 examples and in 99% where they hardly vary; a bootstrap over the seeds alone in 74 to 77%
-(`tests/analysis/study/test_estimates.py`). They are as wide as 3 seeds make them. Of two seeds none is told: the
+(`tests/analysis/test_estimates.py`). They are as wide as 3 seeds make them. Of two seeds none is told: the
 values of metrics are so few that two differences are often the same, and would look as if seeds did not matter.
 
 Ratios have Fieller's (1954) interval: all ratios r for which the mean of (above - r below) is not clearly off 0.
@@ -27,8 +27,9 @@ import numpy as np
 from scipy import special
 
 from analysis.statistics import Floats
-from analysis.trajectories import FEWEST_SEEDS
 
+FEWEST_SEEDS = 3
+"""For an interval over seeds."""
 _LEVEL = 0.95
 
 

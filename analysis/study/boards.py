@@ -1,39 +1,14 @@
-"""The final scores of a study's runs, and what they would have been on other examples of the same kind."""
+"""The final scores of a study's runs, by method, task and seed."""
 
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
-import numpy as np
-import pandas as pd
-
-from analysis.database import ask
-from analysis.outcomes import LOWER_IS_BETTER, SPLIT
-from analysis.remembered import remembered
-from analysis.runs import Run, final_metrics
-from analysis.statistics import Floats
-from analysis.study.estimates import Paired, mean_of
-from analysis.study.resampling import resampled
+from analysis.estimates import Paired, mean_of
+from analysis.scores import LOWER_IS_BETTER, Score, Scores, paired
 from analysis.study.results import Condition, Results, name_of
 from analysis.trajectories import MEAN
 from ortho_lora.schema import TaskInfo
-
-RESAMPLES = 1000
-_NO_PREDICTIONS = pd.DataFrame(columns=["run", "task", "example", "target", "prediction"])
-
-
-@dataclass(frozen=True)
-class Score:
-    """The last value of a task's primary metric in one run."""
-
-    value: float
-    resampled: Floats | None  # on other examples, [resamples], the same in every run; None: not known
-
-
-Scores = Mapping[tuple[str, str], Score]
-"""By run and task."""
 
 
 @dataclass(frozen=True)
@@ -117,48 +92,3 @@ def boards(results: Results, scores: Scores) -> tuple[Board, ...]:
         if by_method:
             found.append(Board(condition, results.study.baseline, tuple(tasks.values()), by_method))
     return tuple(found)
-
-
-def read_scores(runs: Iterable[Run]) -> dict[tuple[str, str], Score]:
-    """The scores of runs, by run and task; those on other examples where a run recorded its predictions.
-
-    Raises:
-        OrthoLoraError: a record cannot be read.
-    """
-    known = [run for run in runs if run.info]
-    values = {run.run_id: final_metrics(run.path, run.info.tasks, SPLIT) for run in known if run.info}
-    tasks = {(run.run_id, task.name): task for run in known if run.info for task in run.info.tasks}
-    predictions = pd.concat([_predictions(run.path) for run in known]) if known else _NO_PREDICTIONS
-    others: dict[tuple[str, str], Floats | None] = {}
-    for name, of_task in predictions.groupby("task", sort=False):
-        examples, place = np.unique(of_task["example"], return_inverse=True)
-        # Poisson weights: each example is drawn as often in a run that evaluated others beside it.
-        draws = np.random.default_rng(zlib.crc32(str(name).encode())).poisson(1.0, (len(examples), RESAMPLES))
-        weights = draws.T.astype(np.float32)
-        for run_id, rows in of_task.assign(place=place).groupby("run", sort=False):
-            task = tasks[str(run_id), str(name)]
-            targets, said = rows["target"].to_numpy(), rows["prediction"].to_numpy()
-            others[str(run_id), str(name)] = resampled(
-                task.metrics[0], targets, said, weights[:, rows["place"]], len(task.classes)
-            )
-    return {
-        (run_id, name): Score(value, others.get((run_id, name)))
-        for run_id, found in values.items()
-        for name, value in found.items()
-    }
-
-
-def paired(scores: Mapping[int, Score], seeds: Sequence[int]) -> Paired:
-    """The scores of these seeds, in their order."""
-    chosen = [scores[seed] for seed in seeds]
-    values = np.array([score.value for score in chosen], dtype=np.float64)
-    others = [score.resampled for score in chosen if score.resampled is not None]
-    every = len(others) == len(chosen) and len(chosen) > 0
-    return Paired(tuple(seeds), values, np.stack(others, axis=1) if every else None)
-
-
-@remembered("manifest.json")
-def _predictions(run: Path) -> pd.DataFrame:
-    """Run, task, example, target and prediction of the last evaluation."""
-    sql = "SELECT $run AS run, task, example, target, prediction FROM predictions WHERE split = $split"
-    return ask(run, ["predictions"], sql, parameters={"run": run.name, "split": SPLIT}).astype({"task": str})

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.study.estimates import Paired, estimate, ratio_interval
-from analysis.study.resampling import resampled
+from analysis.estimates import Paired, estimate, ratio_interval
+from analysis.resampling import resampled
 
 SEEDS, EXAMPLES, STUDIES = 3, 200, 400
 TRUTH = {"joint": 0.74, "method": 0.78, "single": 0.82}
