@@ -112,4 +112,9 @@ def test_the_summary_says_whether_it_showed(records: ModuleType, tmp_path: Path)
     for seed in (1, 2):
         made(records, tmp_path, "joint", seed, (0.5, 1.0))
         made(records, tmp_path, "ortho-lora", seed, (0.4 + 0.001 * seed, 1.0))
-    assert "trec is worse with ortho-lora than with joint (accuracy -0.099" in advise(info, [], outcomes(own))[0]
+    told = advise(info, [], outcomes(own))[0]
+    assert "trec is worse with ortho-lora than with joint (accuracy -0.099" in told
+    assert "by chance" not in told
+    for seed in range(3):
+        made(records, tmp_path, "single", seed, (0.5, 1.0))
+    assert "Of 4 such intervals about 0.2 exclude 0 by chance." in advise(info, [], outcomes(own))[0]
