@@ -6,10 +6,8 @@ import pandas as pd
 
 from analysis.estimates import estimate
 from analysis.study.boards import Board
-from analysis.study.conflicts import MEASURES, conflicts
+from analysis.study.conflicts import MEASURED, conflicts_of
 from analysis.study.results import Results
-
-MEASURED = (*MEASURES, "projected")
 
 
 def over_axes(results: Results, boards: Iterable[Board]) -> pd.DataFrame:
@@ -32,7 +30,7 @@ def over_axes(results: Results, boards: Iterable[Board]) -> pd.DataFrame:
             over = estimate(gain) if method != board.baseline and gain.seeds else None
             score = estimate(own)
             runs = results.finished(method, board.condition).values()
-            measured = pd.concat([conflicts(run.path) for run in runs])
+            measured = conflicts_of(runs)
             rows.append(
                 {"condition": board.name, **dict(board.condition), "method": method, "task": task}
                 | {"metric": board.metrics[task], "mean": score.value, "spread": score.spread}

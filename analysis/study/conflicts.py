@@ -1,5 +1,6 @@
 """How the tasks of a run conflict: each pair in one number, over all blocks and steps."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,14 @@ import pandas as pd
 from analysis.agreement import BySteps, shares_texts
 from analysis.database import ask
 from analysis.remembered import remembered
+from analysis.runs import Run
 from analysis.statistics import clear_mean, cosine_of_sums
 from analysis.study.results import Results, name_of
 from ortho_lora.schema import read_run
 
 PAIR = ["task_i", "task_j"]
 MEASURES = ("cosine", "corrected", "conflict_rate")
+MEASURED = (*MEASURES, "projected")
 
 
 def method_conflicts(results: Results) -> pd.DataFrame:
@@ -26,20 +29,23 @@ def method_conflicts(results: Results) -> pd.DataFrame:
     Raises:
         OrthoLoraError: a record cannot be read.
     """
-    numbers = [*MEASURES, "projected"]
     rows = []
     for condition in results.conditions:
         for method in results.methods(condition):
-            measured = [conflicts(run.path) for run in results.finished(method, condition).values()]
-            if not measured:
+            if not (runs := results.finished(method, condition)):
                 continue
-            means = pd.concat(measured).groupby(PAIR, sort=False)[numbers].mean().reset_index()
+            means = conflicts_of(runs.values()).groupby(PAIR, sort=False)[list(MEASURED)].mean().reset_index()
             rows += [
-                {"condition": name_of(condition), "method": method, **row, "seeds": len(measured)}
+                {"condition": name_of(condition), "method": method, **row, "seeds": len(runs)}
                 for row in means.to_dict("records")
             ]
-    frame = pd.DataFrame(rows, columns=["condition", "method", *PAIR, *numbers, "seeds"])
-    return frame.astype(dict.fromkeys(numbers, "float64"))
+    frame = pd.DataFrame(rows, columns=["condition", "method", *PAIR, *MEASURED, "seeds"])
+    return frame.astype(dict.fromkeys(MEASURED, "float64"))
+
+
+def conflicts_of(runs: Iterable[Run]) -> pd.DataFrame:
+    """`conflicts` of several runs, at least one, below each other."""
+    return pd.concat([conflicts(run.path) for run in runs])
 
 
 @remembered("manifest.json")
@@ -78,4 +84,4 @@ def conflicts(run: Path) -> pd.DataFrame:
     twins = [shares_texts(info.tasks, *pair) for pair in found[PAIR].itertuples(index=False, name=None)]
     usable = clear & ~np.array(twins, dtype=bool)
     found["corrected"] = np.where(usable, cosine_of_sums(product, half_i, half_j), np.nan)
-    return found[[*PAIR, *MEASURES, "projected"]].astype(dict.fromkeys(PAIR, str))
+    return found[[*PAIR, *MEASURED]].astype(dict.fromkeys(PAIR, str))

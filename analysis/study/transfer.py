@@ -7,7 +7,7 @@ from analysis.estimates import estimate
 from analysis.runs import Run
 from analysis.scores import LOWER_IS_BETTER, Scores, paired
 from analysis.statistics import Floats
-from analysis.study.conflicts import MEASURES, PAIR, conflicts
+from analysis.study.conflicts import MEASURES, PAIR, conflicts_of
 from analysis.study.results import SINGLE, Results, name_of
 
 FEWEST_PAIRS = 6
@@ -72,7 +72,7 @@ def pair_conflicts(results: Results, matrix: pd.DataFrame) -> pd.DataFrame:
             runs = results.finished(results.study.baseline, condition, (one, other))
             if there is None or back is None:
                 continue
-            measured = pd.concat([conflicts(run.path) for run in runs.values()])
+            measured = conflicts_of(runs.values())
             if measured.empty:
                 continue
             found = {measure: float(measured[measure].mean()) for measure in MEASURES}
