@@ -8,7 +8,9 @@ from typing import Any
 
 from analysis.estimates import estimate
 from analysis.runs import Run, list_runs
-from analysis.scores import LOWER_IS_BETTER, Score, Scores, paired, read_scores
+from analysis.scores import Score, read_scores
+from analysis.study.boards import Board
+from analysis.study.results import SINGLE
 from ortho_lora.schema import RunInfo, read_run
 
 INDIFFERENT = frozenset(
@@ -47,15 +49,42 @@ class Outcome:
 def outcomes(run: Path) -> tuple[Outcome, ...]:
     """`single` against `joint`, and every other method against `joint`, on each task, as far as there are such runs.
 
-    Compared are finished runs of the same directory with the run's own model, tasks and other settings, and the same
-    seed on both sides. A probe evaluates nothing: it has no outcomes and is none.
+    Raises:
+        OrthoLoraError: a record cannot be read.
+    """
+    runs = _comparable(run)
+    board = _board(run, runs)
+    found = []
+    for method in board.others:
+        for task in board.tasks:
+            gain = board.gain(method, task.name)
+            if gain.seeds:
+                one = estimate(gain)
+                names = tuple(runs[side][seed].run_id for seed in one.seeds for side in (method, board.baseline))
+                metric = board.metrics[task.name]
+                found.append(
+                    Outcome(task.name, metric, method, board.baseline, one.value, one.low, one.high, one.seeds, names)
+                )
+    return tuple(found)
+
+
+def board_of(run: Path) -> Board:
+    """The scores of the runs that this one can be compared with, and its own, as of a study without a file.
+
+    They are the finished runs of the same directory with the run's own model, tasks and other settings. A probe
+    evaluates nothing: it is compared with none.
 
     Raises:
         OrthoLoraError: a record cannot be read.
     """
+    return _board(run, _comparable(run))
+
+
+def _comparable(run: Path) -> dict[str, dict[int, Run]]:
+    """By method, `single` first, and seed."""
     own = read_run(run)
     if not own.config or own.probe:
-        return ()
+        return {}
     runs: dict[str, dict[int, Run]] = {}
     for other in list_runs(run.parent):
         if (
@@ -66,33 +95,19 @@ def outcomes(run: Path) -> tuple[Outcome, ...]:
             and _identity(read_run(other.path)) == _identity(own)
         ):
             runs.setdefault(other.info.method, {}).setdefault(other.info.seed, other)  # the newest first
-    joint = runs.get("joint", {})
-    methods = sorted(runs.keys() - {"joint"}, key=lambda method: (method != "single", method))
-    scores = read_scores(run for of_method in runs.values() for run in of_method.values())
-    return tuple(
-        outcome
-        for method in methods
-        for task in own.tasks
-        if task.metrics and (outcome := _compare(task.name, task.metrics[0], method, runs[method], joint, scores))
-    )
+    return {method: runs[method] for method in sorted(runs, key=lambda method: (method != SINGLE, method))}
 
 
-def _compare(
-    task: str, metric: str, method: str, ours: Mapping[int, Run], joint: Mapping[int, Run], scores: Scores
-) -> Outcome | None:
-    own, base = (_of_task(task, runs, scores) for runs in (ours, joint))
-    seeds = sorted(own.keys() & base.keys())
-    if not seeds:
-        return None
-    gain = paired(own, seeds).minus(paired(base, seeds)).times(-1 if metric in LOWER_IS_BETTER else 1)
-    found = estimate(gain)
-    runs = tuple(side[seed].run_id for seed in seeds for side in (ours, joint))
-    return Outcome(task, metric, method, "joint", found.value, found.low, found.high, tuple(seeds), runs)
-
-
-def _of_task(task: str, runs: Mapping[int, Run], scores: Scores) -> dict[int, Score]:
-    found = {seed: scores.get((run.run_id, task)) for seed, run in runs.items()}
-    return {seed: score for seed, score in found.items() if score and isfinite(score.value)}
+def _board(run: Path, runs: Mapping[str, Mapping[int, Run]]) -> Board:
+    tasks = tuple(task for task in read_run(run).tasks if task.metrics)
+    read = read_scores(one for of_method in runs.values() for one in of_method.values())
+    scores: dict[str, dict[str, dict[int, Score]]] = {method: {} for method in runs}
+    for method, of_method in runs.items():
+        for seed, one in of_method.items():
+            for task in tasks:
+                if (score := read.get((one.run_id, task.name))) and isfinite(score.value):
+                    scores[method].setdefault(task.name, {})[seed] = score
+    return Board((), "joint", tasks, scores)
 
 
 def _identity(info: RunInfo) -> dict[str, Any]:

@@ -18,6 +18,9 @@ from analysis.statistics import Floats
 LOWER_IS_BETTER = frozenset({"loss", "rmse", "mae", "mse"})
 SPLIT = "validation"
 
+MEAN = "mean of the tasks"
+"""Stands for a task where a number is of the mean over all of them but twins."""
+
 RESAMPLES = 1000
 _NO_PREDICTIONS = pd.DataFrame(columns=["run", "task", "example", "target", "prediction"])
 

@@ -1,21 +1,17 @@
-"""How tasks fare over training: curves of metrics and losses, seeds put together, smoothed; what of a gap is recovered.
+"""How tasks fare over training: curves of metrics and losses, seeds put together, smoothed.
 
 A frame of curves has a row a point: series (a run, or runs that differ in their seed alone), task, step, value.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 
-from analysis.estimates import FEWEST_SEEDS
-from analysis.outcomes import INDIFFERENT, Outcome
-from analysis.scores import LOWER_IS_BETTER, SPLIT
-from ortho_lora.schema import Identity, TaskInfo
-
-MEAN = "mean of the tasks"
-"""Stands for a task where a curve is the mean over all of them but twins."""
+from analysis.outcomes import INDIFFERENT
+from analysis.scores import LOWER_IS_BETTER, MEAN
+from ortho_lora.schema import Identity
 
 
 def metric_curves(
@@ -124,37 +120,6 @@ def final_values(curves: pd.DataFrame) -> pd.DataFrame:
     return wide.rename_axis(columns=None).reset_index()
 
 
-def gap_recovery(outcomes: Iterable[Outcome], tasks: Sequence[TaskInfo]) -> pd.DataFrame:
-    """What of the gap between joint and single-task training each method recovers: (method - joint)/(single - joint).
-
-    Args:
-        outcomes: of `analysis.outcomes`, the gains over joint training.
-        tasks: of the run; twins are left out of `MEAN`, the gain of the mean metric over that of `single`.
-
-    Returns:
-        method, task (`MEAN` too), metric (null for `MEAN`), gap (single - joint) and gain (method - joint), positive
-        where better; recovered: gain / gap, null where there is no gap to recover or none is known; seeds: of which
-        these are means; in words: what to make of it.
-    """
-    known = {task.name: task for task in tasks}
-    found = list(outcomes)
-    single = {outcome.task: outcome for outcome in found if outcome.method == "single"}
-    rows = []
-    for method in dict.fromkeys(outcome.method for outcome in found if outcome.method != "single"):
-        gains = [outcome for outcome in found if outcome.method == method]
-        errors = {gain.task: _resolution(gain, known) for gain in gains}
-        rows += [
-            _recovery(method, gain.task, gain.metric, [gain], [single.get(gain.task)], errors[gain.task])
-            for gain in gains
-        ]
-        counted = [gain for gain in gains if known[gain.task].twin_of is None]
-        if len(counted) > 1 and len({gain.metric in LOWER_IS_BETTER for gain in counted}) == 1:
-            of_mean = float(np.linalg.norm([errors[gain.task] for gain in counted])) / len(counted)
-            rows.append(_recovery(method, MEAN, None, counted, [single.get(gain.task) for gain in counted], of_mean))
-    columns = ["method", "task", "metric", "gap", "gain", "recovered", "seeds", "in words"]
-    return pd.DataFrame(rows, columns=columns).astype({"gap": "float64", "recovered": "float64"})
-
-
 def _mean(curves: pd.DataFrame, info: Identity) -> pd.DataFrame:
     """The mean over the tasks of one run at the steps where all of them have a value; none where it would mix units."""
     counted = [task.name for task in info.tasks if task.twin_of is None]
@@ -176,56 +141,3 @@ def _settings(info: Identity) -> str:
     tasks = [task.model_dump(exclude={"majority"}) for task in info.tasks]  # its value is of the seed's examples
     same = [info.method, info.rule, info.scope, config, tasks]
     return json.dumps(same, sort_keys=True)
-
-
-def _recovery(
-    method: str,
-    task: str,
-    metric: str | None,
-    gains: Sequence[Outcome],
-    gaps: Sequence[Outcome | None],
-    resolution: float,
-) -> dict[str, object]:
-    """A row of `gap_recovery`: of one task, or of the mean of several."""
-    known = [gap for gap in gaps if gap is not None]
-    gain = float(np.mean([one.difference for one in gains]))
-    gap = float(np.mean([one.difference for one in known])) if len(known) == len(gains) else None
-    seeds = min(len(one.seeds) for one in [*gains, *known])
-    recovered = None
-    words = _no_gap(known, gap, resolution)
-    if gap is not None and not words:
-        recovered = gain / gap
-        few = f", from {seeds} seed{'' if seeds == 1 else 's'}: may be chance" if seeds < FEWEST_SEEDS else ""
-        words = f"recovers {recovered:.0%} of the gap{few}"
-    return {
-        "method": method,
-        "task": task,
-        "metric": metric,
-        "gap": gap,
-        "gain": gain,
-        "recovered": recovered,
-        "seeds": seeds,
-        "in words": words,
-    }
-
-
-def _no_gap(gaps: Sequence[Outcome], gap: float | None, resolution: float) -> str:
-    """Why there is no gap to recover, if so."""
-    if gap is None:
-        return "unknown: no finished single run of this seed"
-    if gap <= 0:
-        return "no gap to recover: single is not better than joint"
-    if gap < resolution:
-        return f"no gap to recover: below {resolution:.3f}, what so few examples can tell"
-    if len(gaps) == 1 and gaps[0].low is not None and not gaps[0].clear:
-        return "no gap to recover: single and joint do not clearly differ"
-    return ""
-
-
-def _resolution(gain: Outcome, tasks: Mapping[str, TaskInfo]) -> float:
-    """The largest standard error of a difference of two shares of the evaluated examples, sqrt(2 / (4 n)); else 0."""
-    task = tasks[gain.task]
-    examples = task.evaluation_examples.get(SPLIT, 0)
-    if gain.metric in LOWER_IS_BETTER or task.kind != "classification" or not examples:
-        return 0.0
-    return float(np.sqrt(1 / (2 * examples)))

@@ -7,8 +7,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from analysis import theme
+from analysis.scores import MEAN
 from analysis.study.units import scale
-from analysis.trajectories import MEAN
 
 _ROW = 22  # height of a method's row within a task, in pixels
 _GAP = 22  # between tasks

@@ -8,7 +8,8 @@ import plotly.graph_objects as go
 
 from analysis import theme
 from analysis.figures.lines import PLOT, add_reference, series_of, with_legend
-from analysis.trajectories import MEAN, loss_curves, metric_curves
+from analysis.scores import MEAN
+from analysis.trajectories import loss_curves, metric_curves
 from ortho_lora.schema import Identity
 
 Axis: TypeAlias = Literal["step", "seconds"]

@@ -1,13 +1,12 @@
-"""The final scores of a study's runs, by method, task and seed."""
+"""The final scores of runs that are compared, by method, task and seed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from analysis.estimates import Paired, mean_of
-from analysis.scores import LOWER_IS_BETTER, Score, Scores, paired
+from analysis.scores import LOWER_IS_BETTER, MEAN, Score, Scores, paired
 from analysis.study.results import Condition, Results, name_of
-from analysis.trajectories import MEAN
 from ortho_lora.schema import TaskInfo
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.estimates import Estimate, Paired, estimate, mean_of, ratio_interval
+from analysis.scores import MEAN
 from analysis.study.boards import Board
 from analysis.study.results import SINGLE
-from analysis.trajectories import MEAN
 
 WHAT_IT_RESPECTS = {True: "seeds and examples", False: "seeds alone"}
 """What an interval knows of: of runs without recorded predictions it is too narrow."""

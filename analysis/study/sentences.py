@@ -5,12 +5,12 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.scores import MEAN
 from analysis.study.boards import Board
 from analysis.study.comparison import WHAT_IT_RESPECTS
 from analysis.study.cost import PAPER_COST
 from analysis.study.results import SINGLE, Results
 from analysis.study.units import amount, apart, range_of
-from analysis.trajectories import MEAN
 
 FEW_SEEDS = 5
 """Fewer are told to be few."""

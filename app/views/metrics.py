@@ -7,8 +7,9 @@ import pandas as pd
 import streamlit as st
 
 from analysis import figures, queries, trajectories
-from analysis.outcomes import outcomes
+from analysis.outcomes import board_of
 from analysis.runs import Run
+from analysis.study import comparison
 from app import figure, glossary, state
 from app.selection import select_steps
 from ortho_lora.schema import Identity
@@ -166,21 +167,23 @@ def _gaps(run: Run) -> None:
     st.markdown(
         "(method − joint) / (single − joint): what a method wins back of what sharing one adapter costs."
         " From the last primary metrics of all finished runs in this directory with this run's settings, seed by seed,"
-        " compared above or not."
+        " compared above or not. Whether there is a gap at all, and how much is recovered, needs three seeds."
     )
-    found = trajectories.gap_recovery(outcomes(run.path), run.info.tasks)
+    found = comparison.recovery([board_of(run.path)])
     if found.empty:
         st.info(
-            "There is no finished run of `joint` and of another method with the same settings and seed beside this one"
-            " yet."
+            "There are no finished runs of `joint`, `single` and a third method with the same settings and seed beside"
+            " this one yet."
         )
         return
     figure.numbers(
         "gap-recovery",
         found,
         placeholder="–",
-        column_order=["method", "task", "in words", "recovered", "gap", "gain", "seeds", "metric"],
+        column_order=["method", "task", "in words", "recovered", "low", "high", "gap", "gain", "seeds", "metric"],
         column_config={
+            "low": st.column_config.NumberColumn(format="percent"),
+            "high": st.column_config.NumberColumn(format="percent"),
             "gap": st.column_config.NumberColumn("single − joint", format="%+.3f"),
             "gain": st.column_config.NumberColumn("method − joint", format="%+.3f"),
             "recovered": st.column_config.NumberColumn(format="percent"),

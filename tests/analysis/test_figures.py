@@ -16,6 +16,7 @@ from analysis import figures, queries, theme, trajectories, words
 from analysis.export import replay_frame
 from analysis.queries import Selection
 from analysis.runs import open_run
+from analysis.scores import MEAN
 from ortho_lora.schema import RunInfo
 
 TASKS = ["movies", "tweets", "trec"]
@@ -321,7 +322,7 @@ def test_last_value_of_single_is_drawn_across(run: Path, infos: dict[str, RunInf
     figure = figures.metric_trajectories(curves, [run.name, "other"], infos, finals={"other"})
     dotted = [shape.y0 for shape in figure.layout.shapes if shape.line.dash == "dot"]
     last = curves[curves["series"] == "other"].drop_duplicates("task", keep="last").set_index("task")["value"]
-    assert dotted == last.reindex([trajectories.MEAN, *TASKS]).tolist()
+    assert dotted == last.reindex([MEAN, *TASKS]).tolist()
 
 
 def test_band_spans_the_seeds(run: Path, infos: dict[str, RunInfo]) -> None:

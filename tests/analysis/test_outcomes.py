@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from analysis.advice import advise
-from analysis.outcomes import outcomes
+from analysis.outcomes import board_of, outcomes
+from analysis.study import comparison
 from ortho_lora.schema import ProbeInfo, read_run
 
 TASKS = ("trec", "stars")
@@ -101,6 +102,21 @@ def test_a_probe_is_neither_compared_nor_compared_with(records: ModuleType, tmp_
 
 def test_without_runs_beside_it_there_is_no_outcome(records: ModuleType, tmp_path: Path) -> None:
     assert outcomes(made(records, tmp_path, "ortho-lora", 0, (0.4, 1.0))) == ()
+
+
+def test_runs_beside_one_tell_what_of_a_gap_is_recovered_as_a_study_does(records: ModuleType, tmp_path: Path) -> None:
+    def in_words(seeds: int) -> pd.Series:
+        for seed in range(seeds):
+            for method, value in (("joint", 0.5), ("single", 0.7 + 0.002 * seed), ("ortho-lora", 0.6)):
+                run = made(records, tmp_path / f"{seeds}", method, seed, (value, 1.0))
+        return comparison.recovery([board_of(run)]).set_index("task")["in words"]
+
+    assert set(in_words(2)) == {"unknown: fewer than three seeds do not tell whether there is a gap to recover"}
+    words = in_words(3)
+    # 0.1 / 0.202; the gap is known to 4.303 * 0.002 / sqrt(3), the gain exactly.
+    assert words["trec"] == "recovers 50% of the gap, 95% interval 48% to 51%"
+    assert words["stars"] == "no gap to recover: single and joint do not differ beyond noise"
+    assert len(words) == 2  # no mean of a metric that should rise and one that should fall
 
 
 def test_the_summary_says_whether_it_showed(records: ModuleType, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Curves of runs and of seeds put together, their clock and smoothing, and what of a gap is recovered."""
+"""Curves of runs and of seeds put together, their clock and smoothing."""
 
 from pathlib import Path
 from types import ModuleType
@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis import queries, trajectories
-from analysis.outcomes import Outcome
-from analysis.trajectories import MEAN
+from analysis.scores import MEAN
 from ortho_lora.schema import RunInfo
 
 SPLIT = "validation"
@@ -146,47 +145,3 @@ def test_last_values_are_a_row_a_run(infos: dict[str, RunInfo]) -> None:
     assert final.columns.tolist() == ["series", "step", "movies", "trec", "twin", MEAN]
     assert final["step"].tolist() == [10, 10]
     assert final[MEAN].tolist() == pytest.approx([0.5, 0.3])
-
-
-def outcome(task: str, method: str, difference: float, seeds: int = 1, half: float | None = None) -> Outcome:
-    low, high = (None, None) if half is None else (difference - half, difference + half)
-    return Outcome(task, "accuracy", method, "joint", difference, low, high, tuple(range(seeds)), ())
-
-
-@pytest.mark.parametrize(
-    ("gap", "recovered", "words"),
-    [
-        (outcome("movies", "single", 0.4), 0.5, "recovers 50% of the gap, from 1 seed: may be chance"),
-        (outcome("movies", "single", 0.4, 3, 0.1), 0.5, "recovers 50% of the gap, from 1 seed: may be chance"),
-        (outcome("movies", "single", 0.4, 3, 0.5), None, "no gap to recover: single and joint do not clearly differ"),
-        (outcome("movies", "single", -0.4), None, "no gap to recover: single is not better than joint"),
-        (outcome("movies", "single", 0.05), None, "no gap to recover: below 0.100, what so few examples can tell"),
-        (None, None, "unknown: no finished single run of this seed"),
-    ],
-)
-def test_recovery_of_a_gap_that_is_there(
-    records: ModuleType, gap: Outcome | None, recovered: float | None, words: str
-) -> None:
-    found = trajectories.gap_recovery(
-        [*([gap] if gap else []), outcome("movies", "ortho-lora", 0.2)], [records.task_info("movies")]
-    )
-    assert len(found) == 1
-    row = found.iloc[0]
-    assert row["in words"] == words
-    assert (None if pd.isna(row["recovered"]) else row["recovered"]) == (recovered and pytest.approx(recovered))
-
-
-def test_mean_recovery_is_that_of_the_mean_metric_without_twins(infos: dict[str, RunInfo]) -> None:
-    given = [("movies", 0.4, 0.2), ("trec", 0.2, 0.4), ("twin", 0.9, -0.9)]
-    found = trajectories.gap_recovery(
-        [outcome(task, "single", gap, 3, 0.01) for task, gap, _ in given]
-        + [outcome(task, "ortho-lora", gain, 3, 0.01) for task, _, gain in given],
-        infos["one"].tasks,
-    ).set_index("task")
-    assert found.loc[MEAN, "recovered"] == pytest.approx(1.0)
-    assert found.loc[MEAN, "in words"] == "recovers 100% of the gap"
-    assert found.loc["twin", "recovered"] == pytest.approx(-1.0)
-
-
-def test_nothing_to_recover() -> None:
-    assert trajectories.gap_recovery([], ()).empty

@@ -4,11 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.scores import read_scores
+from analysis.scores import MEAN, read_scores
 from analysis.study import comparison
 from analysis.study.boards import boards
 from analysis.study.results import read_results
-from analysis.trajectories import MEAN
 
 
 def boards_of(directory):

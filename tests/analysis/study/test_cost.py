@@ -5,11 +5,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from analysis.scores import read_scores
+from analysis.scores import MEAN, read_scores
 from analysis.study.boards import boards
 from analysis.study.cost import costs, equal_seconds
 from analysis.study.results import read_results
-from analysis.trajectories import MEAN
 
 
 def test_costs_are_relative_to_the_baseline(finished):
