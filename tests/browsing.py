@@ -1,6 +1,10 @@
-"""What browser tests share: when a page of the dashboard has come to rest, and the way from page to page."""
+"""What browser tests share: when a page has come to rest, the way from page to page, and that nothing goes wrong."""
 
-from playwright.sync_api import Locator, Page, expect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, expect
 
 # Streamlit fetches the code of its elements when they are first needed, so they appear in any order, some a while after
 # the script has ended, and what appears late moves the rest.
@@ -20,6 +24,27 @@ AT_REST = """
     return now !== null && performance.now() - window.restsSince > 500;
 }
 """
+
+
+@contextmanager
+def watched(browser: Browser, address: str, **options: Any) -> Iterator[BrowserContext]:
+    """A context whose pages may tell no error and send no request to anyone but the server at this address."""
+    options = {"viewport": {"width": 1440, "height": 900}} | options
+    errors: list[str] = []
+    requests: list[str] = []
+
+    def told(message: ConsoleMessage) -> None:
+        # On a deep link Streamlit looks for its server below the page's own path first, which answers 404.
+        if message.type == "error" and "/_stcore/" not in message.location["url"]:
+            errors.append(message.text)
+
+    with browser.new_context(**options) as context:
+        context.on("console", told)
+        context.on("weberror", lambda error: errors.append(str(error.error)))
+        context.on("request", lambda request: requests.append(request.url))
+        yield context
+    assert [url for url in requests if not url.startswith((address, "data:", "blob:"))] == []
+    assert errors == []
 
 
 def settled(page: Page) -> None:

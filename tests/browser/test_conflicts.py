@@ -4,7 +4,7 @@ from urllib.parse import parse_qs, urlparse
 
 import numpy as np
 import pytest
-from browsing import settled
+from browsing import settled, watched
 from playwright.sync_api import expect
 
 from analysis.queries import Selection, blocks
@@ -38,16 +38,10 @@ def run(server, records):
 
 
 @pytest.fixture
-def page(browser):
+def page(browser, server):
     """A page; it fails the test where it reports an error or asks another machine."""
-    context = browser.new_context(viewport={"width": 1440, "height": 1000})
-    errors, requests = [], []
-    context.on("weberror", lambda error: errors.append(str(error.error)))
-    context.on("request", lambda request: requests.append(request.url))
-    yield context.new_page()
-    assert errors == []
-    assert {urlparse(url).hostname for url in requests if url.startswith("http")} == {"127.0.0.1"}
-    context.close()
+    with watched(browser, server.address, viewport={"width": 1440, "height": 1000}) as context:
+        yield context.new_page()
 
 
 def click(page, *place):

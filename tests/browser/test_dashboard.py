@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from browsing import go_to
+from browsing import go_to, watched
 from playwright.sync_api import expect
 
 from ortho_lora.schema import read_run, read_status
@@ -20,50 +20,42 @@ DRAWN = """
 
 
 def test_launch_a_run_watch_it_and_see_its_heatmap(browser, server):
-    context = browser.new_context(viewport={"width": 1440, "height": 900})
-    errors, requests = [], []
-    context.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-    context.on("weberror", lambda error: errors.append(str(error.error)))
-    context.on("request", lambda request: requests.append(request.url))
+    with watched(browser, server.address) as context:
+        page = context.new_page()
+        page.goto(server.address)
+        expect(page.get_by_text("There are no runs yet.")).to_be_visible()
 
-    page = context.new_page()
-    page.goto(server.address)
-    expect(page.get_by_text("There are no runs yet.")).to_be_visible()
+        go_to(page, "Launch")
+        page.get_by_label("Steps", exact=True).fill("40")
+        page.get_by_label("Name", exact=True).fill("first")
+        page.get_by_label("Batch size", exact=True).fill("4")
+        page.get_by_role("tab", name="Evaluation, recording").click()
+        page.get_by_label("Evaluation examples", exact=True).fill("48")
+        page.get_by_label("Evaluation examples", exact=True).press("Tab")
+        expect(page.get_by_text("Evaluation examples: 256 → 48")).to_be_visible()
+        page.get_by_role("button", name="Start training").click()
+        expect(page.get_by_text(re.compile(r"first.*step \d+ of 40"))).to_be_visible()
 
-    go_to(page, "Launch")
-    page.get_by_label("Steps", exact=True).fill("40")
-    page.get_by_label("Name", exact=True).fill("first")
-    page.get_by_label("Batch size", exact=True).fill("4")
-    page.get_by_role("tab", name="Evaluation, recording").click()
-    page.get_by_label("Evaluation examples", exact=True).fill("48")
-    page.get_by_label("Evaluation examples", exact=True).press("Tab")
-    expect(page.get_by_text("Evaluation examples: 256 → 48")).to_be_visible()
-    page.get_by_role("button", name="Start training").click()
-    expect(page.get_by_text(re.compile(r"first.*step \d+ of 40"))).to_be_visible()
+        # The run is a process of its own: it outlives the page and the server.
+        page.close()
+        server.stop()
+        server.start()
+        page = context.new_page()
+        page.goto(server.address)
+        go_to(page, "Launch")
+        expect(page.get_by_text(re.compile(r"first.*(step \d+ of 40|finished)"))).to_be_visible()
+        expect(page.get_by_text(re.compile("^✓ first finished"))).to_be_visible(timeout=180_000)
+        status = read_status(server.runs_dir / "first")
+        assert (status.state, status.step) == ("finished", 40)
+        assert read_run(server.runs_dir / "first").config["batch_size"] == 4
 
-    # The run is a process of its own: it outlives the page and the server.
-    page.close()
-    server.stop()
-    server.start()
-    page = context.new_page()
-    page.goto(server.address)
-    go_to(page, "Launch")
-    expect(page.get_by_text(re.compile(r"first.*(step \d+ of 40|finished)"))).to_be_visible()
-    expect(page.get_by_text(re.compile("^✓ first finished"))).to_be_visible(timeout=180_000)
-    status = read_status(server.runs_dir / "first")
-    assert (status.state, status.step) == ("finished", 40)
-    assert read_run(server.runs_dir / "first").config["batch_size"] == 4
+        go_to(page, "Conflicts")
+        page.wait_for_function("() => document.querySelector('.js-plotly-plot .heatmaplayer image')", timeout=60_000)
+        numbers = page.evaluate(DRAWN)
+        assert len(numbers) >= 24  # 6 ordered pairs x A, B x before, after
+        assert all(-1 <= value <= 1 for value in numbers)
+        assert len(set(numbers)) > 5
 
-    go_to(page, "Conflicts")
-    page.wait_for_function("() => document.querySelector('.js-plotly-plot .heatmaplayer image')", timeout=60_000)
-    numbers = page.evaluate(DRAWN)
-    assert len(numbers) >= 24  # 6 ordered pairs x A, B x before, after
-    assert all(-1 <= value <= 1 for value in numbers)
-    assert len(set(numbers)) > 5
-
-    for name in ("Projection", "Metrics", "Runs"):
-        go_to(page, name)
-    expect(page.get_by_text("There are no runs yet.")).to_have_count(0)
-    assert [url for url in requests if not url.startswith((server.address, "data:", "blob:"))] == []
-    assert errors == []
-    context.close()
+        for name in ("Projection", "Metrics", "Runs"):
+            go_to(page, name)
+        expect(page.get_by_text("There are no runs yet.")).to_have_count(0)

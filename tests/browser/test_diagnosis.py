@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from browsing import go_to, settled
+from browsing import go_to, settled, watched
 from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
@@ -11,31 +11,30 @@ pytestmark = pytest.mark.browser
 
 def test_a_verdict_leads_to_its_pair_and_the_report_is_downloaded(browser, server, add_run):
     add_run("made")
-    context = browser.new_context(viewport={"width": 1440, "height": 900})
-    page = context.new_page()
-    page.goto(f"{server.address}/diagnosis?run=made")
-    expect(page.get_by_text("1 of 3 pairs conflict by more than noise")).to_be_visible()
+    with watched(browser, server.address) as context:
+        page = context.new_page()
+        page.goto(f"{server.address}/diagnosis?run=made")
+        expect(page.get_by_text("1 of 3 pairs conflict by more than noise")).to_be_visible()
 
-    settled(page)  # else another pair's link may be the first one that there is
-    page.get_by_role("link", name="Task by task and over the steps").first.click()
-    expect(page.get_by_role("heading", name="Conflicts", exact=True)).to_be_visible()
-    expect(page.get_by_label("Pair of tasks")).to_have_value("movies + movies-flip")
-    assert "pair=movies" in page.url
+        settled(page)  # else another pair's link may be the first one that there is
+        page.get_by_role("link", name="Task by task and over the steps").first.click()
+        expect(page.get_by_role("heading", name="Conflicts", exact=True)).to_be_visible()
+        expect(page.get_by_label("Pair of tasks")).to_have_value("movies + movies-flip")
+        assert "pair=movies" in page.url
 
-    # A pair chosen there before gives way to that of the next verdict.
-    page.go_back()
-    expect(page.get_by_role("heading", name="Diagnosis", exact=True)).to_be_visible()
-    settled(page)
-    page.get_by_role("link", name="Task by task and over the steps").nth(1).click()
-    expect(page.get_by_label("Pair of tasks")).not_to_have_value("movies + movies-flip")
+        # A pair chosen there before gives way to that of the next verdict.
+        page.go_back()
+        expect(page.get_by_role("heading", name="Diagnosis", exact=True)).to_be_visible()
+        settled(page)
+        page.get_by_role("link", name="Task by task and over the steps").nth(1).click()
+        expect(page.get_by_label("Pair of tasks")).not_to_have_value("movies + movies-flip")
 
-    go_to(page, "Diagnosis")
-    page.get_by_role("button", name="Make the report").click()
-    with page.expect_download(timeout=120_000) as report:
-        page.get_by_role("button", name="Download the report").click(timeout=120_000)
-    assert report.value.suggested_filename == "made-report.html"
-    assert "movies-flip" in report.value.path().read_text()
-    with page.expect_download() as document:
-        page.get_by_role("button", name="JSON").click()
-    assert json.loads(document.value.path().read_text())["pairs"][0]["verdict"] == "conflict"
-    context.close()
+        go_to(page, "Diagnosis")
+        page.get_by_role("button", name="Make the report").click()
+        with page.expect_download(timeout=120_000) as report:
+            page.get_by_role("button", name="Download the report").click(timeout=120_000)
+        assert report.value.suggested_filename == "made-report.html"
+        assert "movies-flip" in report.value.path().read_text()
+        with page.expect_download() as document:
+            page.get_by_role("button", name="JSON").click()
+        assert json.loads(document.value.path().read_text())["pairs"][0]["verdict"] == "conflict"

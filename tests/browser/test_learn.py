@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browsing import go_to
+from browsing import go_to, watched
 from playwright.sync_api import expect
 
 from analysis.rules import RULES, after, project
@@ -30,18 +30,11 @@ def go_to_learn(page):
 @pytest.fixture
 def page(browser, server):
     """The Learn page, reached as a person does; no errors, and no request that leaves the machine."""
-    context = browser.new_context(viewport={"width": 1440, "height": 1000})
-    errors, requests = [], []
-    context.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-    context.on("weberror", lambda error: errors.append(str(error.error)))
-    context.on("request", lambda request: requests.append(request.url))
-    page = context.new_page()
-    page.goto(server.address)
-    go_to_learn(page)
-    yield page
-    assert [url for url in requests if not url.startswith((server.address, "data:", "blob:"))] == []
-    assert errors == []
-    context.close()
+    with watched(browser, server.address, viewport={"width": 1440, "height": 1000}) as context:
+        page = context.new_page()
+        page.goto(server.address)
+        go_to_learn(page)
+        yield page
 
 
 def random_gram(rng, tasks):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from browsing import choose, go_to, settled
+from browsing import choose, go_to, settled, watched
 from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
@@ -49,26 +49,17 @@ def open_page(context, server, name):
 
 
 def test_a_link_reopens_seeds_and_axis_in_a_new_browser(browser, two_seeds):
-    context = browser.new_context(viewport={"width": 1440, "height": 900})
-    errors, requests = [], []
-    context.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-    context.on("weberror", lambda error: errors.append(str(error.error)))
-    context.on("request", lambda request: requests.append(request.url))
-    page = open_page(context, two_seeds, "Metrics")
-    choose(page, page.get_by_role("combobox", name=re.compile("Compare with")), "joint-1")
-    page.keyboard.press("Escape")
-    page.get_by_text("Average seeds").click()
-    page.get_by_role("radio", name="Seconds").or_(page.get_by_role("button", name="Seconds")).first.click()
-    legend = page.locator(".js-plotly-plot .legendtext")
-    expect(page.locator(".js-plotly-plot .xtitle").first).to_have_text("seconds of training")
-    expect(page).to_have_url(re.compile("seeds=true"))
-    address = page.url
-    context.close()
-    assert [url for url in requests if not url.startswith((two_seeds.address, "data:", "blob:"))] == []
-    assert errors == []
+    with watched(browser, two_seeds.address) as context:
+        page = open_page(context, two_seeds, "Metrics")
+        choose(page, page.get_by_role("combobox", name=re.compile("Compare with")), "joint-1")
+        page.keyboard.press("Escape")
+        page.get_by_text("Average seeds").click()
+        page.get_by_role("radio", name="Seconds").or_(page.get_by_role("button", name="Seconds")).first.click()
+        expect(page.locator(".js-plotly-plot .xtitle").first).to_have_text("seconds of training")
+        expect(page).to_have_url(re.compile("seeds=true"))
+        address = page.url
 
-    fresh = browser.new_context(viewport={"width": 1440, "height": 900})
-    page = fresh.new_page()
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
     page.goto(address)
     expect(page.locator(".js-plotly-plot .xtitle").first).to_have_text("seconds of training")
     settled(page)
@@ -78,16 +69,13 @@ def test_a_link_reopens_seeds_and_axis_in_a_new_browser(browser, two_seeds):
         "() => Array.from(document.querySelector('.js-plotly-plot')._fullData).map(trace => Math.max(...trace.x))"
     )
     assert max(drawn) == pytest.approx(8.0)  # the mean of 8 steps of 0.5 s and of 1.5 s
-    fresh.close()
+    page.close()
 
 
 def test_replay_of_a_joint_run_is_drawn(browser, two_seeds):
-    context = browser.new_context(viewport={"width": 1024, "height": 900}, color_scheme="dark")
-    errors = []
-    context.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-    page = open_page(context, two_seeds, "Projection")
-    page.get_by_role("button", name="Replay").click()
-    expect(page.get_by_text("Tasks harmed").first).to_be_visible()
-    expect(page.locator(".js-plotly-plot").first.get_by_text("sum (taken)")).to_be_visible()
-    assert errors == []
-    context.close()
+    options = {"viewport": {"width": 1024, "height": 900}, "color_scheme": "dark"}
+    with watched(browser, two_seeds.address, **options) as context:
+        page = open_page(context, two_seeds, "Projection")
+        page.get_by_role("button", name="Replay").click()
+        expect(page.get_by_text("Tasks harmed").first).to_be_visible()
+        expect(page.locator(".js-plotly-plot").first.get_by_text("sum (taken)")).to_be_visible()

@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from browsing import watched
 from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
@@ -11,15 +12,15 @@ pytestmark = pytest.mark.browser
 @pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (1024, "dark")])
 def test_a_study_in_light_and_dark(browser, server, records, studies, width, scheme):
     studies.tuned(studies.Maker(records, server.runs_dir)).write()
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    page = context.new_page()
-    page.goto(f"{server.address}/study")
-    expect(page.get_by_text("joint-rank32 gained more")).to_be_visible()
-    expect(page.get_by_role("heading", name="Runs", exact=True)).to_be_visible()
-    expect(page.locator(".js-plotly-plot")).to_have_count(2)
-    main = page.get_by_test_id("stMain")
-    assert main.evaluate("element => element.scrollWidth <= element.clientWidth")
-    context.close()
+    options = {"viewport": {"width": width, "height": 900}, "color_scheme": scheme}
+    with watched(browser, server.address, **options) as context:
+        page = context.new_page()
+        page.goto(f"{server.address}/study")
+        expect(page.get_by_text("joint-rank32 gained more")).to_be_visible()
+        expect(page.get_by_role("heading", name="Runs", exact=True)).to_be_visible()
+        expect(page.locator(".js-plotly-plot")).to_have_count(2)
+        main = page.get_by_test_id("stMain")
+        assert main.evaluate("element => element.scrollWidth <= element.clientWidth")
 
 
 def test_a_study_that_goes_on_is_followed(browser, server, records, studies):
