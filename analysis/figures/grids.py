@@ -68,7 +68,9 @@ def _grid(
         texts[place] = f"<b>{number}</b>" if known and not row["low"] <= 0 <= row["high"] else number
         between = f", 95% {factor * row['low']:+.2f} to {factor * row['high']:+.2f}" if known else ""
         hovers[place] = f"{head}: {number}{between}, {row['seeds']} seeds<br>{said}"
-    limit = max(float(np.nanmax(np.abs(values), initial=0.0)), 1e-9)
+    # Colours reach as far as the intervals, so that what may be noise stays pale.
+    ends = [abs(scale(row["metric"]) * row[end]) for row, *_ in cells.values() for end in ("low", "high")]
+    limit = max(float(np.nanmax([*np.abs(values).ravel(), *ends], initial=1e-9)), 1e-9)
     figure = go.Figure()
     figure.add_heatmap(
         x=[theme.label(name) for name in columns],

@@ -162,9 +162,9 @@ def _transfer(matrix: pd.DataFrame) -> list[str]:
     lost, won = (matrix[matrix["clear"] & (matrix["transfer"] * sign > 0)] for sign in (-1, 1))
     worst = matrix.loc[matrix["transfer"].idxmin()]
     return [
-        f"Of {len(matrix)} tasks beside one other, {len(lost)} lose and {len(won)} gain by more than noise against"
-        f" training alone; at worst {worst['task']} beside {worst['beside']}{where(worst)}:"
-        f" {amount(worst['transfer'], worst['metric'])}."
+        f"Against training alone, of {len(matrix)} tasks beside one other {len(lost)} did worse by more than noise and"
+        f" {len(won)} better; {len(matrix) / 20:.1g} in all would by chance. At worst {worst['task']} beside"
+        f" {worst['beside']}{where(worst)}: {amount(worst['transfer'], worst['metric'])}."
     ]
 
 

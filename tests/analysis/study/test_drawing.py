@@ -65,6 +65,14 @@ def test_a_grid_says_where_it_matters(dialled):
     assert heat.text[0][0] == "+0.0"
 
 
+def test_what_may_be_noise_stays_pale(dialled):
+    """A gain of 0.6 points, known to a point or two, may not have the darkest of all colours."""
+    rows = dialled.over_axes[dialled.over_axes["method"] == "ortho-lora"]
+    rows = rows.assign(gain=0.006, low=-0.007, high=0.019)
+    heat = figures.gain_grid(rows, ("rho", "rank"), (("0.0", "0.5", "1.0"), ("4", "8"))).data[0]
+    assert heat.zmax == pytest.approx(1.9)
+
+
 def test_transfer_is_red_where_it_hurts(paired_study):
     found = find(paired_study)
     tasks = ["movies", "tweets", "trec", "spam"]
