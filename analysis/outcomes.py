@@ -11,7 +11,7 @@ from analysis.runs import Run, list_runs
 from analysis.scores import Score, read_scores
 from analysis.study.boards import Board
 from analysis.study.results import SINGLE
-from ortho_lora.schema import RunInfo, read_run
+from ortho_lora.schema import Identity, RunInfo, read_run
 
 INDIFFERENT = frozenset(
     {"seed", "gradient_mode", "device", "threads", "eval_batch_size"}
@@ -94,7 +94,7 @@ def _comparable(run: Path) -> dict[str, dict[int, Run]]:
             and other.info.task_names == own.task_names  # before its modules are read
             and _identity(read_run(other.path)) == _identity(own)
         ):
-            runs.setdefault(other.info.method, {}).setdefault(other.info.seed, other)  # the newest first
+            runs.setdefault(_method(other.info), {}).setdefault(other.info.seed, other)  # the newest first
     return {method: runs[method] for method in sorted(runs, key=lambda method: (method != SINGLE, method))}
 
 
@@ -108,6 +108,12 @@ def _board(run: Path, runs: Mapping[str, Mapping[int, Run]]) -> Board:
                 if (score := read.get((one.run_id, task.name))) and isfinite(score.value):
                     scores[method].setdefault(task.name, {})[seed] = score
     return Board((), "joint", tasks, scores)
+
+
+def _method(info: Identity) -> str:
+    """Its name, which tells rule, scope and branches, and the order where it is not the usual one."""
+    order = info.config.get("order", "random")
+    return info.method if order == "random" or info.rule == "sum" else f"{info.method}, {order} order"
 
 
 def _identity(info: RunInfo) -> dict[str, Any]:

@@ -80,6 +80,14 @@ def test_the_interval_respects_that_examples_are_few(records: ModuleType, tmp_pa
     assert not single.clear
 
 
+def test_another_order_is_another_method(records: ModuleType, tmp_path: Path) -> None:
+    made(records, tmp_path, "joint", 0, (0.5, 1.0))
+    own = made(records, tmp_path, "ortho-lora", 0, (0.6, 1.0), order="random")
+    made(records, tmp_path, "ortho-lora", 0, (0.7, 1.0), order="mean", rule="pcgrad")
+    found = {one.method: one.difference for one in outcomes(own) if one.task == "trec"}
+    assert found == {"ortho-lora": pytest.approx(0.1), "ortho-lora, mean order": pytest.approx(0.2)}
+
+
 def test_a_metric_that_is_no_number_is_not_compared(records: ModuleType, tmp_path: Path) -> None:
     made(records, tmp_path, "joint", 0, (0.5, 1.0))
     own = made(records, tmp_path, "ortho-lora", 0, (np.nan, 0.9))
