@@ -67,7 +67,8 @@ def write_figures(findings: Findings, folder: Path) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         for name, draw in drawings(findings).items():
             paths.append(folder / f"{''.join(c if c.isalnum() or c in '.=-' else '-' for c in name)}.html")
-            draw(dark=False).write_html(paths[-1], include_plotlyjs="directory", config=CONFIG)
+            config = dict(CONFIG)  # plotly takes entries out of it
+            draw(dark=False).write_html(paths[-1], include_plotlyjs="directory", config=config)
     except OSError as error:
         raise OrthoLoraError(f"{folder}: cannot be written ({error.strerror}); give another --figures.") from error
     return paths

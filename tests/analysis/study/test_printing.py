@@ -6,6 +6,7 @@ import re
 from typer.testing import CliRunner
 
 from analysis.__main__ import app
+from analysis.figures.standalone import CONFIG
 from analysis.study.findings import find
 from analysis.study.printing import markdown
 
@@ -45,11 +46,13 @@ def test_names_are_not_markup(maker):
 
 
 def test_figures_are_pages_that_ask_nobody(paired_study, tmp_path):
+    before = dict(CONFIG)
     done = RUN(app, ["study", str(paired_study), "--figures", str(tmp_path / "figures")])
     assert done.exit_code == 0
     names = {path.name for path in (tmp_path / "figures").iterdir()}
     assert names == {"plotly.min.js", "gains.html", "cost.html", "transfer.html", "conflict-and-transfer.html"}
     assert 'src="plotly.min.js"' in (tmp_path / "figures" / "transfer.html").read_text()
+    assert CONFIG == before  # which reports use too
 
 
 def test_no_study_is_one_sentence(tmp_path):
