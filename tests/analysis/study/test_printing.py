@@ -52,7 +52,7 @@ def test_figures_are_pages_that_ask_nobody(paired_study, tmp_path):
     names = {path.name for path in (tmp_path / "figures").iterdir()}
     assert names == {"plotly.min.js", "gains.html", "cost.html", "transfer.html", "conflict-and-transfer.html"}
     assert 'src="plotly.min.js"' in (tmp_path / "figures" / "transfer.html").read_text()
-    assert CONFIG == before  # which reports use too
+    assert before == CONFIG  # which reports use too
 
 
 def test_no_study_is_one_sentence(tmp_path):
