@@ -6,11 +6,11 @@ from typing import Literal
 
 import numpy as np
 
+from analysis.estimates import MANY, missed_by_chance
 from analysis.outcomes import Outcome
 from analysis.verdicts import WEAK, Pair
 from ortho_lora.schema import RunInfo
 
-_MANY = 3  # intervals of which one may exclude 0 by chance
 IMBALANCED = 3.0
 """Ratio of two tasks' gradient norms from which loss weights are suggested; a convention."""
 
@@ -161,8 +161,8 @@ def _shown(outcomes: Sequence[Outcome]) -> str:
     ]
     if not said:
         return "No task's metric differs clearly between joint, single and projected runs."
-    many = f" Of {len(outcomes)} such intervals about {len(outcomes) / 20:.1g} exclude 0 by chance."
-    return f"In the metrics: {'; '.join(said)}.{many if len(outcomes) >= _MANY else ''}"
+    many = f" Of {len(outcomes)} such intervals about {missed_by_chance(len(outcomes))} exclude 0 by chance."
+    return f"In the metrics: {'; '.join(said)}.{many if len(outcomes) >= MANY else ''}"
 
 
 def _names(pairs: Sequence[Pair]) -> str:

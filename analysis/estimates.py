@@ -30,6 +30,8 @@ from analysis.statistics import Floats
 
 FEWEST_SEEDS = 3
 """For an interval over seeds."""
+MANY = 3
+"""Intervals of which one may miss by chance."""
 _LEVEL = 0.95
 
 
@@ -80,6 +82,11 @@ class Estimate:
     def clear(self) -> bool:
         """Whether the interval excludes 0."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+
+def missed_by_chance(intervals: int) -> str:
+    """About how many of so many intervals miss the truth by chance, in digits."""
+    return f"{(1 - _LEVEL) * intervals:.1g}"
 
 
 def estimate(paired: Paired) -> Estimate:

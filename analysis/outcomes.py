@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from analysis.estimates import estimate
 from analysis.runs import Run, list_runs
-from analysis.scores import Score, read_scores
+from analysis.scores import read_scores
 from analysis.study.boards import Board
 from analysis.study.results import SINGLE
 from ortho_lora.schema import Identity, RunInfo, read_run
@@ -53,7 +52,7 @@ def outcomes(run: Path) -> tuple[Outcome, ...]:
         OrthoLoraError: a record cannot be read.
     """
     runs = _comparable(run)
-    board = _board(run, runs)
+    board = _board(runs)
     found = []
     for method in board.others:
         for task in board.tasks:
@@ -77,7 +76,7 @@ def board_of(run: Path) -> Board:
     Raises:
         OrthoLoraError: a record cannot be read.
     """
-    return _board(run, _comparable(run))
+    return _board(_comparable(run))
 
 
 def _comparable(run: Path) -> dict[str, dict[int, Run]]:
@@ -98,16 +97,9 @@ def _comparable(run: Path) -> dict[str, dict[int, Run]]:
     return {method: runs[method] for method in sorted(runs, key=lambda method: (method != SINGLE, method))}
 
 
-def _board(run: Path, runs: Mapping[str, Mapping[int, Run]]) -> Board:
-    tasks = tuple(task for task in read_run(run).tasks if task.metrics)
-    read = read_scores(one for of_method in runs.values() for one in of_method.values())
-    scores: dict[str, dict[str, dict[int, Score]]] = {method: {} for method in runs}
-    for method, of_method in runs.items():
-        for seed, one in of_method.items():
-            for task in tasks:
-                if (score := read.get((one.run_id, task.name))) and isfinite(score.value):
-                    scores[method].setdefault(task.name, {})[seed] = score
-    return Board((), "joint", tasks, scores)
+def _board(runs: Mapping[str, Mapping[int, Run]]) -> Board:
+    scores = read_scores(run for of_method in runs.values() for run in of_method.values())
+    return Board.of((), "joint", runs, scores)
 
 
 def _method(info: Identity) -> str:

@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,9 @@ Scores = Mapping[tuple[str, str], Score]
 
 
 def read_scores(runs: Iterable[Run]) -> dict[tuple[str, str], Score]:
-    """The scores of runs, by run and task; those on other examples where a run recorded its predictions.
+    """The scores of runs, by run and task, without those that are no number.
+
+    Those on other examples are known where a run recorded its predictions.
 
     Raises:
         OrthoLoraError: a record cannot be read.
@@ -63,6 +66,7 @@ def read_scores(runs: Iterable[Run]) -> dict[tuple[str, str], Score]:
         (run_id, name): Score(value, others.get((run_id, name)))
         for run_id, found in values.items()
         for name, value in found.items()
+        if isfinite(value)
     }
 
 

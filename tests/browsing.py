@@ -27,15 +27,18 @@ AT_REST = """
 
 
 @contextmanager
-def watched(browser: Browser, address: str, **options: Any) -> Iterator[BrowserContext]:
-    """A context whose pages may tell no error and send no request to anyone but the server at this address."""
+def watched(browser: Browser, address: str, *, deep_links: bool = False, **options: Any) -> Iterator[BrowserContext]:
+    """A context whose pages may tell no error and send no request to anyone but the server at this address.
+
+    Opened below that address, Streamlit looks for its server below the page's own path first, which answers 404:
+    `deep_links` lets this pass, and nothing else.
+    """
     options = {"viewport": {"width": 1440, "height": 900}} | options
     errors: list[str] = []
     requests: list[str] = []
 
     def told(message: ConsoleMessage) -> None:
-        # On a deep link Streamlit looks for its server below the page's own path first, which answers 404.
-        if message.type == "error" and "/_stcore/" not in message.location["url"]:
+        if message.type == "error" and not (deep_links and "/_stcore/" in message.location["url"]):
             errors.append(message.text)
 
     with browser.new_context(**options) as context:

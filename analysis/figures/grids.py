@@ -60,17 +60,18 @@ def _grid(
     theme.need_rows(frame)
     shape = (len(rows), len(columns))
     values, texts, hovers = np.full(shape, np.nan), np.full(shape, "", object), np.full(shape, "", object)
+    ends: list[float] = []
     for (one, other), (row, column, head, said) in cells.items():
         place, factor = (rows.index(one), columns.index(other)), scale(row["metric"])
         known = not pd.isna(row["low"])
         values[place] = factor * row[column]
+        ends += [factor * row["low"], factor * row["high"]]
         number = f"{values[place]:+.1f}" if factor == 100 else f"{values[place]:+.3g}"
         texts[place] = f"<b>{number}</b>" if known and not row["low"] <= 0 <= row["high"] else number
         between = f", 95% {factor * row['low']:+.2f} to {factor * row['high']:+.2f}" if known else ""
         hovers[place] = f"{head}: {number}{between}, {row['seeds']} seeds<br>{said}"
     # Colours reach as far as the intervals, so that what may be noise stays pale.
-    ends = [abs(scale(row["metric"]) * row[end]) for row, *_ in cells.values() for end in ("low", "high")]
-    limit = max(float(np.nanmax([*np.abs(values).ravel(), *ends], initial=1e-9)), 1e-9)
+    limit = float(np.nanmax(np.abs([*values.ravel(), *ends]), initial=1e-9))
     figure = go.Figure()
     figure.add_heatmap(
         x=[theme.label(name) for name in columns],

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from analysis.estimates import Paired, mean_of
+from analysis.runs import Run
 from analysis.scores import LOWER_IS_BETTER, MEAN, Score, Scores, paired
 from analysis.study.results import Condition, Results, name_of
 from ortho_lora.schema import TaskInfo
@@ -21,6 +22,19 @@ class Board:
     baseline: str
     tasks: tuple[TaskInfo, ...]
     scores: Mapping[str, Mapping[str, Mapping[int, Score]]]
+
+    @classmethod
+    def of(cls, condition: Condition, baseline: str, runs: Mapping[str, Mapping[int, Run]], scores: Scores) -> "Board":
+        """Of runs by method and seed; what has no score is left out."""
+        tasks: dict[str, TaskInfo] = {}
+        by_method: dict[str, dict[str, dict[int, Score]]] = {}
+        for method, of_method in runs.items():
+            for seed, run in of_method.items():
+                for task in run.info.tasks if run.info else ():
+                    if score := scores.get((run.run_id, task.name)):
+                        tasks.setdefault(task.name, task)
+                        by_method.setdefault(method, {}).setdefault(task.name, {})[seed] = score
+        return cls(condition, baseline, tuple(tasks.values()), by_method)
 
     @property
     def name(self) -> str:
@@ -80,14 +94,5 @@ def boards(results: Results, scores: Scores) -> tuple[Board, ...]:
     found = []
     for condition in results.conditions:
         runs = {method: results.finished(method, condition) for method in results.methods(condition)}
-        tasks: dict[str, TaskInfo] = {}
-        by_method: dict[str, dict[str, dict[int, Score]]] = {}
-        for method, of_method in runs.items():
-            for seed, run in of_method.items():
-                for task in run.info.tasks if run.info else ():
-                    if score := scores.get((run.run_id, task.name)):
-                        tasks.setdefault(task.name, task)
-                        by_method.setdefault(method, {}).setdefault(task.name, {})[seed] = score
-        if by_method:
-            found.append(Board(condition, results.study.baseline, tuple(tasks.values()), by_method))
-    return tuple(found)
+        found.append(Board.of(condition, results.study.baseline, runs, scores))
+    return tuple(board for board in found if board.scores)

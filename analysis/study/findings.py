@@ -1,6 +1,5 @@
 """Everything that a study shows, asked once."""
 
-import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -61,8 +60,7 @@ def find(directory: Path) -> Findings:
         OrthoLoraError: the directory holds no study, or a record cannot be read.
     """
     results = read_results(directory)
-    read = read_scores(results.reported())
-    scores = {key: score for key, score in read.items() if math.isfinite(score.value)}
+    scores = read_scores(results.reported())
     found = boards(results, scores)
     matrix = transfer.transfer_matrix(results, scores)
     pairs = transfer.pair_conflicts(results, matrix)

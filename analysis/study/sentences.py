@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.estimates import MANY, missed_by_chance
 from analysis.scores import MEAN
 from analysis.study.boards import Board
 from analysis.study.comparison import WHAT_IT_RESPECTS
@@ -18,7 +19,6 @@ FEW_PAIRS = 15
 """The same of pairs that a correlation is over: 6 tasks."""
 PAPER = "the paper's table says 80%, its abstract 95%"
 _PREFERRED = "ortho-lora"
-_MANY = 3  # comparisons of which one may be clear by chance
 
 
 def conclusions(results: Results, boards: Sequence[Board], frames: Mapping[str, pd.DataFrame]) -> list[str]:
@@ -163,7 +163,7 @@ def _transfer(matrix: pd.DataFrame) -> list[str]:
     worst = matrix.loc[matrix["transfer"].idxmin()]
     return [
         f"Against training alone, of {len(matrix)} tasks beside one other {len(lost)} did worse by more than noise and"
-        f" {len(won)} better; {len(matrix) / 20:.1g} in all would by chance. At worst {worst['task']} beside"
+        f" {len(won)} better; {missed_by_chance(len(matrix))} in all would by chance. At worst {worst['task']} beside"
         f" {worst['beside']}{where(worst)}: {amount(worst['transfer'], worst['metric'])}."
     ]
 
@@ -201,9 +201,11 @@ def _few(results: Results, gains: pd.DataFrame) -> list[str]:
     seeds = len(results.study.seeds)
     found = f"{_seeds(seeds)} {'is' if seeds == 1 else 'are'} few: " if seeds < FEW_SEEDS else ""
     compared = int(gains["low"].notna().sum())
-    if not found and compared < _MANY:
+    if not found and compared < MANY:
         return []
-    chance = f"of {compared} intervals for 95% about {compared / 20:.1g} miss by chance" if compared >= _MANY else ""
+    chance = (
+        f"of {compared} intervals for 95% about {missed_by_chance(compared)} miss by chance" if compared >= MANY else ""
+    )
     wide = "what is not shown may yet be there" if found else ""
     return [_capital(f"{found}{'; '.join(part for part in (wide, chance) if part)}.")]
 

@@ -40,7 +40,7 @@ def run(server, records):
 @pytest.fixture
 def page(browser, server):
     """A page; it fails the test where it reports an error or asks another machine."""
-    with watched(browser, server.address, viewport={"width": 1440, "height": 1000}) as context:
+    with watched(browser, server.address, deep_links=True, viewport={"width": 1440, "height": 1000}) as context:
         yield context.new_page()
 
 

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.browser
 
 def test_a_verdict_leads_to_its_pair_and_the_report_is_downloaded(browser, server, add_run):
     add_run("made")
-    with watched(browser, server.address) as context:
+    with watched(browser, server.address, deep_links=True) as context:
         page = context.new_page()
         page.goto(f"{server.address}/diagnosis?run=made")
         expect(page.get_by_text("1 of 3 pairs conflict by more than noise")).to_be_visible()

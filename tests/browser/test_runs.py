@@ -43,7 +43,7 @@ def visit(browser, server):
 
         def open_address(path="runs", **options):
             options = {"viewport": {"width": 1440, "height": 1000}} | options
-            page = contexts.enter_context(watched(browser, server.address, **options)).new_page()
+            page = contexts.enter_context(watched(browser, server.address, deep_links=True, **options)).new_page()
             page.goto(f"{server.address}/{path}")
             expect(page.get_by_role("heading", name="Runs", exact=True)).to_be_visible()
             expect(table(page)).to_be_visible()

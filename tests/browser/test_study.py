@@ -13,7 +13,7 @@ pytestmark = pytest.mark.browser
 def test_a_study_in_light_and_dark(browser, server, records, studies, width, scheme):
     studies.tuned(studies.Maker(records, server.runs_dir)).write()
     options = {"viewport": {"width": width, "height": 900}, "color_scheme": scheme}
-    with watched(browser, server.address, **options) as context:
+    with watched(browser, server.address, deep_links=True, **options) as context:
         page = context.new_page()
         page.goto(f"{server.address}/study")
         expect(page.get_by_text("joint-rank32 gained more")).to_be_visible()

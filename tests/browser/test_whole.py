@@ -15,7 +15,7 @@ pytestmark = pytest.mark.browser
 def page(browser, server, add_run, request):
     """A page of either scheme, and a run to look at."""
     add_run("made")
-    with watched(browser, server.address, color_scheme=request.param) as context:
+    with watched(browser, server.address, deep_links=True, color_scheme=request.param) as context:
         yield context.new_page()
 
 
