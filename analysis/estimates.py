@@ -85,8 +85,8 @@ class Estimate:
 
 
 def missed_by_chance(intervals: int) -> str:
-    """About how many of so many intervals miss the truth by chance, in digits."""
-    return f"{(1 - _LEVEL) * intervals:.1g}"
+    """About how many of so many intervals miss the truth by chance, one of 20, in digits."""
+    return f"{intervals / 20:.1g}"
 
 
 def estimate(paired: Paired) -> Estimate:
