@@ -40,6 +40,7 @@ KEYS = {
     "pairs": ["step", "layer", "module", "branch", "task_i", "task_j"],
     "norms": ["step", "layer", "module", "branch", "task"],
     "steps": ["step", "task"],
+    "events": ["step", "event", "task"],
     "metrics": ["step", "split", "task", "metric"],
     "predictions": ["step", "split", "task", "example"],
 }
@@ -129,7 +130,7 @@ def check_readable(run_dir: Path) -> int:
         ]
         if twice:
             raise SystemExit(f"{run_dir}: {name} holds {twice[0]} more than once")
-        if name not in ("metrics", "predictions"):
+        if name not in ("metrics", "predictions", "events"):
             counts = Counter(row["step"] for row in rows)
             if sorted(counts) != list(range(len(counts))) or len(set(counts.values())) > 1:
                 raise SystemExit(f"{run_dir}: {name} has a gap: {counts}")

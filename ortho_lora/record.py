@@ -19,7 +19,7 @@ from ortho_lora.errors import OrthoLoraError
 from ortho_lora.layout import Gradients
 from ortho_lora.schema import ACTIVE_STATES, TABLES, RunInfo, State, Status, check_run_id, read_status, replace_text
 from ortho_lora.store import Batch, Store
-from ortho_lora.tables import SCHEMAS
+from ortho_lora.tables import SCHEMAS, Event
 from ortho_lora.writer import StatusFile, Writer, new_status
 
 _VERSIONS = ("torch", "transformers", "peft", "numpy", "scikit-learn", "pyarrow", "ortho-lora")
@@ -193,15 +193,19 @@ class Recorder:
                 raise
 
     def add(self, table: str, **columns: ArrayLike) -> None:
-        """Add rows to `steps` or `metrics`: arrays of one length, or scalars that hold for all of them; NaN is null.
+        """Add rows to a table but `pairs` and `norms`: arrays of one length, or scalars that hold for all of them.
 
-        Waits where rows come without `flush_if_due` and faster than they are written.
+        NaN is null, and None as a name. Waits where rows come without `flush_if_due` and faster than they are written.
         """
         arrays = dict(zip(columns, np.broadcast_arrays(*columns.values()), strict=True))
         self._batch.rows.setdefault(table, []).append(arrays)
         if table == "metrics":
             self._remember(*(arrays[name].tolist() for name in ("split", "task", "metric", "value")))
         self._added(table, len(next(iter(arrays.values()))))
+
+    def event(self, step: int, event: Event, task: str | None = None, reason: str = "") -> None:
+        """Add a row to `events`: what went wrong in a step, with the task whose it was where there is one."""
+        self.add("events", step=step, event=event, task=np.array([task], object), reason=reason)
 
     def _remember(self, splits: list[str], tasks: list[str], metrics: list[str], values: list[float]) -> None:
         """Have the status say the last values: who lists many runs opens none of their tables."""

@@ -8,6 +8,7 @@ Importable without torch, with the tables and the manifest. Every table is a set
       notes.json               what people say of the run: `analysis.notes`; training neither reads nor writes it
       lock                     held (flock) by the process that writes the run
       pairs/part-*.parquet  norms/part-*.parquet  steps/part-*.parquet  metrics/part-*.parquet
+      events/part-*.parquet    what went wrong in a step; no rows where nothing did
       predictions/part-*.parquet  of the last evaluation
       rollup/*/part-*.parquet  sums over them, for overviews; small parts of any table are put together while it grows
       checkpoint/state.pt      all that a bit-exact resume needs: adapter, heads, optimizer, samplers, random states

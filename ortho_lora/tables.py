@@ -5,11 +5,14 @@ run reads little: `by_step` over all blocks in one step; `by_layer` over the mod
 `by_block` each block over a wider bin. A mean is a sum over a count; several rows may tell of the same cell: add them.
 """
 
+from typing import Literal
+
 import pyarrow as pa
 
 _name = pa.dictionary(pa.int32(), pa.string())
 
 Column = tuple[str, pa.DataType, str]
+Event = Literal["dropped", "nonfinite", "skipped"]
 
 
 def _table(*columns: Column) -> pa.Schema:
@@ -58,6 +61,17 @@ TABLES: dict[str, pa.Schema] = {
         ("learning_rate", pa.float64(), "learning rate of the adapter in this step; null if not known"),
         ("seconds", pa.float32(), "wall-clock time of the whole step; `train`: without evaluation"),
         ("order", pa.int16(), "place of the task in the step's order of projection, from 0; -1: mean over all orders"),
+    ),
+    "events": _table(
+        ("step", pa.int32(), "optimizer step, from 0, that it happened in"),
+        (
+            "event",
+            _name,
+            "`dropped`: a pass of it did not end, and what there was of it was left out; `nonfinite`: a loss or a"
+            " gradient of it was not finite; `skipped`: it changed nothing for that",
+        ),
+        ("task", _name, "task whose pass, loss or gradient it was; null where of no task or of all"),
+        ("reason", _name, "what happened, in words"),
     ),
     "metrics": _table(
         ("step", pa.int32(), "optimizer steps done before the evaluation"),

@@ -387,6 +387,39 @@ def test_the_status_tells_the_last_metrics(recorder):
     assert read_status(recorder.run_dir).metrics == {"validation": {"a": {"accuracy": 0.75}}}
 
 
+def test_events_come_back_and_are_cut_like_steps(recorder):
+    recorder.event(3, "dropped", reason="CUDA out of memory")
+    recorder.event(4, "nonfinite", "a", "loss is nan")
+    recorder.event(4, "skipped")
+    recorder.close()
+    expected = [
+        {"step": 3, "event": "dropped", "task": None, "reason": "CUDA out of memory"},
+        {"step": 4, "event": "nonfinite", "task": "a", "reason": "loss is nan"},
+        {"step": 4, "event": "skipped", "task": None, "reason": ""},
+    ]
+    rows = pq.ParquetDataset(part_files(recorder.run_dir, "events"), schema=TABLES["events"]).read()
+    assert rows.to_pylist() == expected
+    resumed = Recorder.resume(
+        recorder.run_dir, lock_run(recorder.run_dir), dict.fromkeys(TABLES, 4), total=9, flush_rows=10, flush_seconds=1
+    )
+    resumed.close()
+    (left,) = part_files(recorder.run_dir, "events")
+    assert pq.read_table(left).to_pylist() == expected[:1]
+
+
+def test_a_record_from_before_there_were_events_goes_on(recorder):
+    add(recorder, 0, [1.0])
+    recorder.close()
+    (recorder.run_dir / "events").rmdir()
+    resumed = Recorder.resume(
+        recorder.run_dir, lock_run(recorder.run_dir), dict.fromkeys(TABLES, 1), total=9, flush_rows=10, flush_seconds=1
+    )
+    resumed.event(1, "dropped")
+    resumed.close()
+    assert len(part_files(recorder.run_dir, "events")) == 1
+    assert len(part_files(recorder.run_dir, "norms")) == 1
+
+
 def test_patience_grows_with_the_longest_silence(recorder, monkeypatch):
     now = time.monotonic()
     monkeypatch.setattr(writer.time, "monotonic", lambda: now + 300)
