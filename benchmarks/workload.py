@@ -106,7 +106,7 @@ def recorded(
             optimizer.zero_grad()
             passes = batch.passes(tokens_of_a_pass)
             for some in passes:
-                with surgeon.mixed_batch(some.task_of_example, some.half_of_example):
+                with surgeon.mixed_batch(some.task_of_example, some.half_of_example, weight_of_example=1):
                     losses = some.losses(load.model.loss, load.model.pooled(some.tokens()))
                     by_name = {load.names[task]: loss for task, loss in losses.items()}
                     surgeon.backward(by_name, accumulate=some is not passes[-1])

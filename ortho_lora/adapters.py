@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, PeftType, get_peft_model
+from peft.tuners.adalora import AdaLoraLayer
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import MultiheadAttention, ParamWrapper
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
@@ -145,6 +146,11 @@ def blocks(model: nn.Module, adapter: str | None = None, whole: Container[str] =
         OrthoLoraError: there is no such adapter, none, or several are active at once.
     """
     layers = [(_unwrapped(path), layer) for path, layer in model.named_modules() if isinstance(layer, LoraLayer)]
+    if (others := _other_kinds(model)) and all(isinstance(layer, AdaLoraLayer) for _, layer in layers):
+        raise OrthoLoraError(
+            f"the model's adapter is of the kind {', '.join(others)}, and what is projected and recorded are the"
+            " matrices A and B of LoRA: add an adapter with peft.LoraConfig."
+        )
     adapter = _only_active(layers) if adapter is None else adapter
     found = [
         (path, layer, branch, *matrix)
@@ -154,10 +160,14 @@ def blocks(model: nn.Module, adapter: str | None = None, whole: Container[str] =
     ]
     if not found:
         present = sorted({name for _, layer in layers for name in (*layer.lora_A, *layer.lora_embedding_A)})
-        have = ", ".join(present) or "no LoRA adapter"
+        if adapter not in present:
+            raise OrthoLoraError(
+                f"adapter {adapter!r}: the model has {', '.join(present) or 'no LoRA adapter'}: add it with"
+                " peft.get_peft_model, and make it the active one with model.set_adapter."
+            )
         raise OrthoLoraError(
-            f"adapter {adapter!r}: nothing of it can be trained; the model has {have}:"
-            " add it with peft.get_peft_model, and make it the active one with model.set_adapter."
+            f"adapter {adapter!r}: nothing of it can be trained: load it with PeftModel.from_pretrained(...,"
+            " is_trainable=True), or make it the active one with model.set_adapter."
         )
     names = _module_names(list(dict.fromkeys(path for path, *_ in found)))
     uses = defaultdict(list)  # of each matrix: whatever applies it
@@ -200,6 +210,13 @@ def is_compiled(model: nn.Module) -> bool:
 def _unwrapped(path: str) -> str:
     """The path inside the model itself, not inside DistributedDataParallel or torch.compile around it."""
     return re.sub(r"^((module|_orig_mod)\.)+", "", path)
+
+
+def _other_kinds(model: nn.Module) -> list[str]:
+    """Kinds of adapters that are not LoRA, by PEFT's names."""
+    configs = [getattr(part, "peft_config", None) for part in model.modules()]
+    kinds = {config.peft_type for of in configs if isinstance(of, dict) for config in of.values()}
+    return sorted(str(getattr(kind, "value", kind)) for kind in kinds - {PeftType.LORA})
 
 
 def _only_active(layers: Sequence[tuple[str, LoraLayer]]) -> str:

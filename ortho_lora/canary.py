@@ -13,11 +13,23 @@ SILENT_STEPS = 3
 
 
 class Canary:
-    """Counts for each block the steps in a row in which no task gave it a gradient."""
+    """Counts for each block the steps in a row in which no task gave it a gradient, and passes of somebody else."""
 
     def __init__(self, blocks: Sequence[Block]) -> None:
         self.blocks = blocks
         self.silent = [0] * len(blocks)
+        self.called = False  # whether anybody has called the surgeon, or has been told to
+        self._foreign = [0] * len(blocks)
+
+    def foreign(self, index: int) -> None:
+        """Take note of a gradient that reached a block past the surgeon; warn once where nobody ever calls it."""
+        self._foreign[index] += 1
+        if not self.called and self._foreign[index] == SILENT_STEPS:
+            self.called = True
+            _say(
+                f"{SILENT_STEPS} backward passes have trained this model past its OrthoLoRA, which was never called, so"
+                " nothing is projected or recorded: call surgeon.backward(losses) in place of loss.backward()."
+            )
 
     def listen(self, step: int, measured: Measured) -> None:
         """Take note of a step; warn once of the blocks that have been silent for too long."""
@@ -30,10 +42,13 @@ class Canary:
             if self.silent[index] == SILENT_STEPS:
                 found.append(f"{block.path} {block.branch}")
         if found:
-            message = (
+            _say(
                 f"no gradient from any task has reached {len(found)} of {len(self.blocks)} LoRA matrices for"
                 f" {SILENT_STEPS} steps ({', '.join(found[:4])}{', ...' if len(found) > 4 else ''}): is the adapter"
                 " active, are its layers used by the tasks' losses, and is nothing detached?"
             )
-            log.warning(message)
-            warnings.warn(message, OrthoLoraWarning, stacklevel=5)
+
+
+def _say(message: str) -> None:
+    log.warning(message)
+    warnings.warn(message, OrthoLoraWarning, stacklevel=5)

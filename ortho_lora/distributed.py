@@ -40,7 +40,7 @@ def average(tensors: Sequence[Tensor]) -> None:
 
 
 def average_gradients(
-    parameters: Sequence[nn.Parameter], parts: Sequence[Tensor], examples: Tensor, present: Tensor
+    parameters: Sequence[nn.Parameter], parts: Sequence[Tensor], weights: Tensor, present: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Average `.grad` of all parameters and the parts of the tasks' gradients, in place.
 
@@ -50,16 +50,16 @@ def average_gradients(
     Args:
         parameters: all that are trained.
         parts: of the N blocks, `[2T, *shape]` each, of the same dtypes on all ranks.
-        examples: int `[N, 2T]` on the CPU, that went into each part on this rank.
+        weights: `[N, 2T]` on the CPU, of each part on this rank, in a unit that all ranks share.
         present: bool `[N, T]` on the CPU, where this rank measured a gradient.
 
     Returns:
-        `examples` of all ranks, and `present` on any of them.
+        `weights` of all ranks together, and `present` on any of them.
     """
     here = torch.tensor([parameter.grad is not None for parameter in parameters])
-    counts = torch.cat([here, present.flatten(), examples.flatten()]).to(parameters[0].device, torch.int64)
+    counts = torch.cat([here, present.flatten(), weights.flatten()]).to(parameters[0].device, torch.float32)
     distributed.all_reduce(counts)
-    has_gradient, measured, seen = counts.cpu().split([len(parameters), present.numel(), examples.numel()])
+    has_gradient, measured, seen = counts.cpu().split([len(parameters), present.numel(), weights.numel()])
     gradients = []
     for parameter, needed in zip(parameters, has_gradient.tolist(), strict=True):
         if needed:
@@ -67,7 +67,7 @@ def average_gradients(
                 parameter.grad = torch.zeros_like(parameter)
             gradients.append(parameter.grad)
     average([*gradients, *parts])
-    return seen.view_as(examples), measured.view_as(present) > 0
+    return seen.view_as(weights), measured.view_as(present) > 0
 
 
 def _by_kind(tensors: Sequence[Tensor]) -> list[list[Tensor]]:

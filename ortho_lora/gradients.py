@@ -1,15 +1,15 @@
 """Per-task gradients of every block, collected during the backward passes that training makes anyway.
 
 The weight gradient of a linear layer is a sum over examples of (output gradient) x (input). Whoever sees both can split
-it: into tasks, and each task's into the two halves of its batch, whose product is an unbiased estimate of the squared
-norm of the task's true gradient. A *part* is what one half of one task's batch contributes: part 2t + h of 2T.
+it: into tasks, and each task's into the two halves of its batch (`halves`). A pass over one task alone needs no split
+to know the task's gradient: that is what autograd left in `.grad`, and only the first half is taken apart from it.
 """
 
-from collections import Counter
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,56 +17,16 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ortho_lora.adapters import Block
+from ortho_lora.autograd import gradients
 from ortho_lora.errors import OrthoLoraError
-
-
-@dataclass(frozen=True)
-class Mixed:
-    """A batch that mixes tasks: which part each of its N examples belongs to."""
-
-    parts: tuple[int, ...]  # of each example
-    tasks: int
-
-    @cached_property
-    def sizes(self) -> list[int]:
-        """Examples in each of the 2T parts."""
-        count = Counter(self.parts)
-        return [count[part] for part in range(2 * self.tasks)]
-
-    @cached_property
-    def present(self) -> set[int]:
-        """The tasks that have an example."""
-        return {part // 2 for part in self.parts}
-
-    @cached_property
-    def regular(self) -> bool:
-        """Whether all 2T parts come in order and are of one size."""
-        return len(set(self.sizes)) == 1 and list(self.parts) == sorted(self.parts)
-
-
-def mixed(task_of_example: Sequence[int], tasks: int, half_of_example: Sequence[int] | None = None) -> Mixed:
-    """The parts of a batch: by default the first and the second half of each task's examples."""
-    if half_of_example is None:
-        left = {task: max(count // 2, 1) for task, count in Counter(task_of_example).items()}  # of the first half
-        half_of_example = []
-        for task in task_of_example:
-            half_of_example.append(int(left[task] <= 0))
-            left[task] -= 1
-    return Mixed(tuple(2 * task + half for task, half in zip(task_of_example, half_of_example, strict=True)), tasks)
-
-
-@lru_cache(maxsize=8)
-def _one_hot(batch: Mixed, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Which example (column) belongs to which part (row), `[2T, N]`."""
-    one_hot = nn.functional.one_hot(torch.tensor(batch.parts), 2 * batch.tasks).mT.to(dtype)
-    return one_hot.to(device, non_blocking=True)
+from ortho_lora.halves import Rows, one_hot
 
 
 @dataclass
 class Collected:
     """What came in for one block since its gradients were last taken."""
 
-    examples: list[int]  # that went into each of the 2T parts; a batch that was not halved counts none
+    weights: list[float]  # of the examples that went into each of the 2T parts; NaN where a batch was not halved
     parts: Tensor | None = None  # [2T, *shape] in at least float32; None where no gradient came
     tasks: set[int] = field(default_factory=set)  # whose passes reached the block
 
@@ -78,6 +38,9 @@ class _Pass:
     calls: int = 0  # how often it was applied
     arrived: int = 0  # how often its gradient was taken apart
     touched: bool = False  # whether autograd gave it a gradient
+    kind: tuple[int, bool] | None = None  # dimensions of its input, and whether two of them count examples
+    first: Tensor | None = None  # of a pass over one task: the share of the first half
+    halved: bool = True  # of such a pass: whether the rows that came were its examples
 
 
 class Collector:
@@ -87,32 +50,52 @@ class Collector:
     """
 
     def __init__(self, blocks: Sequence[Block], tasks: int, *, watch: bool = True) -> None:
-        """With `watch` false (a compiled model, whose layers cannot be watched) only whole gradients are read."""
+        """Watch blocks; a collector that watched some of them before does so no more.
+
+        With `watch` false (a compiled model, whose layers cannot be watched) only whole gradients are read.
+        """
         self.blocks, self.tasks = blocks, tasks
         self.on_complete: Callable[[int], None] | None = None
         """Called with the index of a block when a pass over a mixed batch has brought all of its gradient."""
-        self._collected = [Collected([0] * 2 * tasks) for _ in blocks]
-        self._passes = [_Pass() for _ in blocks]
-        self._mixed: Mixed | None = None
-        self._alone: tuple[int, int | None] | None = None  # task and half of the pass under way
-        self._rows: dict[int, set[int]] = {}  # by block, what its layers received in that pass: examples, it is hoped
-        self._backward = False
-        self.verified = False
+        self.on_foreign: Callable[[int], None] | None = None
+        """Called with the index of a block to which somebody else's backward pass gave a gradient."""
+        self.rough = False  # whether half precision had a part in what came
+        self.watching = True
+        self._mixed: Rows | None = None
+        self._alone: Rows | None = None  # of the pass under way over one task
+        self._backward = self._muted = False
+        self._first_dimension: set[int] = set()  # blocks whose first dimension counts examples, seen beyond doubt
         self._handles: list[RemovableHandle] = []
+        self.reset()
         for index, block in enumerate(blocks if watch else ()):
+            for former in _watchers(block.parameter):
+                former.remove()
             for linear in block.linears:
                 self._handles.append(linear.register_forward_hook(partial(self._forward, index)))
             self._handles.append(block.parameter.register_post_accumulate_grad_hook(partial(self._accumulated, index)))
 
     def remove(self) -> None:
         """Stop watching."""
+        self.watching = False
         for handle in self._handles:
             handle.remove()
 
+    def reset(self) -> None:
+        """Forget what came in."""
+        self._collected = [Collected([0.0] * 2 * self.tasks) for _ in self.blocks]
+        self._passes = [_Pass() for _ in self.blocks]
+        # Parameters with their `.grad` and its version, as the last pass left them.
+        self._left: list[tuple[nn.Parameter, Tensor, int]] = []
+
+    def _leave(self) -> None:
+        waiting = zip(self.blocks, self._collected, strict=True)
+        left = [(block.parameter, block.parameter.grad) for block, of in waiting if of.parts is not None]
+        self._left = [(parameter, gradient, gradient._version) for parameter, gradient in left if gradient is not None]
+
     @contextmanager
-    def mix(self, batch: Mixed) -> Iterator[None]:
+    def mix(self, rows: Rows) -> Iterator[None]:
         """Take the passes inside the context for passes over a mixed batch."""
-        former, self._mixed = self._mixed, batch
+        former, self._mixed = self._mixed, rows
         self._passes = [_Pass() for _ in self.blocks]
         try:
             yield
@@ -124,69 +107,98 @@ class Collector:
         return self._mixed is not None
 
     @property
-    def comparable(self) -> bool:
-        """Whether the parts of the next pass can, and should, be compared with `.grad`."""
-        return not self.verified and all(block.parameter.grad is None for block in self.blocks)
+    def mixed(self) -> Rows:
+        """Of the mixed batch."""
+        assert self._mixed is not None
+        return self._mixed
 
-    def backward_mixed(self, loss: Tensor, *, verify: bool = True) -> None:
-        """One backward pass of the sum of the tasks' losses over the mixed batch.
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What the pass over the mixed batch looks like: passes of one kind are taken apart in one way."""
+        return tuple((seen.calls, seen.kind) for seen in self._passes)
 
-        Args:
-            loss: on one graph.
-            verify: whether to compare the parts with `.grad` where that was not done yet; not while `.grad` may be the
-                mean over several ranks.
+    @property
+    def ambiguous(self) -> list[Block]:
+        """Blocks whose inputs count examples in their first or in their second dimension, and nobody knows in which."""
+        seen = zip(self.blocks, self._passes, strict=True)
+        return [block for index, (block, of) in enumerate(seen) if of.kind and not self._is_first(index, of)]
+
+    def is_proven(self) -> None:
+        """Take note that gradients of the pass under way, taken apart by the first dimension, were right."""
+        self._first_dimension |= {index for index, seen in enumerate(self._passes) if seen.kind}
+
+    def gather(self, loss: Tensor, trained: Sequence[nn.Parameter]) -> list[Collected]:
+        """What the backward pass of a loss over the mixed batch would bring, of each block; nothing is changed."""
+        former, complete = self._collected, self.on_complete
+        self._collected, self.on_complete = [Collected([0.0] * 2 * self.tasks) for _ in self.blocks], None
+        try:
+            with self._passing():
+                gradients(loss, [block.parameter for block in self.blocks], trained)
+            return self._collected
+        finally:
+            self._collected, self.on_complete = former, complete
+            for seen in self._passes:
+                seen.arrived, seen.touched = 0, False
+
+    def autograd(self, loss: Tensor, trained: Sequence[nn.Parameter]) -> list[Tensor | None]:
+        """The gradient of a loss over the mixed batch by autograd, of each block; nothing is changed."""
+        self._muted = True
+        try:
+            with self._passing():
+                return gradients(loss, [block.parameter for block in self.blocks], trained)
+        finally:
+            self._muted = False
+            for seen in self._passes:
+                seen.touched = False
+
+    def backward_mixed(self, loss: Tensor) -> None:
+        """One backward pass of the sum of the tasks' losses, on one graph, over the mixed batch.
 
         Raises:
             OrthoLoraError: the gradient of some block cannot be taken apart by examples.
         """
-        comparable = verify and self.comparable
         with self._passing():
             loss.backward()
         for block, seen in zip(self.blocks, self._passes, strict=True):
             if seen.touched and not seen.arrived:
                 raise _cannot_split(block, "its gradient came past the layer that is watched")
-        if comparable:
-            self.verify(self._collected)
+        self._leave()
 
-    def verify(self, collected: Sequence[Collected]) -> None:
-        """Once, and waiting for the device: the parts must add up to the gradient that autograd found itself."""
-        errors = {}
-        for block, of in zip(self.blocks, collected, strict=True):
-            if of.parts is not None and block.parameter.grad is not None:
-                plain = block.parameter.grad.to(of.parts.dtype)
-                errors[block] = (of.parts.sum(0) - plain).abs().max() / plain.abs().max().clamp(min=1e-30)
-        self.verified = bool(errors)
-        largest = torch.stack(list(errors.values())).tolist() if errors else []
-        for block, error in zip(errors, largest, strict=True):
-            if error > 0.2:  # half precision rounds; a wrong split is off by its whole size
-                raise _cannot_split(block, f"its examples' gradients are off by {error:.0%} in sum")
-
-    def backward_alone(self, task: int, loss: Tensor, *, half: int | None = None, examples: int = 1) -> None:
-        """One backward pass of one task's loss.
+    def backward_alone(self, loss: Tensor, rows: Rows) -> None:
+        """One backward pass of one task's loss, on a graph of its own.
 
         Args:
-            task: its index.
-            loss: on a graph of its own.
-            half: 0 or 1: the loss is that of one half of the batch, to be added to the other's; None: of all of it.
-            examples: in that half.
+            loss: of the task.
+            rows: its examples. Where they are of both halves, layers whose first dimension counts them are halved;
+                where they are of one, every kind of layer is.
         """
         former = [_kept(block.parameter.grad) for block in self.blocks]
-        arrived = [seen.arrived for seen in self._passes]
         for block in self.blocks:
             block.parameter.grad = None
-        self._rows = {}
+        self._passes = [_Pass() for _ in self.blocks]
+        found: list[Tensor | None] = [None] * len(self.blocks)
         try:
-            with self._passing(task, half):
+            with self._passing(rows):
                 loss.backward()
-            if half is None:
-                self._keep_halves_of_examples(task)
+            found = [block.parameter.grad for block in self.blocks]
+            for index, gradient in enumerate(found):
+                if gradient is not None:
+                    self._add(index, gradient, rows)
         finally:
-            for index, (block, before) in enumerate(zip(self.blocks, former, strict=True)):
-                gradient = block.parameter.grad
-                if gradient is not None and self._passes[index].arrived == arrived[index]:
-                    self._add_whole(index, gradient, 2 * task + (half or 0), 0 if half is None else examples)
+            for block, before, gradient in zip(self.blocks, former, found, strict=True):
                 if before is not None:  # as autograd itself accumulates
                     block.parameter.grad = before if gradient is None else before.add_(gradient)
+        self._leave()
+
+    def was_zeroed(self) -> bool:
+        """Whether `.grad`, to which what waits here added, was set to None or to zero since the last pass."""
+        now = [parameter.grad for parameter, _, _ in self._left]
+        if not any(
+            gradient is not former or former._version != version
+            for gradient, (_, former, version) in zip(now, self._left, strict=True)
+        ):
+            return False
+        return not any(gradient is not None and bool(gradient.any()) for gradient in now)  # waits, but only here
 
     def ready(self, index: int) -> bool:
         """Whether the pass over the mixed batch has brought all of a block's gradient."""
@@ -195,12 +207,12 @@ class Collector:
 
     def take(self, index: int) -> Collected:
         """What came in for a block, which starts anew."""
-        taken, self._collected[index] = self._collected[index], Collected([0] * 2 * self.tasks)
+        taken, self._collected[index] = self._collected[index], Collected([0.0] * 2 * self.tasks)
         return taken
 
     @contextmanager
-    def _passing(self, task: int | None = None, half: int | None = None) -> Iterator[None]:
-        self._backward, self._alone = True, None if task is None else (task, half)
+    def _passing(self, alone: Rows | None = None) -> Iterator[None]:
+        self._backward, self._alone = True, alone
         device = self.blocks[0].parameter.device.type
         try:
             with torch.autocast(device, enabled=False):  # the products are made in full precision
@@ -220,25 +232,38 @@ class Collector:
             return None
         if self._mixed is not None and not self._backward:  # in a backward pass a checkpoint is computed again
             self._passes[index].calls += 1
+            self._look(index, inputs[0], len(self._mixed.parts))
         if not output.requires_grad:
             return None
         watched: Tensor = _Watch.apply(output, inputs[0].detach(), partial(self._arrive, index, self._mixed))
         return watched
 
-    def _arrive(self, index: int, batch: Mixed | None, inputs: Tensor, gradient: Tensor) -> None:
-        if not self._backward:
+    def _look(self, index: int, inputs: Tensor, examples: int) -> None:
+        """See which dimension of a layer's input counts examples."""
+        ambiguous = inputs.ndim > 2 and inputs.shape[0] == inputs.shape[1] == examples > 1
+        self._passes[index].kind = inputs.ndim, ambiguous
+        if inputs.shape[0] == examples and not ambiguous:
+            self._first_dimension.add(index)
+
+    def _is_first(self, index: int, seen: _Pass) -> bool:
+        return seen.kind is None or not seen.kind[1] or index in self._first_dimension
+
+    def _arrive(self, index: int, batch: Rows | None, inputs: Tensor, gradient: Tensor) -> None:
+        if not self._backward or self._muted:
             return  # somebody else's backward pass
         # Sums over tokens in half precision lose digits.
         dtype = torch.promote_types(gradient.dtype, torch.float32)
+        self.rough |= dtype != gradient.dtype or inputs.dtype.itemsize < dtype.itemsize
         inputs, gradient = inputs.to(dtype), gradient.to(dtype)
-        self._passes[index].arrived += 1
+        seen = self._passes[index]
+        seen.arrived += 1
         if self._alone is not None:
             if batch is not None:
                 raise OrthoLoraError(
                     "backward_part: a forward pass made inside `mixed_batch` has one backward pass for all tasks:"
                     " expected `backward` there."
                 )
-            self._arrive_alone(index, inputs, gradient, *self._alone)
+            self._arrive_alone(index, inputs, gradient, self._alone)
             return
         if batch is None:
             raise OrthoLoraError(
@@ -251,46 +276,62 @@ class Collector:
             found = _products(inputs, gradient, 2 * batch.tasks)
         else:
             each = _products(inputs, gradient, len(batch.parts))  # [N, out, in]
-            found = (_one_hot(batch, each.device, dtype) @ each.flatten(1)).view(-1, *each.shape[1:])
+            found = (one_hot(batch, each.device, dtype) @ each.flatten(1)).view(-1, *each.shape[1:])
         collected = self._collected[index]
         collected.parts = found if collected.parts is None else collected.parts.add_(found)
-        collected.examples = [a + b for a, b in zip(collected.examples, batch.sizes, strict=True)]
-        collected.tasks |= batch.present
+        if seen.arrived == 1:
+            self._weigh(collected, batch)
 
-    def _arrive_alone(self, index: int, inputs: Tensor, gradient: Tensor, task: int, half: int | None) -> None:
-        parts = self._space(index, gradient)
-        self._rows.setdefault(index, set()).add(len(inputs))
-        first = max(len(inputs) // 2, 1) if half is None else 0
-        for part, rows in ((2 * task, slice(0, first)), (2 * task + (1 if half is None else half), slice(first, None))):
-            if size := len(inputs[rows]):
-                parts[part] += _products(inputs[rows], gradient[rows], 1)[0]
-                self._collected[index].examples[part] += size
-        self._collected[index].tasks.add(task)
+    def _arrive_alone(self, index: int, inputs: Tensor, gradient: Tensor, rows: Rows) -> None:
+        if len(set(rows.parts)) == 1:
+            return  # all of `.grad` is one half's
+        seen = self._passes[index]
+        self._look(index, inputs, len(rows.parts))
+        if len(inputs) != len(rows.parts) or not self._is_first(index, seen):
+            seen.halved = False
+            return
+        places = rows.of_part(min(rows.parts))
+        share = _products(inputs[places], gradient[places], 1)[0]
+        seen.first = share if seen.first is None else seen.first + share
 
-    def _keep_halves_of_examples(self, task: int) -> None:
-        """Count no halves of layers that receive other rows than most do, as of a table of positions: no examples."""
-        layers = Counter(rows for of in self._rows.values() for rows in of)
-        for index, rows in self._rows.items():
-            if len(rows) > 1 or 2 * layers[min(rows)] <= len(self._rows):
-                self._collected[index].examples[2 * task : 2 * task + 2] = [0, 0]
-
-    def _add_whole(self, index: int, gradient: Tensor, part: int, examples: int) -> None:
-        self._space(index, gradient)[part] += gradient
-        self._collected[index].examples[part] += examples
-        self._collected[index].tasks.add(part // 2)
-
-    def _space(self, index: int, like: Tensor) -> Tensor:
-        collected = self._collected[index]
+    def _add(self, index: int, gradient: Tensor, rows: Rows) -> None:
+        """Add a pass over one task: what autograd found, whatever was taken apart of it."""
+        collected, seen = self._collected[index], self._passes[index]
+        first, *others = sorted(set(rows.parts))
+        dtype = torch.promote_types(gradient.dtype, torch.float32)
         if collected.parts is None:
-            shape = self.blocks[index].parameter.shape
-            dtype = torch.promote_types(like.dtype, torch.float32)
-            collected.parts = torch.zeros(2 * self.tasks, *shape, dtype=dtype, device=like.device)
-        return collected.parts
+            shape = gradient.shape
+            collected.parts = torch.zeros(2 * self.tasks, *shape, dtype=dtype, device=gradient.device)
+        collected.tasks |= rows.present
+        if not others:
+            collected.parts[first] += gradient
+            self._weigh(collected, rows)
+        elif seen.first is not None and seen.halved:
+            collected.parts[first] += seen.first
+            collected.parts[others[0]] += gradient.to(dtype) - seen.first
+            self._weigh(collected, rows)
+        else:
+            collected.parts[first] += gradient
+            collected.weights[first] = math.nan
+
+    def _weigh(self, collected: Collected, rows: Rows) -> None:
+        collected.weights = [a + b for a, b in zip(collected.weights, rows.weight_of_part, strict=True)]
+        collected.tasks |= rows.present
 
     def _accumulated(self, index: int, parameter: Tensor) -> None:
         self._passes[index].touched = True
-        if self._backward and self.on_complete is not None and self.ready(index):
+        if not self._backward:
+            if self.on_foreign is not None:
+                self.on_foreign(index)
+        elif self.on_complete is not None and self.ready(index):
             self.on_complete(index)
+
+
+def _watchers(parameter: nn.Parameter) -> list[Collector]:
+    """The collectors that watch a parameter."""
+    hooks = (getattr(parameter, "_post_accumulate_grad_hooks", None) or {}).values()
+    owners = [getattr(getattr(hook, "func", None), "__self__", None) for hook in list(hooks)]
+    return [owner for owner in owners if isinstance(owner, Collector)]
 
 
 class _Watch(torch.autograd.Function):
@@ -327,7 +368,8 @@ def _kept(gradient: Tensor | None) -> Tensor | None:
 
 
 def _cannot_split(block: Block, why: str) -> OrthoLoraError:
+    """What to say of a block whose gradient cannot be taken apart."""
     return OrthoLoraError(
         f"{block.path}, branch {block.branch}: {why}, so its examples cannot be told apart: give each task a forward"
-        " pass and a loss of its own (gradient_mode=sequential)."
+        " pass and a loss of its own (`train`: gradient_mode=sequential)."
     )

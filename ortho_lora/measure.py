@@ -37,16 +37,17 @@ def to_cpu(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
 
-def half_products(matrices: Tensor, examples: Tensor) -> Tensor:
+def half_products(matrices: Tensor, weights: Tensor) -> Tensor:
     """`<g^a, g^b>`, `[N, T]`, from Gram matrices of the parts.
 
     Args:
-        matrices: `[N, 2T, 2T]`; part 2t + h is the share of half h in the gradient of the mean over task t's batch.
-        examples: int `[N, 2T]`, that went into each part; where one is 0 the batch was not halved: NaN.
+        matrices: `[N, 2T, 2T]`; part 2t + h is the share of half h in the gradient of task t's loss.
+        weights: `[N, 2T]`, the share of the loss that each part carries, in any unit; where one is 0 or NaN the batch
+            was not halved: NaN.
     """
     pairs = matrices.diagonal(1, -2, -1)[..., ::2]  # <part 2t, part 2t + 1>
-    first, second = examples[..., ::2].double(), examples[..., 1::2].double()
-    # The gradient of the mean over the first half alone is (first + second) / first times the part.
+    first, second = weights[..., ::2].double(), weights[..., 1::2].double()
+    # The gradient of the loss of the first half alone is (first + second) / first times the part.
     return torch.where(first * second > 0, pairs * (first + second) ** 2 / (first * second), torch.nan)
 
 

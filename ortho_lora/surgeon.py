@@ -2,25 +2,27 @@
 
 import sys
 import time
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from ortho_lora import distributed
+from ortho_lora import arguments, distributed
 from ortho_lora.adapters import blocks, is_compiled, module_infos
 from ortho_lora.canary import Canary
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.gradients import Collected, Collector, mixed
-from ortho_lora.gram import of_tasks
-from ortho_lora.measure import Measured, half_products, layout_of, record_gradients, record_step, to_cpu
-from ortho_lora.methods import METHODS, Branches, Method, Order, Rule, Scope, name_of
+from ortho_lora.gradients import Collector
+from ortho_lora.halves import Weights, rows_of, rows_of_one
+from ortho_lora.life import log
+from ortho_lora.measure import Measured, layout_of, record_gradients, record_step
+from ortho_lora.methods import Branches, Order, Rule, Scope, name_of
 from ortho_lora.projection import all_orders, check_rule
 from ortho_lora.record import Recorder, versions
 from ortho_lora.schema import RunInfo, TaskInfo
-from ortho_lora.update import Projector, Update
+from ortho_lora.update import Projector, Update, average, measured
+from ortho_lora.verification import Verification
 
 PENDING_BYTES = 32 * 2**20
 """Gradients that wait during a backward pass to be projected together: too few to matter beside the activations, and
@@ -84,13 +86,12 @@ class OrthoLoRA:
         Raises:
             OrthoLoraError: there is no such method, no LoRA, or a kind of training that shards gradients.
         """
-        self.tasks = list(tasks)
-        if not tasks or len(set(tasks)) < len(self.tasks):
-            raise OrthoLoraError(f"tasks: expected different names, found {', '.join(tasks) or 'none'}.")
-        self.loss_weights = dict.fromkeys(self.tasks, 1.0) | dict(loss_weights or {})
-        for task in self.loss_weights:
-            self._index(task)
-        self.method = _method(method, rule, scope, branches)
+        self.tasks = arguments.names_of(tasks)
+        self.loss_weights = arguments.weights_of(self.tasks, loss_weights)
+        self.method = arguments.method_of(method, rule, scope, branches)
+        arguments.check_order(order)
+        arguments.check_whole("record_every", record_every, 1)
+        arguments.check_whole("seed", seed, 0)
         check_rule(self.method.rule)
         self.order, self.optimizer, self.record_every = order, optimizer, record_every
         self._orders = all_orders(len(tasks)) if order == "mean" else [tuple(range(len(tasks)))]
@@ -100,11 +101,13 @@ class OrthoLoRA:
         self.layout = layout_of(self.blocks, tasks)
         self.compiled = is_compiled(model)
         self.collector = Collector(self.blocks, len(tasks), watch=not self.compiled)
+        self.verification = Verification(self.collector, self.tasks)
         self.projector = Projector(self.blocks, len(tasks), self.method)
         self.generator = torch.Generator().manual_seed(seed)
         self.step = 0
-        self._unknown = torch.full((), torch.nan, device=self.blocks[0].parameter.device)
         self.canary = Canary(self.blocks)
+        self.collector.on_foreign = self.canary.foreign
+        self._weighed = False  # whether somebody has said what examples weigh
         self._ended = time.perf_counter()
         self._start()
         self.recorder = recorder if distributed.is_first() else None
@@ -112,18 +115,46 @@ class OrthoLoRA:
             self.recorder.begin(self._identity(self.recorder.run_dir.name, seed))
 
     def _start(self) -> None:
+        self._open = False  # whether a backward pass of the step under way was begun
         self._losses: dict[str, Tensor] = {}
         self._scale: Tensor | None = None
         self._updates: list[Update] = []  # of blocks that were projected while backward went on
         self._pending: dict[bool, list[int]] = {True: [], False: []}  # blocks that the method applies to, and others
         self._drawn: list[tuple[int, ...]] | None = None
-        self._comparable = False  # whether `.grad` held nothing before the first mixed batch of the step
+        self._before_drawing: Tensor | None = None  # the generator's state
+        self._turn = [0] * len(self.tasks)  # by task, the half that its next examples go to
+
+    def reset(self, reason: str = "by hand") -> None:
+        """Drop the step under way, if any: what was collected of it, and every `.grad` of the model.
+
+        The next `backward` begins the step anew, as if the dropped passes had not been: the count of steps and the
+        generator of orders stand where they stood. A pass that raises drops its step by itself, and so do gradients
+        that were set to zero between two micro-batches. The record says that a step was dropped.
+        """
+        if not self._open:
+            return
+        if self._before_drawing is not None:
+            self.generator.set_state(self._before_drawing)
+        self.collector.reset()
+        for parameter in self._trained():
+            parameter.grad = None
+        self._start()
+        log.warning("step %d was dropped: %s", self.step, reason)
+        if self.recorder is not None:
+            self.recorder.event(self.step, "dropped", reason=reason)
 
     @contextmanager
     def mixed_batch(
-        self, task_of_example: Sequence[int | str] | Tensor, half_of_example: Sequence[int] | None = None
+        self,
+        task_of_example: Sequence[int | str] | Tensor,
+        half_of_example: Sequence[int] | None = None,
+        *,
+        weight_of_example: Weights | None = None,
+        group_of_example: Sequence[Hashable] | None = None,
     ) -> Iterator[None]:
         """Make one pass over a batch that mixes tasks, and call `backward` inside the context.
+
+        The first passes of each kind are compared with what autograd finds for each task (`check`).
 
         Args:
             task_of_example: for each example (the first dimension of the model's inputs) the index or the name of its
@@ -131,41 +162,71 @@ class OrthoLoRA:
             half_of_example: for each example 0 or 1, the half of its task's batch that it belongs to, where a batch is
                 split into several passes in an order that is not random (by length, say); by default the first and
                 the second half of each task's examples.
+            weight_of_example: what share of its task's loss in this step each example carries, in any unit: 1 where
+                losses are means over examples, the number of its tokens that count where they are means over tokens.
+                None: not known, and the noise of gradients (`half_products`) is not estimated.
+            group_of_example: what belongs together and is not split into halves: examples of one group are one text.
 
         Raises:
             OrthoLoraError: an unknown task, or layers that only a pass for each task can serve.
         """
         given = task_of_example.tolist() if isinstance(task_of_example, Tensor) else task_of_example
-        if half_of_example is not None and (len(half_of_example) != len(given) or set(half_of_example) - {0, 1}):
-            raise OrthoLoraError(
-                f"half_of_example: expected 0 or 1 for each of {len(given)} examples, found {list(half_of_example)}."
-            )
-        batch = mixed([self._index(task) for task in given], len(self.tasks), half_of_example)
+        tasks = [self._index(task) for task in given]
         if self.compiled:
-            raise OrthoLoraError(
-                "mixed_batch: the layers of a compiled model cannot be watched: give each task a forward pass and a"
-                " loss of its own, or leave torch.compile out."
-            )
+            raise _compiled()
         if special := sorted({block.module for block in self.blocks if not block.plain}):
             raise OrthoLoraError(
                 f"mixed_batch needs plain LoRA on linear layers, and {', '.join(special)} are not: give each task a"
-                " forward pass and a loss of its own (gradient_mode=sequential)."
+                " forward pass and a loss of its own (`train`: gradient_mode=sequential)."
             )
-        with self.collector.mix(batch):
+        self._begin_pass()
+        rows = rows_of(
+            tasks, len(self.tasks), halves=half_of_example, weights=weight_of_example, groups=group_of_example,
+            first=self._turn,
+        )  # fmt: skip
+        self._weighed |= weight_of_example is not None
+        with self._dropping("a pass over a mixed batch"), self.collector.mix(rows):
             yield
+
+    def check(self, losses: Tensor | Mapping[str, Tensor]) -> float:
+        """Inside `mixed_batch`, before `backward`: compare each task's gradients with what autograd finds for its loss.
+
+        One backward pass more for each task; gradients, graphs and random numbers stay as they are. `backward` does it
+        by itself in the first steps, and whenever a pass looks different from those before. Losses that are not given
+        by task can only be compared in sum.
+
+        Returns:
+            The largest relative error over tasks and LoRA matrices: about 1e-6 in float32.
+
+        Raises:
+            OrthoLoraError: it is larger than rounding explains; names the layer, the task and the way that is exact.
+        """
+        if not self.collector.is_mixing:
+            raise OrthoLoraError(
+                "check: called outside `mixed_batch`: a pass of a task's own takes the gradient that autograd found, so"
+                " there is nothing to compare; call it inside `with surgeon.mixed_batch(...)`, before `backward`."
+            )
+        self._check_losses(losses)
+        return self.verification.compare(*self._weighted(losses), self._trained())
 
     def backward(
         self,
         losses: Tensor | Mapping[str, Tensor],
         *,
+        weights: Mapping[str, Weights] | None = None,
+        groups: Mapping[str, Sequence[Hashable]] | None = None,
         accumulate: bool = False,
         scaler: torch.amp.GradScaler | None = None,
     ) -> Measured | None:
         """In place of `loss.backward()`.
 
+        Where it raises, the whole step is dropped (`reset`).
+
         Args:
             losses: scalars by task; a task may be missing from a step. Inside `mixed_batch` they come from one forward
                 pass; there a scalar, the sum of the tasks' losses, will do, but then no losses are recorded.
+            weights: outside `mixed_batch`, by task, as `weight` of `backward_part`.
+            groups: outside `mixed_batch`, by task, as `groups` of `backward_part`.
             accumulate: more micro-batches follow: gradients add up, task by task, and are projected once, in the call
                 without it. Divide the losses by the number of micro-batches, as ever.
             scaler: multiplies the losses, for training in float16.
@@ -173,34 +234,24 @@ class OrthoLoRA:
         Returns:
             What was measured, when the step was projected.
         """
-        if self.collector.is_mixing:
-            if isinstance(losses, Tensor):
-                total = losses
+        with self._dropping("a backward pass"):
+            self._check_losses(losses)
+            if self.collector.is_mixing:
+                self._backward_mixed(losses, accumulate, scaler)
             else:
-                total = torch.stack([self._noted(task, loss) for task, loss in losses.items()]).sum()
-            self.collector.on_complete = None if accumulate or not self._streams() else self._complete
-            try:
-                self._comparable |= self.collector.comparable
-                self.collector.backward_mixed(self._scaled(total, scaler), verify=distributed.world_size() == 1)
-            finally:
-                self.collector.on_complete = None
-        elif isinstance(losses, Tensor):
-            raise OrthoLoraError(
-                "backward: one loss given outside `mixed_batch`: expected the losses by task, {'task': loss, ...}, or"
-                " a batch that says which example is of which task."
-            )
-        else:
-            for task, loss in losses.items():
-                self.backward_part(task, loss, scaler=scaler)
-        return None if accumulate else self.project()
+                weights, groups = weights or {}, groups or {}
+                for task, loss in cast(Mapping[str, Tensor], losses).items():
+                    self.backward_part(task, loss, weight=weights.get(task), groups=groups.get(task), scaler=scaler)
+            return None if accumulate else self.project()
 
     def backward_part(
         self,
         task: str,
         loss: Tensor,
         *,
+        weight: Weights | None = None,
+        groups: Sequence[Hashable] | None = None,
         half: int | None = None,
-        examples: int = 1,
         scaler: torch.amp.GradScaler | None = None,
     ) -> None:
         """One backward pass of one task's loss, to be followed by others and by `project`.
@@ -208,16 +259,58 @@ class OrthoLoRA:
         Args:
             task: its name.
             loss: on a graph of its own.
-            half: 0 or 1: the loss is that of one half of the task's batch, times its share of the examples. Measures
-                the noise of layers whose gradient cannot be split otherwise.
-            examples: in that half.
+            weight: what share of the task's loss in this step it carries, in any unit. A number for each example (the
+                first dimension of the model's inputs) halves the pass; one number puts all of it into one half, and the
+                task's next pass of the step into the other, which serves every kind of layer. None: not known, and the
+                noise of the task's gradient is not estimated.
+            groups: with a weight for each example: what belongs together, as in `mixed_batch`.
+            half: 0 or 1, the half of the task's batch that all of the pass belongs to.
             scaler: multiplies the loss, for training in float16.
         """
-        weighted = self._scaled(self._noted(task, loss), scaler)
-        self.collector.backward_alone(self._index(task), weighted, half=half, examples=examples)
+        with self._dropping(f"a backward pass of task {task!r}"):
+            self._begin_pass()
+            self._check_losses({task: loss})
+            index = self.tasks.index(task)
+            rows = rows_of_one(
+                index, len(self.tasks), half=half, weights=weight, groups=groups, first=self._turn[index]
+            )
+            self._weighed |= weight is not None
+            self._turn[index] = 1 - self._turn[index]
+            self._note({task: loss})
+            self._open = True
+            self.collector.backward_alone(self._scaled(self._weighted({task: loss})[1][task], scaler), rows)
+
+    def _backward_mixed(
+        self, losses: Tensor | Mapping[str, Tensor], accumulate: bool, scaler: torch.amp.GradScaler | None
+    ) -> None:
+        total, by_task = self._weighted(losses)
+        total, by_task = self._scaled(total, scaler), {task: self._scaled(of, scaler) for task, of in by_task.items()}
+        if self.verification.is_due(first_of_step=not self._open):
+            if is_compiled(self.model):  # since this was made
+                raise _compiled()
+            self.verification.compare(total, by_task, self._trained())
+        for task in self.collector.mixed.present:
+            self._turn[task] = 1 - self._turn[task]
+        self._note({} if isinstance(losses, Tensor) else losses)
+        self._open = True
+        self.collector.on_complete = None if accumulate or not self._streams() else self._complete
+        try:
+            self.collector.backward_mixed(total)
+        finally:
+            self.collector.on_complete = None
 
     def project(self) -> Measured:
         """End the step: project what was collected, correct `.grad`, and record."""
+        with self._dropping("a projection"):
+            found = self._project()
+        self._start()
+        self.canary.listen(self.step, found)
+        if self.recorder is not None:
+            self._record(self.recorder, found)
+        self.step += 1
+        return found
+
+    def _project(self) -> Measured:
         losses = torch.stack([self._losses.get(task, self._unknown).float() for task in self.tasks])
         orders = self._next_orders()
         if self._updates or any(self._pending.values()):
@@ -228,15 +321,12 @@ class OrthoLoRA:
         else:
             collected = [self.collector.take(index) for index in range(len(self.blocks))]
             if distributed.world_size() > 1:
-                losses = self._average(collected, losses)
+                if self.step == 0:
+                    distributed.refuse_sharded(self.model)  # it may have been split since
+                losses = average(self.blocks, collected, self._trained(), losses)
             self._updates.append(self.projector.all(collected, orders))
-        measured = self._measured(losses, orders)
-        self._start()
-        self.canary.listen(self.step, measured)
-        if self.recorder is not None:
-            self._record(self.recorder, measured)
-        self.step += 1
-        return measured
+        scale = self._unknown if self._scale is None else self._scale
+        return measured(self._updates, losses, scale, orders[0] if self.order != "mean" else None)
 
     def remove(self) -> None:
         """Stop watching the model."""
@@ -264,13 +354,56 @@ class OrthoLoRA:
             return task
         raise OrthoLoraError(f"task {task!r}: expected one of {', '.join(self.tasks)}, or its place from 0.")
 
-    def _noted(self, task: str, loss: Tensor) -> Tensor:
-        """The loss times its weight; what is recorded is the loss itself."""
-        self._index(task)
-        before = self._losses.get(task)
-        self._losses[task] = loss.detach() if before is None else before + loss.detach()
-        weight = self.loss_weights[task]
-        return loss if weight == 1 else weight * loss
+    @contextmanager
+    def _dropping(self, what: str) -> Iterator[None]:
+        """Drop the step where something in it raises."""
+        try:
+            yield
+        except BaseException as error:
+            self.reset(f"{what} ended with {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            raise
+
+    def _begin_pass(self) -> None:
+        """See that what is watched is what is trained, and that what was collected still counts."""
+        if not self.collector.watching:
+            raise OrthoLoraError(
+                "this OrthoLoRA watches no more: it was removed, or another one was made on the same adapter: use that"
+                " one, or make it anew."
+            )
+        self.canary.called = True
+        if any(linear.weight is not block.parameter for block in self.blocks for linear in block.linears):
+            raise OrthoLoraError(
+                "the adapter's weights are others than when this OrthoLoRA was made (a model loaded, moved or prepared"
+                " since then may hold new ones): make it afterwards, and the optimizer too."
+            )
+        if self._open and not self._updates and self.collector.was_zeroed():
+            self.reset("gradients were set to zero between two of its passes")
+
+    def _check_losses(self, losses: object) -> None:
+        if isinstance(losses, Tensor) and self.collector.is_mixing:
+            arguments.check_loss("all tasks", losses)
+        elif isinstance(losses, Tensor):
+            raise OrthoLoraError(
+                "backward: one loss given outside `mixed_batch`: expected the losses by task, {'task': loss, ...}, or"
+                " a batch that says which example is of which task."
+            )
+        else:
+            arguments.check_losses(losses, self.tasks)
+
+    def _weighted(self, losses: Tensor | Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The sum of losses times their weights, and each of them."""
+        if isinstance(losses, Tensor):
+            return losses, {}
+        by_task = {
+            task: loss if (weight := self.loss_weights[task]) == 1 else weight * loss for task, loss in losses.items()
+        }
+        return torch.stack(list(by_task.values())).sum(), by_task
+
+    def _note(self, losses: Mapping[str, Tensor]) -> None:
+        """What is recorded are the losses without their weights."""
+        for task, loss in losses.items():
+            before = self._losses.get(task)
+            self._losses[task] = loss.detach() if before is None else before + loss.detach()
 
     def _scaled(self, loss: Tensor, scaler: torch.amp.GradScaler | None) -> Tensor:
         if scaler is None:
@@ -278,9 +411,14 @@ class OrthoLoRA:
         self._scale = scaler.scale(torch.ones_like(loss.detach()))  # read where it is, without waiting
         return scaler.scale(loss)
 
+    @property
+    def _unknown(self) -> Tensor:
+        return torch.full((), torch.nan, device=self.blocks[0].parameter.device)
+
     def _next_orders(self) -> list[tuple[int, ...]]:
         """The step's orders, drawn once."""
         if self._drawn is None:
+            self._before_drawing = self.generator.get_state()
             shuffled = self.order == "random"
             drawn = torch.randperm(len(self.tasks), generator=self.generator).tolist() if shuffled else None
             self._drawn = [tuple(drawn)] if drawn else self._orders
@@ -288,7 +426,7 @@ class OrthoLoRA:
 
     def _streams(self) -> bool:
         """Whether blocks can be projected while backward goes on, so that few gradients exist at a time."""
-        return self.projector.separable and self.collector.verified and distributed.world_size() == 1
+        return self.projector.separable and distributed.world_size() == 1
 
     def _complete(self, index: int) -> None:
         pending = self._pending[self.projector.applied[index]]
@@ -305,54 +443,6 @@ class OrthoLoRA:
 
     def _trained(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-
-    def _average(self, collected: Sequence[Collected], losses: Tensor) -> Tensor:
-        """Make what was collected, in place, and the losses what they are on average over the ranks."""
-        if self.step == 0:
-            distributed.refuse_sharded(self.model)  # it may have been split since
-        size = len(self.tasks)
-        parts = []
-        for block, of in zip(self.blocks, collected, strict=True):
-            dtype = torch.promote_types(block.parameter.dtype, torch.float32)  # the same on all ranks
-            if of.parts is None:
-                of.parts = block.parameter.new_zeros(2 * size, *block.parameter.shape, dtype=dtype)
-            of.parts = of.parts.to(dtype)
-            parts.append(of.parts)
-        examples = torch.tensor([of.examples for of in collected])
-        here = torch.tensor([[task in of.tasks for task in range(size)] for of in collected])
-        examples, present = distributed.average_gradients(self._trained(), parts, examples, here)
-        for of, counts, measured in zip(collected, examples.tolist(), present.tolist(), strict=True):
-            of.examples, of.tasks = counts, {task for task in range(size) if measured[task]}
-        if self._comparable:
-            self.collector.verify(collected)
-        known = torch.stack([losses.nan_to_num(), (~losses.isnan()).float()])
-        distributed.average([known])
-        return known[0] / known[1]
-
-    def _measured(self, losses: Tensor, orders: Sequence[tuple[int, ...]]) -> Measured:
-        tensors = [losses, self._unknown if self._scale is None else self._scale]
-        for parts in (
-            [update.matrices for update in self._updates],
-            [update.projection.coefficients for update in self._updates],
-            [update.projection.projected for update in self._updates],
-        ):
-            tensors.append(torch.cat(parts))
-        losses, scale, matrices, coefficients, projected = to_cpu(tensors)
-        place = torch.tensor([index for update in self._updates for index in update.indices]).argsort()
-        collected = [of for update in self._updates for of in update.collected]
-        size = len(self.tasks)
-        present = torch.tensor([[task in of.tasks for task in range(size)] for of in collected])
-        if self._scale is not None:
-            matrices = matrices / scale**2
-        return Measured(
-            losses=losses,
-            gram=of_tasks(matrices)[place],
-            half_products=half_products(matrices, torch.tensor([of.examples for of in collected]))[place],
-            coefficients=coefficients[place],
-            projected=projected[place].bool(),
-            present=present[place],
-            order=orders[0] if self.order != "mean" else None,
-        )
 
     def _record(self, recorder: Recorder, measured: Measured) -> None:
         now = time.perf_counter()
@@ -392,9 +482,8 @@ class OrthoLoRA:
         )
 
 
-def _method(name: str, rule: Rule | None, scope: Scope | None, branches: Branches | None) -> Method:
-    if name == "single":
-        raise OrthoLoraError("method 'single' is an adapter for each task: give each an OrthoLoRA of its own.")
-    if name not in METHODS:
-        raise OrthoLoraError(f"method {name!r}: expected one of {', '.join(METHODS)}; or give rule and scope.")
-    return METHODS[name].changed(rule, scope, branches)
+def _compiled() -> OrthoLoraError:
+    return OrthoLoraError(
+        "mixed_batch: the layers of a compiled model cannot be watched: give each task a forward pass and a loss of its"
+        " own, or leave torch.compile out."
+    )

@@ -273,7 +273,7 @@ class Training:
         if self.mode == "fused":
             passes = batch.passes(TOKENS_OF_A_PASS["cpu" if self.device.type == "cpu" else "accelerator"])
             for some in passes:
-                with surgeon.mixed_batch(some.task_of_example, some.half_of_example):
+                with surgeon.mixed_batch(some.task_of_example, some.half_of_example, weight_of_example=1):
                     measured = surgeon.backward(losses(some), accumulate=some is not passes[-1])
         else:
             split = not all(block.plain for block in surgeon.blocks)  # only a pass each tells the halves apart
@@ -282,7 +282,8 @@ class Training:
                 for half, (start, end) in enumerate([(0, middle), (middle, size)]):
                     if end > start:
                         ((name, loss),) = losses(batch.part(place, start, end)).items()
-                        surgeon.backward_part(name, loss, half=half if split else None, examples=end - start)
+                        weight = end - start if split else [1] * (end - start)
+                        surgeon.backward_part(name, loss, half=half if split else None, weight=weight)
             measured = surgeon.project()
         assert measured is not None
         return measured

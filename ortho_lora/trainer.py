@@ -1,5 +1,6 @@
 """`transformers.Trainer` for one adapter and several tasks."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from itertools import islice
@@ -149,6 +150,7 @@ class OrthoLoRATrainer(Trainer):
         self.surgeon = OrthoLoRA(cast(nn.Module, self.model), list(datasets), seed=args.seed, **self._surgery)
         self.surgeon.remove()
         self._since_log = torch.zeros(2, len(datasets), dtype=torch.float64)  # sums of the tasks' losses, steps
+        self._weights: deque[dict[str, list[float]]] = deque()  # of the examples of each micro-batch to come
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train as `Trainer.train` does, and say in the record how it went."""
@@ -164,7 +166,9 @@ class OrthoLoRATrainer(Trainer):
         """The batches of a step, and for each task what its loss is divided by over all of them and all ranks."""
         batches = list(islice(epoch_iterator, num_batches))
         tasks = self.surgeon.tasks
-        return batches, {task: self._get_num_items_in_batch([of[task] for of in batches], device) for task in tasks}
+        items = {task: self._get_num_items_in_batch([of[task] for of in batches], device) for task in tasks}
+        self._weights = deque(self._weights_of(batch, items) for batch in batches)
+        return batches, items
 
     def training_step(  # type: ignore[override]
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Mapping[str, Any] | None = None
@@ -183,6 +187,7 @@ class OrthoLoRATrainer(Trainer):
         if callable(getattr(self.optimizer, "train", None)):  # of optimizers without a schedule
             cast(Any, self.optimizer).train()
         losses = []
+        weights = self._weights.popleft() if self._weights else {}
         # The surgeon averages over the ranks before it projects: what DistributedDataParallel would send is not needed.
         with self.accelerator.no_sync(model):
             for task, batch in inputs.items():
@@ -192,7 +197,7 @@ class OrthoLoRATrainer(Trainer):
                     loss = cast(Tensor, self.compute_loss(model, prepared, num_items_in_batch=items))
                 if not self._is_divided(items):
                     loss = loss / self.current_gradient_accumulation_steps
-                self.surgeon.backward_part(task, loss, scaler=self.accelerator.scaler)
+                self.surgeon.backward_part(task, loss, weight=weights.get(task), scaler=self.accelerator.scaler)
                 losses.append(self.surgeon.loss_weights[task] * loss.detach())
                 del loss  # and its graph, before the next task's is made
         if (every := self.args.torch_empty_cache_steps) and self.state.global_step % every == 0:
@@ -242,6 +247,25 @@ class OrthoLoRATrainer(Trainer):
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Of all tasks."""
         return sum(super(OrthoLoRATrainer, self).floating_point_ops(batch) for batch in inputs.values())
+
+    def _weights_of(self, batch: Mapping[str, Any], items: Mapping[str, Any]) -> dict[str, list[float]]:
+        """By task, what share of its loss in this step each example carries; without the tasks where nobody knows.
+
+        Known where the loss is the model's own: a mean over the tokens of a sequence of labels, else over examples.
+        """
+        if self.compute_loss_func is not None or type(self).compute_loss is not Trainer.compute_loss:
+            return {}
+        weights = {}
+        for task, of_task in batch.items():
+            labels = of_task.get("labels") if isinstance(of_task, Mapping) else None
+            if not isinstance(labels, Tensor) or not labels.ndim:
+                continue
+            each = torch.ones(len(labels))
+            if labels.ndim > 1 and not labels.is_floating_point():
+                counted = labels[..., 1:] if self._loss_shifts_labels else labels
+                each = counted.ne(-100).flatten(1).sum(1)
+            weights[task] = (each if self._is_divided(items[task]) else each / each.sum().clamp(min=1)).tolist()
+        return weights
 
     def _is_divided(self, items: Any) -> bool:
         """Whether a loss is divided by all that the step holds already, and not by the batch's own share alone."""

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ortho_lora import distributed
 from ortho_lora.adapters import Block
 from ortho_lora.gradients import Collected
 from ortho_lora.gram import gram, of_tasks, scope_groups
+from ortho_lora.measure import Measured, half_products, to_cpu
 from ortho_lora.methods import Method
 from ortho_lora.projection import Projection, effective_weights, project, project_groups
 
@@ -33,7 +35,7 @@ class Projector:
             [block.path for block in blocks], [block.branch for block in blocks], method.scope, method.branches
         )
         self.applied = [place >= 0 for place in places]
-        self.groups = torch.tensor(places, device=blocks[0].parameter.device)  # [N]
+        self.groups = torch.tensor(places)  # [N]
 
     @property
     def separable(self) -> bool:
@@ -43,6 +45,7 @@ class Projector:
     def all(self, collected: Sequence[Collected], orders: Sequence[Sequence[int]]) -> Update:
         """Project all blocks at the method's scope."""
         matrices = self._matrices(range(len(self.blocks)), collected)
+        self.groups = self.groups.to(matrices.device)  # the model may have been moved
         projection = project_groups(
             of_tasks(matrices), self.groups, self.count, self.method.rule, orders, state=self.state
         )
@@ -56,8 +59,7 @@ class Projector:
         return self._corrected(indices, matrices, project(of_tasks(matrices), rule, orders), collected)
 
     def _matrices(self, indices: Sequence[int], collected: Sequence[Collected]) -> Tensor:
-        device = self.groups.device
-        nothing = gram(torch.zeros(2 * self.tasks, 1, device=device))
+        nothing = gram(torch.zeros(2 * self.tasks, 1, device=self.blocks[0].parameter.device))
         return torch.stack([nothing if of.parts is None else gram(of.parts.flatten(1)) for of in collected])
 
     def _corrected(
@@ -77,3 +79,58 @@ class Projector:
         for of in collected:
             of.parts = None
         return Update(indices, matrices, projection, list(collected))
+
+
+def average(
+    blocks: Sequence[Block], collected: Sequence[Collected], trained: Sequence[nn.Parameter], losses: Tensor
+) -> Tensor:
+    """Make what was collected, in place, and the tasks' losses what they are on average over the ranks."""
+    size = len(losses)
+    parts = []
+    for block, of in zip(blocks, collected, strict=True):
+        dtype = torch.promote_types(block.parameter.dtype, torch.float32)  # the same on all ranks
+        if of.parts is None:
+            of.parts = block.parameter.new_zeros(2 * size, *block.parameter.shape, dtype=dtype)
+        of.parts = of.parts.to(dtype)
+        parts.append(of.parts)
+    weights = torch.tensor([of.weights for of in collected])
+    here = torch.tensor([[task in of.tasks for task in range(size)] for of in collected])
+    weights, present = distributed.average_gradients(trained, parts, weights, here)
+    for of, weighs, reached in zip(collected, weights.tolist(), present.tolist(), strict=True):
+        of.weights, of.tasks = weighs, {task for task in range(size) if reached[task]}
+    known = torch.stack([losses.nan_to_num(), (~losses.isnan()).float()])
+    distributed.average([known])
+    return known[0] / known[1]
+
+
+def measured(updates: Sequence[Update], losses: Tensor, scale: Tensor, order: tuple[int, ...] | None) -> Measured:
+    """What a step measured, on the CPU.
+
+    Args:
+        updates: of all blocks together.
+        losses: of the tasks, `[T]`.
+        scale: that the losses were multiplied by; NaN: none.
+        order: in which the tasks were taken.
+    """
+    losses, scale, matrices, coefficients, projected = to_cpu(
+        [
+            losses,
+            scale,
+            torch.cat([update.matrices for update in updates]),
+            torch.cat([update.projection.coefficients for update in updates]),
+            torch.cat([update.projection.projected for update in updates]),
+        ]
+    )
+    place = torch.tensor([index for update in updates for index in update.indices]).argsort()
+    collected = [of for update in updates for of in update.collected]
+    present = torch.tensor([[task in of.tasks for task in range(len(losses))] for of in collected])
+    matrices = matrices / torch.where(scale.isnan(), 1, scale) ** 2
+    return Measured(
+        losses=losses,
+        gram=of_tasks(matrices)[place],
+        half_products=half_products(matrices, torch.tensor([of.weights for of in collected]))[place],
+        coefficients=coefficients[place],
+        projected=projected[place].bool(),
+        present=present[place],
+        order=order,
+    )

@@ -8,8 +8,9 @@ WAYS = ["mixed", "alone"]
 
 def backward(problem, surgeon, way, **options):
     if way == "alone":
-        return surgeon.backward(problem.losses(), **options)
-    with surgeon.mixed_batch(problem.task_of_example):
+        weights = {task: [1] * size for task, size in zip(problem.tasks, problem.sizes, strict=True)}
+        return surgeon.backward(problem.losses(), weights=weights, **options)
+    with surgeon.mixed_batch(problem.task_of_example, weight_of_example=1):
         return surgeon.backward(problem.mixed_losses(), **options)
 
 

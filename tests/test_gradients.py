@@ -1,5 +1,7 @@
 """The parts of the gradients against autograd, on models of every kind."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,22 +11,23 @@ from torch import nn
 
 from ortho_lora.adapters import Block
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.gradients import Collector, mixed
+from ortho_lora.gradients import Collector
+from ortho_lora.halves import rows_of, rows_of_one
 
 SIZES = st.lists(st.integers(1, 5), min_size=1, max_size=4)
 
 
 def collect_mixed(problem, order=None):
     collector = Collector(problem.blocks, len(problem.sizes))
-    with collector.mix(mixed(problem.task_of_example, len(problem.sizes))):
+    with collector.mix(rows_of(problem.task_of_example, len(problem.sizes), weights=1)):
         collector.backward_mixed(sum(problem.mixed_losses().values()))
     return collector
 
 
 def collect_alone(problem):
     collector = Collector(problem.blocks, len(problem.sizes))
-    for task in range(len(problem.sizes)):
-        collector.backward_alone(task, problem.loss(task))
+    for task, size in enumerate(problem.sizes):
+        collector.backward_alone(problem.loss(task), rows_of_one(task, len(problem.sizes), weights=[1] * size))
     return collector
 
 
@@ -36,7 +39,7 @@ def collect_halves(problem):
             count = rows.stop - rows.start
             if count:
                 loss = count / size * problem.loss(task, rows)
-                collector.backward_alone(task, loss, half=half, examples=count)
+                collector.backward_alone(loss, rows_of_one(task, len(problem.sizes), half=half, weights=count))
     return collector
 
 
@@ -64,9 +67,7 @@ def check_parts(problem, collector):
             close(problem, parts[2 * task] + parts[2 * task + 1], whole[index])
             close(problem, parts[2 * task], first / size * half[index])
             assert collector._collected[index].tasks == set(range(len(problem.sizes)))
-            examples = collector._collected[index].examples[2 * task : 2 * task + 2]
-            uses = sum(examples) / size  # a layer that is used twice counts twice
-            assert examples == [uses * first, uses * (size - first)]
+            assert collector._collected[index].weights[2 * task : 2 * task + 2] == [first, size - first]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -119,7 +120,7 @@ def test_whole_gradients_equal_autograd_on_layers_of_any_kind(name):
             collected = collector._collected[index]
             parts = collected.parts
             close(problem, parts[2 * task] + parts[2 * task + 1], expected)
-            assert (0 in collected.examples) == (not problem.blocks[index].plain)
+            assert any(map(math.isnan, collected.weights)) == (not problem.blocks[index].plain)
 
 
 def test_examples_of_a_mixed_batch_may_come_in_any_order():
@@ -127,7 +128,7 @@ def test_examples_of_a_mixed_batch_may_come_in_any_order():
     order = torch.randperm(9, generator=torch.Generator().manual_seed(1))
     shuffled = [problem.task_of_example[index] for index in order]
     collector = Collector(problem.blocks, 3)
-    with collector.mix(mixed(shuffled, 3)):
+    with collector.mix(rows_of(shuffled, 3)):
         states = problem.states(problem.model, torch.cat(problem.tokens)[order])[order.argsort()].split(problem.sizes)
         collector.backward_mixed(sum(problem.error(task, of) for task, of in enumerate(states)))
     for task in range(3):
@@ -138,20 +139,20 @@ def test_examples_of_a_mixed_batch_may_come_in_any_order():
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=30))
 def test_mixed_halves_each_task(task_of_example):
-    batch = mixed(task_of_example, 4)
+    batch = rows_of(task_of_example, 4, weights=1)
     assert [part // 2 for part in batch.parts] == task_of_example
     for task in range(4):
         total = task_of_example.count(task)
         first = min(max(total // 2, 1), total)
-        assert batch.sizes[2 * task : 2 * task + 2] == [first, total - first]
+        assert batch.weight_of_part[2 * task : 2 * task + 2] == [first, total - first]
     assert batch.present == set(task_of_example)
 
 
 def test_batches_with_parts_of_one_size_in_order_are_regular():
-    assert mixed([0, 0, 1, 1], 2).regular
-    assert not mixed([0, 1, 0, 1], 2).regular
-    assert not mixed([0, 0, 0, 1, 1, 1], 2).regular
-    assert not mixed([0, 0, 1, 1], 3).regular
+    assert rows_of([0, 0, 1, 1], 2).regular
+    assert not rows_of([0, 1, 0, 1], 2).regular
+    assert not rows_of([0, 0, 0, 1, 1, 1], 2).regular
+    assert not rows_of([0, 0, 1, 1], 3).regular
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -207,7 +208,7 @@ def test_non_reentrant_checkpoints_keep_no_activations_alive():
             count += 1
             return tensor
 
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), collector.mix(mixed([0] * 4 + [1] * 4, 2)):
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), collector.mix(rows_of([0] * 4 + [1] * 4, 2)):
             sum(problem.mixed_losses().values())
         kept[checkpointing] = count
     assert kept[True] < kept[False] / 3
@@ -239,7 +240,7 @@ def test_layers_that_mix_examples_are_refused():
     linear = nn.Linear(4, 2, bias=False)
     collector = Collector([Block(0, "x", "A", "layers.0.x", linear.weight, (linear,))], 2)
     with (
-        collector.mix(mixed([0, 0, 1, 1], 2)),
+        collector.mix(rows_of([0, 0, 1, 1], 2)),
         pytest.raises(OrthoLoraError, match=r"layers.0.x, branch A: it received 10 rows for 4 examples.*sequential"),
     ):
         collector.backward_mixed(linear(torch.randn(10, 4)).sum())
@@ -248,15 +249,8 @@ def test_layers_that_mix_examples_are_refused():
 def test_a_gradient_that_comes_past_the_layer_is_refused():
     linear = nn.Linear(4, 2, bias=False)
     collector = Collector([Block(0, "x", "A", "layers.0.x", linear.weight, (linear,))], 2)
-    with collector.mix(mixed([0, 1], 2)), pytest.raises(OrthoLoraError, match="came past the layer that is watched"):
+    with collector.mix(rows_of([0, 1], 2)), pytest.raises(OrthoLoraError, match="came past the layer that is watched"):
         collector.backward_mixed((torch.randn(2, 4) @ linear.weight.T).sum())
-    linear.weight.grad = None
-    inputs = torch.randn(2, 4)
-    with (
-        collector.mix(mixed([0, 1], 2)),
-        pytest.raises(OrthoLoraError, match=r"examples' gradients are off by \d+% in sum"),
-    ):
-        collector.backward_mixed((linear(inputs) + inputs @ linear.weight.T).sum())
 
 
 def test_gradients_of_others_are_left_alone():
@@ -265,5 +259,7 @@ def test_gradients_of_others_are_left_alone():
     problem.loss(0).backward()
     assert all(collected.parts is None for collected in collector._collected)
     collector.remove()
-    collector.backward_alone(0, problem.loss(0))
-    assert all(collected.examples == [0, 0] for collected in collector._collected)  # read from `.grad`, not watched
+    collector.backward_alone(problem.loss(0), rows_of_one(0, 1, weights=[1] * 4))
+    for collected, expected in zip(collector._collected, problem.autograd(0), strict=True):
+        assert math.isnan(collected.weights[0])  # read from `.grad`, not watched
+        close(problem, collected.parts.sum(0), expected)

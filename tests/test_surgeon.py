@@ -140,7 +140,7 @@ def test_only_the_active_adapter_is_touched():
     assert all("second" in name for name, p in model.named_parameters() if p.requires_grad)
     backward(problem, surgeon, "mixed")
     assert all((p.grad is not None) == p.requires_grad for name, p in model.named_parameters() if "lora_" in name)
-    with pytest.raises(OrthoLoraError, match=r"adapter 'default': nothing of it can be trained; .*set_adapter"):
+    with pytest.raises(OrthoLoraError, match=r"adapter 'default': nothing of it can be trained: .*set_adapter"):
         OrthoLoRA(model, problem.tasks, adapter="default")
     model.base_model.set_adapter(["default", "second"])
     with pytest.raises(OrthoLoraError, match="expected one active LoRA adapter, found 2"):
@@ -199,7 +199,23 @@ ERRORS = {
     "tasks: expected different names, found a, a": {"tasks": ["a", "a"]},
     "tasks: expected different names, found none": {"tasks": []},
     "task 'x': expected one of a, b, c": {"loss_weights": {"x": 1.0}},
-    "adapter 'x': nothing of it can be trained; the model has default": {"adapter": "x"},
+    "adapter 'x': the model has default: add it with peft.get_peft_model": {"adapter": "x"},
+    "tasks: 'abc' given, expected a list of names": {"tasks": "abc"},
+    "tasks: 3 given, expected a list of names": {"tasks": 3},
+    "tasks: 0 given, expected a name of letters": {"tasks": [0, 1]},
+    "tasks: '' given, expected a name": {"tasks": ["a", ""]},
+    "loss_weights: -1.0 given for task 'a', expected a finite number above 0": {"loss_weights": {"a": -1.0}},
+    "loss_weights: nan given for task 'a'": {"loss_weights": {"a": float("nan")}},
+    "loss_weights: inf given for task 'b'": {"loss_weights": {"b": float("inf")}},
+    "loss_weights: '2' given for task 'a'": {"loss_weights": {"a": "2"}},
+    r"loss_weights: \[1, 2\] given, expected weights by task": {"loss_weights": [1, 2]},
+    "record_every: 0 given, expected a whole number of at least 1": {"record_every": 0},
+    "record_every: 1.5 given": {"record_every": 1.5},
+    "seed: -1 given": {"seed": -1},
+    "order: 'shuffled' given, expected one of random, fixed, mean": {"order": "shuffled"},
+    "scope: 'layer' given, expected one of block, module, model": {"scope": "layer"},
+    "branches: 'a' given, expected one of both, A, B": {"branches": "a"},
+    "rule: 'pc-grad' given, expected one of sum": {"rule": "pc-grad"},
 }
 
 
@@ -250,7 +266,8 @@ def test_passes_by_length_give_what_one_pass_gives():
     update = problem.grads()
     problem.zero()
     for places in ([0, 3], [1], [2]):
-        with surgeon.mixed_batch([0] * len(places) + [1] * len(places), [place // 2 for place in places] * 2):
+        halves = [place // 2 for place in places] * 2
+        with surgeon.mixed_batch([0] * len(places) + [1] * len(places), halves, weight_of_example=1):
             tokens = torch.cat([problem.tokens[task][places] for task in range(2)])
             states = problem.states(problem.model, tokens).split(len(places))
             losses = {

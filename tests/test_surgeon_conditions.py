@@ -104,7 +104,7 @@ def test_a_model_compiled_afterwards_is_served_or_refused():
     measured = backward(problem, surgeon, "alone")
     assert_close(problem.grads(), expected_update(expected, pcgrad, "block", "both", measured.order))
     problem.zero()
-    with pytest.raises(OrthoLoraError, match="came past the layer that is watched"):
+    with pytest.raises(OrthoLoraError, match="layers of a compiled model cannot be watched"):
         backward(problem, surgeon, "mixed")
 
 
@@ -151,7 +151,9 @@ def test_a_task_that_does_not_reach_a_block_has_no_cosine_there():
 def test_streaming_gives_what_projecting_at_the_end_gives(monkeypatch):
     problem = Problem(tiny_bert(layers=3), SIZES)
     surgeon = OrthoLoRA(problem.model, problem.tasks, order="fixed", method="ortho-lora-b")
-    first = backward(problem, surgeon, "mixed")  # verified at the end
+    monkeypatch.setattr(surgeon, "_streams", lambda: False)
+    first = backward(problem, surgeon, "mixed")
+    monkeypatch.undo()
     update = problem.grads()
     for size in (1, 3000, 10**9):
         monkeypatch.setattr(surgeon_module, "PENDING_BYTES", size)
@@ -178,11 +180,6 @@ def test_streaming_holds_few_gradients_at_a_time(monkeypatch):
         most.append(0)
         backward(problem, surgeon, "mixed")
         problem.zero()
-        if len(most) == 1:  # the first step is verified as a whole
-            assert most == [0]
-            most[0] = 0
-            backward(problem, surgeon, "mixed")
-            problem.zero()
     assert most[0] <= 2
     assert most[1] == len(problem.blocks)
 
@@ -279,12 +276,12 @@ def test_what_was_measured_is_recorded_and_read_back(tmp_path):
 
 @pytest.mark.parametrize("rule", ["pcgrad", "gradvac"])
 def test_a_restored_surgeon_goes_on_as_if_it_had_never_stopped(rule):
-    problem = Problem(tiny_bert(), SIZES)
-    one, other = (OrthoLoRA(problem.model, problem.tasks, rule=rule, seed=seed) for seed in (0, 1))
+    problem, again = Problem(tiny_bert(), SIZES), Problem(tiny_bert(), SIZES)
+    one, other = (OrthoLoRA(of.model, of.tasks, rule=rule, seed=seed) for seed, of in enumerate((problem, again)))
     backward(problem, one, "alone")
     other.load_state_dict(copy.deepcopy(one.state_dict()))
     for _ in range(3):
-        first, second = backward(problem, one, "alone"), backward(problem, other, "alone")
+        first, second = backward(problem, one, "alone"), backward(again, other, "alone")
         assert first.order == second.order
         assert first.coefficients.equal(second.coefficients)
     assert one.step == other.step == 4
@@ -310,7 +307,9 @@ def test_rows_that_are_no_examples_have_no_halves():
             nn.init.normal_(parameter)
     surgeon = OrthoLoRA(model, ["a", "b"], method="joint")
     batches = {"a": torch.randn(4, 5, 6), "b": torch.randn(4, 5, 6)}
-    measured = surgeon.backward({task: model(batch).square().mean() for task, batch in batches.items()})
+    measured = surgeon.backward(
+        {task: model(batch).square().mean() for task, batch in batches.items()}, weights=dict.fromkeys("ab", [1] * 4)
+    )
     for block, halves in zip(surgeon.blocks, measured.half_products, strict=True):
         assert halves.isnan().all() == (block.module == "table"), block
     model.zero_grad()

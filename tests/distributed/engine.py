@@ -53,18 +53,21 @@ def error(outputs, targets, task):
 
 
 def sequential(model, surgeon, batches, scale, **given):
-    surgeon.backward({t: scale[t] * error(model(x), y, t) for t, (x, y) in batches.items()}, **given)
+    losses = {task: scale[task] * error(model(x), y, task) for task, (x, y) in batches.items()}
+    surgeon.backward(losses, weights={task: [1] * len(x) for task, (x, _) in batches.items()}, **given)
 
 
 def in_turn(model, surgeon, batches, scale, *, accumulate=False):
     for task, (tokens, targets) in batches.items():
-        surgeon.backward_part(task, scale[task] * error(model(tokens), targets, task))
+        loss = scale[task] * error(model(tokens), targets, task)
+        surgeon.backward_part(task, loss, weight=[1] * len(tokens))
     if not accumulate:
         surgeon.project()
 
 
 def mixed(model, surgeon, batches, scale, **given):
-    with surgeon.mixed_batch([task for task, (tokens, _) in batches.items() for _ in tokens]):
+    task_of_example = [task for task, (tokens, _) in batches.items() for _ in tokens]
+    with surgeon.mixed_batch(task_of_example, weight_of_example=1):
         outputs = model(torch.cat([tokens for tokens, _ in batches.values()])).split(
             [len(x) for x, _ in batches.values()]
         )
