@@ -1,6 +1,7 @@
 """What autograd itself finds, to compare with gradients that were taken apart."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +15,12 @@ def gradients(loss: Tensor, of: Sequence[nn.Parameter], trained: Iterable[nn.Par
         of: what to differentiate by.
         trained: all else that may get a gradient and that the graph does not show: what lies in reentrant checkpoints.
     """
-    try:
+    nodes = _graph(loss)
+    if not any("CheckpointFunction" in node.name() for node in nodes):
         return list(torch.autograd.grad(loss, of, retain_graph=True, allow_unused=True))
-    except RuntimeError as error:
-        if "use_reentrant" not in str(error):
-            raise
-    # Reentrant checkpoints know `backward` only.
-    former = [(leaf, leaf.grad) for leaf in {*_leaves(loss), *of, *trained}]
+    # What lies in reentrant checkpoints is only reached by `backward`.
+    leaves = {node.variable for node in nodes if hasattr(node, "variable")}
+    former = [(leaf, leaf.grad) for leaf in {*leaves, *of, *trained}]
     try:
         for leaf, _ in former:
             leaf.grad = None
@@ -50,16 +50,13 @@ def errors(found: Sequence[Tensor | None], truth: Sequence[Tensor | None], *, ro
     return error, length
 
 
-def _leaves(loss: Tensor) -> set[Tensor]:
-    """Whatever a backward pass of a loss would give a gradient, as far as its graph shows."""
-    found, seen, waiting = set(), set(), [loss.grad_fn]
+def _graph(loss: Tensor) -> set[Any]:
+    """The nodes of a loss's graph; of a reentrant checkpoint, what shows outside of it."""
+    seen: set[Any] = set()
+    waiting = [loss.grad_fn]
     while waiting:
         node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        variable = getattr(node, "variable", None)
-        if variable is not None:
-            found.add(variable)
-        waiting += [following for following, _ in node.next_functions]
-    return found
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting += [following for following, _ in node.next_functions]
+    return seen
