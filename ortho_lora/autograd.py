@@ -16,7 +16,7 @@ def gradients(loss: Tensor, of: Sequence[nn.Parameter], trained: Iterable[nn.Par
         trained: all else that may get a gradient and that the graph does not show: what lies in reentrant checkpoints.
     """
     nodes = _graph(loss)
-    if not any("CheckpointFunction" in node.name() for node in nodes):
+    if not _is_reentrant(nodes):
         return list(torch.autograd.grad(loss, of, retain_graph=True, allow_unused=True))
     # What lies in reentrant checkpoints is only reached by `backward`.
     leaves = {node.variable for node in nodes if hasattr(node, "variable")}
@@ -48,6 +48,15 @@ def errors(found: Sequence[Tensor | None], truth: Sequence[Tensor | None], *, ro
     below = (size + (1e-2 if rough else 1e-6) * size.max()).clamp(min=torch.finfo(torch.float32).tiny)
     error, length = torch.stack([off / below, size]).cpu()
     return error, length
+
+
+def has_reentrant_checkpoints(loss: Tensor) -> bool:
+    """Whether a part of a loss's graph is made only while `backward` runs."""
+    return _is_reentrant(_graph(loss))
+
+
+def _is_reentrant(nodes: Iterable[Any]) -> bool:
+    return any("CheckpointFunction" in node.name() for node in nodes)
 
 
 def _graph(loss: Tensor) -> set[Any]:

@@ -306,6 +306,8 @@ class OrthoLoRA:
         self._start()
         self.canary.listen(self.step, found)
         if self.recorder is not None:
+            if not self.step and not self._weighed:
+                log.warning("the noise of gradients is not estimated: say what share of its loss each example carries")
             self._record(self.recorder, found)
         self.step += 1
         return found
