@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ortho_lora.adapters import Block
+from ortho_lora.admission import check_free
 from ortho_lora.batches import TaskSampler, seed_of
 from ortho_lora.checkpoint import check_exists
 from ortho_lora.config import Config, load_config
@@ -20,7 +21,7 @@ from ortho_lora.life import log, log_to, new_run_id, stop_on_signal
 from ortho_lora.measure import Measured, not_finite, record_gradients, record_step
 from ortho_lora.precision import LOOK_EVERY, Floats, Goal, Row, conclude
 from ortho_lora.projection import check_rule
-from ortho_lora.record import Recorder, check_free
+from ortho_lora.record import Recorder
 from ortho_lora.schema import BRANCHES, ProbeInfo, State, Status, read_run
 from ortho_lora.tasks import tasks_of
 from ortho_lora.train import Training

@@ -111,7 +111,7 @@ class OrthoLoRA:
         self._ended = time.perf_counter()
         self._start()
         self.recorder = recorder if distributed.is_first() else None
-        if self.recorder is not None and not self.recorder.begun:
+        if self.recorder is not None:
             self.recorder.begin(self._identity(self.recorder.run_dir.name, seed))
 
     def _start(self) -> None:
@@ -333,7 +333,9 @@ class OrthoLoRA:
         self.collector.remove()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a run that is resumed needs to go on as if it had never stopped."""
+        """What a run that is resumed needs to go on as if it had never stopped. The record is on disk by then."""
+        if self.recorder is not None:
+            self.recorder.flush_quietly()
         return {
             "step": self.step,
             "generator": self.generator.get_state(),
@@ -346,6 +348,8 @@ class OrthoLoRA:
         self.step, self.canary.silent = state["step"], list(state["silent"])
         self.generator.set_state(state["generator"])
         self.projector.state = state["rule"]
+        if self.recorder is not None:
+            self.recorder.go_on(self.step)
 
     def _index(self, task: int | str) -> int:
         if isinstance(task, str) and task in self.tasks:

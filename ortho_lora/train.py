@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import get_scheduler
 
 from ortho_lora import adapters, device
+from ortho_lora.admission import check_free
 from ortho_lora.batches import Batch, Pass, TaskSampler, seed_of
 from ortho_lora.checkpoint import Checkpoint, Place, replace_directory
 from ortho_lora.config import Config
@@ -26,7 +27,7 @@ from ortho_lora.life import log, log_to, new_run_id, stop_on_signal
 from ortho_lora.measure import Measured, not_finite, record_gradients, record_step
 from ortho_lora.model import MultiTaskModel, load_encoder, outline, use_dropout
 from ortho_lora.projection import check_rule
-from ortho_lora.record import Recorder, check_free
+from ortho_lora.record import Recorder
 from ortho_lora.schema import State, Status
 from ortho_lora.study.record import SELECTION_SPLIT
 from ortho_lora.surgeon import OrthoLoRA
