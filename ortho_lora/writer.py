@@ -155,7 +155,7 @@ class Writer:
         except OrthoLoraError as error:
             return error
         except OSError as error:
-            if not self.run_dir.is_dir():
+            if isinstance(error, FileNotFoundError) or not self.run_dir.is_dir():
                 return OrthoLoraError(
                     f"{self.run_dir}: the run's directory is gone: it was deleted, moved or unmounted while the run was"
                     " recorded, and its record with it."
