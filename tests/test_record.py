@@ -107,6 +107,37 @@ def test_a_part_that_the_manifest_does_not_name_does_not_count(recorder):
     assert len(part_files(recorder.run_dir, "norms")) == 1
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["../../y/norms/part-000000.parquet", "/etc/passwd", "sub/part-000000.parquet", "..", "part-1.parquet.x", ""],
+)
+def test_a_manifest_that_names_files_of_others_is_refused(recorder, name):
+    add(recorder, 0, [1.0])
+    recorder.close()
+    path = recorder.run_dir / "manifest.json"
+    written = json.loads(path.read_text())
+    for forged in (
+        {"parts": {"norms": [written["parts"]["norms"][0] | {"name": name}]}},
+        {"parts": {name: written["parts"]["norms"]}},
+    ):
+        path.write_text(json.dumps(forged))
+        with pytest.raises(OrthoLoraError, match="manifest.json: not a manifest of a record .it names .*: expected a "):
+            part_files(recorder.run_dir, "norms")
+
+
+def test_parts_behind_a_link_are_not_cut(recorder, tmp_path):
+    add(recorder, 0, [1.0])
+    add(recorder, 1, [1.0])
+    recorder.close()
+    copy = shutil.copytree(recorder.run_dir, tmp_path / "copy")
+    shutil.rmtree(copy / "norms")
+    (copy / "norms").symlink_to(recorder.run_dir / "norms", target_is_directory=True)
+    before = sorted((recorder.run_dir / "norms").iterdir())
+    with pytest.raises(OrthoLoraError, match="copy/norms: is a link to .*, whose files are not this run's"):
+        Recorder.resume(copy, lock_run(copy), dict.fromkeys(TABLES, 1), total=9, flush_rows=10, flush_seconds=1)
+    assert sorted((recorder.run_dir / "norms").iterdir()) == before
+
+
 def test_nothing_temporary_is_left(recorder):
     add(recorder, 0, [1.0])
     recorder.flush()
