@@ -36,13 +36,13 @@ def lock_run(run_dir: Path) -> FileLock:
 
 def refuse_another(run_dir: Path, former: RunInfo, info: RunInfo) -> None:
     """Raise OrthoLoraError where `info` is not of the training that the record in `run_dir` is of."""
-    facts: Mapping[str, tuple[object, object]] = {
-        "tasks": tuple(", ".join(f"{task.name} x {task.loss_weight:g}" for task in of.tasks) for of in (former, info)),
+    facts = {
+        "tasks": (_tasks(former), _tasks(info)),
         "method": (former.method, info.method),
         "rule and scope": (f"{former.rule} at {former.scope}", f"{info.rule} at {info.scope}"),
         "seed": (former.seed, info.seed),
         "settings": (former.config, info.config),
-        "layers": tuple(", ".join(f"{module.path} {module.shapes}" for module in of.modules) for of in (former, info)),
+        "layers": (former.modules, info.modules),
     }
     for what, (was, now) in facts.items():
         if was != now:
@@ -51,6 +51,10 @@ def refuse_another(run_dir: Path, former: RunInfo, info: RunInfo) -> None:
                 f"recorder: {run_dir} is the record of another training, whose {what} differ{told}: give this one a"
                 " Recorder of its own."
             )
+
+
+def _tasks(info: RunInfo) -> str:
+    return ", ".join(f"{task.name} x {task.loss_weight:g}" for task in info.tasks)
 
 
 class Places:

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from multiprocessing.util import Finalize
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 from weakref import WeakSet
 
 from ortho_lora.schema import State
@@ -44,7 +44,7 @@ class Unclosed(Protocol):
 
 
 _open: WeakSet[Any] = WeakSet()
-_former_exit: Callable[..., Any] = sys.exit
+_former_exit: Callable[..., NoReturn] = sys.exit
 _former_threads: Callable[..., Any] = threading.excepthook
 _cells_of: Any = None  # the shell whose cells are watched
 _signalled = 0  # the signal that asked this process to end
@@ -131,7 +131,7 @@ def _note(error: BaseException, thread: int | None = None) -> None:
             run.noted = ending_of(error)
 
 
-def _exit(status: Any = None, /) -> None:
+def _exit(status: Any = None, /) -> NoReturn:
     error = SystemExit(status)
     error.__context__ = sys.exc_info()[1]
     _note(error, threading.get_ident())

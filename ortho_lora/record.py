@@ -343,7 +343,8 @@ class Recorder:
                 self._hand_over()
 
     def _fed(self) -> None:
-        self.thread, self.last_error, self.noted = threading.get_ident(), ending.last_error(), None
+        self.thread, self.last_error = threading.get_ident(), ending.last_error()
+        self.noted: ending.Ending | None = None
 
     def flush_if_due(self) -> None:
         """Have the rows written where enough have come, or enough time has gone by; call it between two steps.
