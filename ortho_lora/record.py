@@ -33,7 +33,7 @@ from ortho_lora.schema import (
 )
 from ortho_lora.store import Batch, Store
 from ortho_lora.tables import SCHEMAS, Event
-from ortho_lora.writer import StatusFile, Writer, new_status
+from ortho_lora.writer import StatusFile, Writer, gone, new_status
 
 _VERSIONS = ("torch", "transformers", "peft", "numpy", "scikit-learn", "pyarrow", "ortho-lora")
 
@@ -360,6 +360,8 @@ class Recorder:
         """Return when all rows are on disk and published."""
         self._hand_over()
         self._writer.wait()
+        if not self.run_dir.is_dir():  # also where nothing was to be written
+            raise gone(self.run_dir)
 
     def _settle(self) -> None:
         self._hand_over()

@@ -156,10 +156,7 @@ class Writer:
             return error
         except OSError as error:
             if isinstance(error, FileNotFoundError) or not self.run_dir.is_dir():
-                return OrthoLoraError(
-                    f"{self.run_dir}: the run's directory is gone: it was deleted, moved or unmounted while the run was"
-                    " recorded, and its record with it."
-                )
+                return gone(self.run_dir)
             return OrthoLoraError(
                 f"{error.filename or self.run_dir}: the record cannot be written ({error.strerror or error}): free"
                 " space, or make the directory writable. What was recorded before is kept."
@@ -169,6 +166,14 @@ class Writer:
             failed.__cause__ = error
             return failed
         return None
+
+
+def gone(run_dir: Path) -> OrthoLoraError:
+    """What to say of a run whose directory is not there any more."""
+    return OrthoLoraError(
+        f"{run_dir}: the run's directory is gone: it was deleted, moved or unmounted while the run was recorded, and"
+        " its record with it."
+    )
 
 
 def new_status(total: int, pid: int, started: float) -> Status:
