@@ -19,7 +19,7 @@ IMBALANCED = 3.0
 class Suggestion:
     """One thing to try."""
 
-    kind: Literal["separate adapters", "higher rank", "loss weights", "more data", "nothing"]
+    kind: Literal["finite losses", "separate adapters", "higher rank", "loss weights", "more data", "nothing"]
     groups: tuple[tuple[str, ...], ...]  # of tasks, with `separate adapters`
     text: str
     evidence: str

@@ -28,6 +28,7 @@ from analysis.agreement import (
     shares_texts,
 )
 from analysis.database import Selection
+from analysis.nonfinite import begin_with, nonfinite, told
 from analysis.outcomes import Outcome, outcomes
 from analysis.queries import projection_by_pair
 from analysis.statistics import FEWEST_STEPS, false_discovery, holm, means
@@ -78,8 +79,10 @@ def diagnose(run: Path) -> Diagnosis:
     info = read_run(run)
     by_step = pair_steps(run, Selection())
     if by_step.empty:
+        bad = nonfinite(run)
         raise OrthoLoraError(
-            f"{run}: no gradients of two tasks at once are recorded (method {info.method}, {len(info.tasks)} tasks), "
+            f"{run}: {told(bad) + ' And ' if bad else ''}no gradients of two tasks at once are recorded (method"
+            f" {info.method}, {len(info.tasks)} tasks), "
             "so there is no pair to diagnose."
         )
     recorded = int(by_step["step"].nunique())
@@ -110,7 +113,7 @@ def diagnose(run: Path) -> Diagnosis:
         verdict = overall([branch.verdict for branch in branches])
         pairs.append(Pair(one, other, verdict, shares_texts(info.tasks, one, other), harms[one, other], branches))
     shown = outcomes(run)
-    summary, suggestions = advise(info, pairs, shown)
+    summary, suggestions = begin_with(nonfinite(run), *advise(info, pairs, shown))
     return Diagnosis(
         info.run_id,
         info.method,

@@ -14,9 +14,9 @@ from ortho_lora.schema import Identity, RunInfo, read_run
 
 INDIFFERENT = frozenset(
     {"seed", "gradient_mode", "device", "threads", "eval_batch_size"}
-    | {"record_every", "flush_rows", "flush_seconds", "checkpoint_every"}
+    | {"record_every", "flush_rows", "flush_seconds", "checkpoint_every", "on_nonfinite"}
 )
-"""Settings that change nothing but chance, speed and the record."""
+"""Settings that change nothing but chance, speed and the record, where losses are finite."""
 _FREE = INDIFFERENT | {"method", "rule", "scope", "branches", "order"}  # and how gradients are combined
 
 

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.methods import LARGEST_MEAN, METHODS, Branches, Method, Order, Rule, Scope, name_of
+from ortho_lora.methods import LARGEST_MEAN, METHODS, Branches, Method, OnNonfinite, Order, Rule, Scope, name_of
 from ortho_lora.tasks.packaged import PACKAGED
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$")]
@@ -157,6 +157,9 @@ class Config(_Strict):
     """Steps over which the learning rate rises."""
     clip: float | None = Field(None, gt=0)
     """Largest norm of the update's gradient, after projection; null: not clipped."""
+
+    on_nonfinite: OnNonfinite = "stop"
+    """Where a loss or gradient is not finite: `stop` with an error, or `skip` the step and go on."""
 
     eval_every: int = Field(20, ge=1)
     """Steps between evaluations; there is always one at step 0 and one at the end."""

@@ -146,10 +146,11 @@ def _codes(table: pa.Table, keys: Sequence[str]) -> NDArray[np.int64]:
 
 
 def encoded(values: NDArray[np.generic], dtype: pa.DataType) -> pa.Array:
-    """Numbers, NaN as null, or names as a dictionary."""
+    """Numbers, or names as a dictionary. Null is NaN in an array of numbers, and None in one of objects."""
     if pa.types.is_dictionary(dtype):
         return pa.array(values, pa.string()).dictionary_encode()
-    return pa.array(values, from_pandas=pa.types.is_floating(dtype)).cast(dtype)
+    numbers = pa.types.is_floating(dtype) and values.dtype != np.object_
+    return pa.array(values, from_pandas=numbers).cast(dtype)
 
 
 def repeated(array: pa.Array, times: int) -> pa.Array:

@@ -1,12 +1,16 @@
 """`manifest.json`: which parts of a record count, and how its roll-ups are binned. Importable without torch."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.tables import SCHEMAS
+
+_NAME = re.compile(r"part-[0-9]+\.parquet")
+_TABLE = re.compile(r"[a-z_]+(/[a-z_]+)?")
 
 
 class Part(BaseModel):
@@ -18,6 +22,14 @@ class Part(BaseModel):
     rows: int
     first: int
     last: int
+
+    @field_validator("name")
+    @classmethod
+    def _refuse_others(cls, name: str) -> str:
+        """A manifest names files of its own run, beside which it lies, and no path to anything else."""
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"it names {name!r}: expected a file of its own run, like part-000000.parquet")
+        return name
 
 
 class Bins(BaseModel):
@@ -41,6 +53,14 @@ class Manifest(BaseModel):
 
     parts: dict[str, tuple[Part, ...]] = {}  # by table or roll-up, in step order
     bins: Bins | None = None  # None: no bin was begun
+
+    @field_validator("parts")
+    @classmethod
+    def _refuse_others(cls, parts: dict[str, tuple[Part, ...]]) -> dict[str, tuple[Part, ...]]:
+        for table in parts:
+            if not _TABLE.fullmatch(table):
+                raise ValueError(f"it names {table!r}: expected a table of its own run, like pairs")
+        return parts
 
     def of(self, table: str) -> tuple[Part, ...]:
         """The parts of a table or roll-up.
@@ -68,7 +88,8 @@ def read_manifest(run_dir: Path) -> Manifest:
     except FileNotFoundError:
         return Manifest()
     except ValidationError as error:
-        raise OrthoLoraError(f"{path}: not a manifest of a record ({error.errors()[0]['msg']}).") from error
+        why = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise OrthoLoraError(f"{path}: not a manifest of a record ({why}).") from error
 
 
 def part_files(run_dir: Path, table: str) -> list[Path]:

@@ -1,6 +1,5 @@
 """What one step measures, and the rows of the record that it becomes."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,13 +19,20 @@ from ortho_lora.record import Recorder
 class Measured:
     """One step on the CPU: T tasks, N blocks."""
 
-    losses: Tensor  # [T], NaN where a task was not in the step or its loss is not known
+    losses: Tensor  # [T], NaN also where a task was not in the step or its loss is not known
     gram: Tensor  # [N, T, T]
     half_products: Tensor  # [N, T], <g^a, g^b> of the gradients of the two halves of a batch; NaN where not halved
     coefficients: Tensor  # [N, T, T]
     projected: Tensor  # bool [N, T, T]
     present: Tensor  # bool [N, T], whether a pass of the task reached the block
     order: tuple[int, ...] | None  # in which the tasks were taken; None: the mean over all orders
+    known: Tensor | None = None  # bool [T], whether a loss was given; None: where it is a number
+    skipped: bool = False  # whether the step was left out, because something in it is not finite
+
+    @property
+    def given(self) -> Tensor:
+        """Whether a task's loss is known, be it finite or not, bool [T]."""
+        return ~self.losses.isnan() if self.known is None else self.known
 
 
 def to_cpu(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -51,16 +57,6 @@ def half_products(matrices: Tensor, weights: Tensor) -> Tensor:
     return torch.where(first * second > 0, pairs * (first + second) ** 2 / (first * second), torch.nan)
 
 
-def not_finite(tasks: Sequence[str], measured: Measured, when: str) -> str | None:
-    """Like `task 'movies': its loss is not finite at step 2 (loss nan)`; None where everything is finite."""
-    squares = measured.gram.diagonal(dim1=-2, dim2=-1).sum(0)  # [T]
-    for task, loss, square in zip(tasks, measured.losses.tolist(), squares.tolist(), strict=True):
-        what = "loss" if not math.isfinite(loss) else "gradient" if not math.isfinite(square) else None
-        if what:
-            return f"task {task!r}: its {what} is not finite {when} (loss {loss:g})"
-    return None
-
-
 def record_step(
     recorder: Recorder, step: int, tasks: Sequence[str], measured: Measured, *, learning_rate: float, seconds: float
 ) -> None:
@@ -68,11 +64,12 @@ def record_step(
     places = np.full(len(tasks), -1, dtype=np.int16)
     if measured.order is not None:
         places[list(measured.order)] = np.arange(len(tasks))
+    losses = zip(measured.losses.tolist(), measured.given.tolist(), strict=True)
     recorder.add(
         "steps",
         step=step,
         task=list(tasks),
-        loss=measured.losses.numpy(),
+        loss=np.array([loss if known else None for loss, known in losses], object),
         learning_rate=learning_rate,
         seconds=seconds,
         order=places,

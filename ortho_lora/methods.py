@@ -14,6 +14,8 @@ Branches = Literal["both", "A", "B"]
 """The branches that the rule is applied to; the other takes the plain sum."""
 Order = Literal["random", "fixed", "mean"]
 """The order in which tasks are taken: drawn anew each step, as configured, or the mean over all (up to 5 tasks)."""
+OnNonfinite = Literal["stop", "skip"]
+"""Where a loss or gradient is not finite: raise before the optimizer has seen the step, or leave the step out."""
 
 RULES: tuple[Rule, ...] = get_args(Rule)
 LARGEST_MEAN = 5

@@ -47,6 +47,15 @@ def write_part(path: Path, table: pa.Table) -> Part:
     return Part(name=path.name, rows=len(steps), first=int(steps[0]), last=int(ends.max()))
 
 
+def refuse_link(directory: Path) -> None:
+    """Raise OrthoLoraError where the parts of a run would be those of another."""
+    if directory.is_symlink():
+        raise OrthoLoraError(
+            f"{directory}: is a link to {directory.resolve()}, whose files are not this run's to drop or replace: copy"
+            " what it leads to here."
+        )
+
+
 def publish(run_dir: Path, manifest: Manifest) -> None:
     """Make its parts those that count, in one moment. They are on disk by then."""
     replace_text(run_dir / "manifest.json", manifest.model_dump_json())
@@ -93,7 +102,9 @@ def cut(run_dir: Path, before: Mapping[str, int]) -> Manifest:
     """
     try:
         manifest = read_manifest(run_dir)
-        for table, parts in manifest.parts.items():
+        for table in before:
+            refuse_link(run_dir / table)
+            parts = manifest.of(table)
             kept = [_cut_part(run_dir / table, part, before[table]) for part in parts]
             manifest = manifest.replaced(table, [part for part in kept if part])
         publish(run_dir, manifest)

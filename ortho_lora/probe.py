@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ortho_lora.adapters import Block
+from ortho_lora.admission import check_free
 from ortho_lora.batches import TaskSampler, seed_of
 from ortho_lora.checkpoint import check_exists
 from ortho_lora.config import Config, load_config
@@ -17,10 +18,11 @@ from ortho_lora.errors import OrthoLoraError
 from ortho_lora.gram import cosines
 from ortho_lora.identity import identity
 from ortho_lora.life import log, log_to, new_run_id, stop_on_signal
-from ortho_lora.measure import Measured, not_finite, record_gradients, record_step
+from ortho_lora.measure import Measured, record_gradients, record_step
+from ortho_lora.nonfinite import nonfinite, sentence
 from ortho_lora.precision import LOOK_EVERY, Floats, Goal, Row, conclude
 from ortho_lora.projection import check_rule
-from ortho_lora.record import Recorder, check_free
+from ortho_lora.record import Recorder
 from ortho_lora.schema import BRANCHES, ProbeInfo, State, Status, read_run
 from ortho_lora.tasks import tasks_of
 from ortho_lora.train import Training
@@ -160,9 +162,10 @@ def _take_batches(
             buffer.copy_(value)
         seconds = time.perf_counter() - started
         spent += seconds
-        if problem := not_finite(surgeon.tasks, measured, f"in batch {len(found)}"):
+        if problems := nonfinite(surgeon.tasks, measured):
             raise OrthoLoraError(
-                f"{problem}: no parameters changed, so it comes with these: probe another run, or try precision=fp32."
+                f"{sentence(problems, f'in batch {len(found)}')}:"
+                " no parameters changed, so it comes with these: probe another run, or try precision=fp32."
             )
         record_step(recorder, len(found), surgeon.tasks, measured, learning_rate=np.nan, seconds=seconds)
         record_gradients(recorder, len(found), surgeon.layout, measured)

@@ -4,12 +4,13 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+from ortho_lora.admission import lock_run
 from ortho_lora.checkpoint import check_exists
 from ortho_lora.config import load_config
 from ortho_lora.errors import OrthoLoraError, OrthoLoraWarning
 from ortho_lora.life import log, log_to, stop_on_signal
 from ortho_lora.projection import check_rule
-from ortho_lora.record import Recorder, lock_run, versions
+from ortho_lora.record import Recorder, versions
 from ortho_lora.schema import TABLES, Status, read_run, read_status
 from ortho_lora.tasks import tasks_of
 from ortho_lora.train import Training

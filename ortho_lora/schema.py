@@ -15,6 +15,7 @@ Importable without torch, with the tables and the manifest. Every table is a set
       adapter/
 """
 
+import math
 import os
 import re
 from pathlib import Path
@@ -162,6 +163,8 @@ _Identity = TypeVar("_Identity", bound=Identity)
 class Status(BaseModel):
     """`status.json`: the life of a run, replaced atomically."""
 
+    model_config = ConfigDict(ser_json_inf_nan="strings")  # JSON has no other word for a loss that is not finite
+
     state: State
     step: int = 0
     total: int = 0  # 0: not known
@@ -175,6 +178,14 @@ class Status(BaseModel):
     metrics: dict[str, dict[str, dict[str, float]]] = {}  # the last values, by split, task and metric
     message: str = ""
     peak_memory_bytes: int | None = None  # of the accelerator where there is one, else of the process; None: not known
+
+    @field_validator("losses", mode="before")
+    @classmethod
+    def _read_null(cls, losses: Any) -> Any:
+        """As former versions wrote a loss that is not finite."""
+        if not isinstance(losses, dict):
+            return losses
+        return {task: math.nan if loss is None else loss for task, loss in losses.items()}
 
     @property
     def progress(self) -> str:

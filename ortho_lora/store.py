@@ -4,10 +4,11 @@ Importable without torch. Only one process writes a run (`record.lock_run`), and
 """
 
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ class Store:
         if batch.gradients:
             tables |= {name: rows for name in ("pairs", "norms") if len(rows := encode(name, batch.gradients))}
         with ThreadPoolExecutor(1) as pool:  # compresses while sums are formed
-            parts = {name: pool.submit(self._write, name, table) for name, table in tables.items()}
+            parts = {name: _begun(pool, partial(self._write, name, table)) for name, table in tables.items()}
             for gradients in batch.gradients:
                 self._rollup.add(gradients)
         self._publish({name: part.result() for name, part in parts.items()})
@@ -174,6 +175,15 @@ class Store:
         chosen = None if steps is None else (pc.field("step") >= steps.start) & (pc.field("step") < steps.stop)
         rows = ds.dataset(files, schema=schema).to_table(filter=chosen) if files else schema.empty_table()
         return rows.unify_dictionaries()
+
+
+def _begun(pool: Executor, call: Callable[[], Part]) -> Future[Part]:
+    try:
+        return pool.submit(call)
+    except RuntimeError:  # the interpreter ends, and lets nobody start a thread
+        done: Future[Part] = Future()
+        done.set_result(call())
+        return done
 
 
 def _encoded(table: str, chunks: Sequence[Chunk]) -> pa.Table:

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Container, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -17,7 +18,8 @@ from ortho_lora.gradients import Collector
 from ortho_lora.halves import Weights, rows_of, rows_of_one
 from ortho_lora.life import log
 from ortho_lora.measure import Measured, layout_of, record_gradients, record_step
-from ortho_lora.methods import Branches, Order, Rule, Scope, name_of
+from ortho_lora.methods import Branches, OnNonfinite, Order, Rule, Scope, name_of
+from ortho_lora.nonfinite import nonfinite, record_nonfinite, settle
 from ortho_lora.projection import all_orders, check_rule
 from ortho_lora.record import Recorder, versions
 from ortho_lora.schema import RunInfo, TaskInfo
@@ -66,6 +68,7 @@ class OrthoLoRA:
         optimizer: torch.optim.Optimizer | None = None,
         recorder: Recorder | None = None,
         record_every: int = 1,
+        on_nonfinite: OnNonfinite | None = "stop",
     ) -> None:
         """Watch a model.
 
@@ -82,6 +85,9 @@ class OrthoLoRA:
             optimizer: whose learning rate is recorded.
             recorder: where to record; None: nowhere.
             record_every: steps between records of gradients; losses are recorded in every step.
+            on_nonfinite: what to do where a loss or gradient is not finite: `stop` with an error, or `skip` the step:
+                `.grad` of the model's parameters, and of the optimizer's, is None. A step whose loss was scaled is left
+                to the scaler, which skips it. None: whoever calls looks for himself.
 
         Raises:
             OrthoLoraError: there is no such method, no LoRA, or a kind of training that shards gradients.
@@ -94,6 +100,7 @@ class OrthoLoRA:
         arguments.check_whole("seed", seed, 0)
         check_rule(self.method.rule)
         self.order, self.optimizer, self.record_every = order, optimizer, record_every
+        self.on_nonfinite = on_nonfinite
         self._orders = all_orders(len(tasks)) if order == "mean" else [tuple(range(len(tasks)))]
         distributed.refuse_sharded(model)
         self.model, self.blocks = model, blocks(model, adapter, whole)
@@ -111,7 +118,7 @@ class OrthoLoRA:
         self._ended = time.perf_counter()
         self._start()
         self.recorder = recorder if distributed.is_first() else None
-        if self.recorder is not None and not self.recorder.begun:
+        if self.recorder is not None:
             self.recorder.begin(self._identity(self.recorder.run_dir.name, seed))
 
     def _start(self) -> None:
@@ -301,19 +308,26 @@ class OrthoLoRA:
 
     def project(self) -> Measured:
         """End the step: project what was collected, correct `.grad`, and record."""
+        former, is_scaled = self.projector.state, self._scale is not None
         with self._dropping("a projection"):
             found = self._project()
         self._start()
+        if bad := nonfinite(self.tasks, found):
+            found, self.projector.state = replace(found, skipped=is_scaled or self.on_nonfinite == "skip"), former
         self.canary.listen(self.step, found)
         if self.recorder is not None:
             if not self.step and not self._weighed:
                 log.warning("the noise of gradients is not estimated: say what share of its loss each example carries")
             self._record(self.recorder, found)
+            record_nonfinite(self.recorder, self.step, bad, skipped=found.skipped)
         self.step += 1
+        if bad and self.on_nonfinite is not None and not is_scaled:
+            settle(bad, self.step - 1, self.on_nonfinite, self._trained(), self.optimizer)
         return found
 
     def _project(self) -> Measured:
         losses = torch.stack([self._losses.get(task, self._unknown).float() for task in self.tasks])
+        losses = torch.stack([losses, torch.tensor([task in self._losses for task in self.tasks]).to(losses)])  # [2, T]
         orders = self._next_orders()
         if self._updates or any(self._pending.values()):
             known = {index for update in self._updates for index in update.indices}
@@ -335,7 +349,9 @@ class OrthoLoRA:
         self.collector.remove()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a run that is resumed needs to go on as if it had never stopped."""
+        """What a run that is resumed needs to go on as if it had never stopped. The record is on disk by then."""
+        if self.recorder is not None:
+            self.recorder.flush_quietly()
         return {
             "step": self.step,
             "generator": self.generator.get_state(),
@@ -348,6 +364,8 @@ class OrthoLoRA:
         self.step, self.canary.silent = state["step"], list(state["silent"])
         self.generator.set_state(state["generator"])
         self.projector.state = state["rule"]
+        if self.recorder is not None:
+            self.recorder.go_on(self.step)
 
     def _index(self, task: int | str) -> int:
         if isinstance(task, str) and task in self.tasks:
@@ -454,8 +472,8 @@ class OrthoLoRA:
             record_gradients(recorder, self.step, self.layout, measured)
         self._ended = now
         recorder.flush_if_due()
-        losses = dict(zip(self.tasks, measured.losses.tolist(), strict=True))
-        recorder.progress(self.step + 1, {task: loss for task, loss in losses.items() if loss == loss})
+        losses = zip(self.tasks, measured.losses.tolist(), measured.given.tolist(), strict=True)
+        recorder.progress(self.step + 1, {task: loss for task, loss, known in losses if known})
 
     def _learning_rate(self, optimizer: torch.optim.Optimizer) -> float:
         """Of the adapter."""

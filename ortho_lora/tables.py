@@ -56,7 +56,8 @@ TABLES: dict[str, pa.Schema] = {
         (
             "loss",
             pa.float32(),
-            "mean loss of the task's batch, before the step, without the loss weight; null if not known",
+            "mean loss of the task's batch, before the step, without the loss weight, be it finite or not; null if not"
+            " known",
         ),
         ("learning_rate", pa.float64(), "learning rate of the adapter in this step; null if not known"),
         ("seconds", pa.float32(), "wall-clock time of the whole step; `train`: without evaluation"),

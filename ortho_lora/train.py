@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from peft import PeftModel
 from safetensors.torch import save_file
@@ -16,6 +15,7 @@ from torch import Tensor
 from transformers import get_scheduler
 
 from ortho_lora import adapters, device
+from ortho_lora.admission import check_free
 from ortho_lora.batches import Batch, Pass, TaskSampler, seed_of
 from ortho_lora.checkpoint import Checkpoint, Place, replace_directory
 from ortho_lora.config import Config
@@ -23,10 +23,11 @@ from ortho_lora.errors import OrthoLoraError
 from ortho_lora.evaluation import encode, evaluate, evaluation_subsets, record_evaluation
 from ortho_lora.identity import identity
 from ortho_lora.life import log, log_to, new_run_id, stop_on_signal
-from ortho_lora.measure import Measured, not_finite, record_gradients, record_step
+from ortho_lora.measure import Measured, record_gradients, record_step
 from ortho_lora.model import MultiTaskModel, load_encoder, outline, use_dropout
+from ortho_lora.nonfinite import nonfinite, record_nonfinite, sentence
 from ortho_lora.projection import check_rule
-from ortho_lora.record import Recorder, check_free
+from ortho_lora.record import Recorder
 from ortho_lora.schema import State, Status
 from ortho_lora.study.record import SELECTION_SPLIT
 from ortho_lora.surgeon import OrthoLoRA
@@ -178,6 +179,7 @@ class Training:
             loss_weights={self.tasks[t].name: config.tasks[t].loss_weight for t in members},
             adapter=adapter,
             whole=self.whole,
+            on_nonfinite=None,  # `_train_step` looks, for the heads' sake
         )
 
     def run(self, recorder: Recorder) -> None:
@@ -212,29 +214,41 @@ class Training:
     def _train_step(self) -> None:
         started = time.perf_counter()
         rate = self.scheduler.get_last_lr()[0]
+        step, skips = self.place.step, self.config.on_nonfinite == "skip"
         measured = self.measure(self.sampler.next())
-        for group, of_group in zip(self.groups, measured, strict=True):
-            # Before the optimizer has seen it.
-            if problem := not_finite(group.surgeon.tasks, of_group, f"at step {self.place.step}"):
-                raise OrthoLoraError(
-                    f"{problem}: try a lower learning_rate than {self.config.learning_rate:g}, warmup_steps or clip."
-                )
-            if self.config.clip is not None:
-                shared = [block.parameter for block in group.surgeon.blocks]
-                heads = {p for task in group.tasks for p in self.model.heads[self.model.owners[task]].parameters()}
+        found = [
+            nonfinite(group.surgeon.tasks, of_group) for group, of_group in zip(self.groups, measured, strict=True)
+        ]
+        for group, problems in zip(self.groups, found, strict=True):
+            shared = [block.parameter for block in group.surgeon.blocks]
+            heads = {p for task in group.tasks for p in self.model.heads[self.model.owners[task]].parameters()}
+            if problems:  # nothing for the optimizer to do
+                for parameter in [*shared, *heads]:
+                    parameter.grad = None
+            elif self.config.clip is not None:
                 torch.nn.utils.clip_grad_norm_([*shared, *heads], self.config.clip)
-        self.optimizer.step()
-        self.scheduler.step()
+        if skips or not any(found):
+            self.optimizer.step()
+            self.scheduler.step()
         seconds = time.perf_counter() - started
         self.place.step_seconds += seconds
 
         self.losses = {}
-        for group, of_group in zip(self.groups, measured, strict=True):
+        for group, of_group, problems in zip(self.groups, measured, found, strict=True):
             names = group.surgeon.tasks
             self.losses |= dict(zip(names, of_group.losses.tolist(), strict=True))
-            record_step(self.recorder, self.place.step, names, of_group, learning_rate=rate, seconds=seconds)
-            if self.place.step % self.config.record_every == 0:
-                record_gradients(self.recorder, self.place.step, group.surgeon.layout, of_group)
+            record_step(self.recorder, step, names, of_group, learning_rate=rate, seconds=seconds)
+            if step % self.config.record_every == 0:
+                record_gradients(self.recorder, step, group.surgeon.layout, of_group)
+            record_nonfinite(self.recorder, step, problems, skipped=skips)
+            if problems:
+                log.warning("%s", sentence(problems, f"at step {step}"))
+        if not skips and (problems := [of for of_group in found for of in of_group]):
+            self._say("running", "training")
+            raise OrthoLoraError(
+                f"{sentence(problems, f'at step {step}')}: try a lower learning_rate than"
+                f" {self.config.learning_rate:g}, warmup_steps or clip; on_nonfinite: skip leaves such steps out."
+            )
         self.place.step += 1
 
     def measure(self, indices: Sequence[Sequence[int]]) -> list[Measured]:
@@ -363,16 +377,13 @@ class Training:
                 step=self.place.step,
                 phase=phase,
                 eta_seconds=eta,
-                losses=self._finite_losses(),
+                losses=self.losses,
                 peak_memory_bytes=self.place.peak_memory_bytes,
             )
         )
 
     def _say_progress(self) -> None:
-        self.report(self.recorder.progress(self.place.step, self._finite_losses(), self._eta()))
-
-    def _finite_losses(self) -> dict[str, float]:
-        return {name: loss for name, loss in self.losses.items() if np.isfinite(loss)}
+        self.report(self.recorder.progress(self.place.step, self.losses, self._eta()))
 
     def _eta(self) -> float | None:
         if not self.place.step:

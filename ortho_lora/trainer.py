@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from itertools import islice
+from numbers import Real
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,9 +16,10 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from transformers.training_args import OptimizerNames
 
 from ortho_lora import distributed
+from ortho_lora.ending import ending_of
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.life import log
-from ortho_lora.methods import Branches, Order, Rule, Scope
+from ortho_lora.methods import Branches, OnNonfinite, Order, Rule, Scope
 from ortho_lora.record import Recorder
 from ortho_lora.surgeon import OrthoLoRA
 
@@ -108,6 +110,7 @@ class OrthoLoRATrainer(Trainer):
         loss_weights: Mapping[str, float] | None = None,
         recorder: Recorder | None = None,
         record_every: int = 1,
+        on_nonfinite: OnNonfinite = "stop",
         **of_trainer: Any,
     ) -> None:
         """Take what `Trainer` takes, and what `OrthoLoRA` takes.
@@ -118,9 +121,10 @@ class OrthoLoRATrainer(Trainer):
             data_collator: makes a batch of examples of one task.
             train_dataset: by task; each a dataset with a length, whose columns the model does not know are left out.
             eval_dataset: by task, for metrics `eval_<task>_<metric>`; or one dataset.
-            method: with `rule`, `scope`, `branches`, `order`, `loss_weights` and `record_every` as in `OrthoLoRA`.
-            recorder: of one `train()`. It is closed at the end as finished, failed or stopped (by Ctrl-C), and holds
-                the training of one process: a resumed one needs another directory, or None.
+            method: with `rule`, `scope`, `branches`, `order`, `loss_weights`, `record_every` and `on_nonfinite` as in
+                `OrthoLoRA`.
+            recorder: of one training. It is closed at the end as finished, failed or stopped (by Ctrl-C); one that is
+                resumed from a checkpoint goes on with it, in another process with `Recorder(..., resume=True)`.
             of_trainer: further arguments of `Trainer`.
 
         Raises:
@@ -129,9 +133,9 @@ class OrthoLoRATrainer(Trainer):
         self.recorder = recorder
         self._surgery: dict[str, Any] = {
             "method": method, "rule": rule, "scope": scope, "branches": branches, "order": order,
-            "loss_weights": loss_weights, "record_every": record_every,
+            "loss_weights": loss_weights, "record_every": record_every, "on_nonfinite": on_nonfinite,
         }  # fmt: skip
-        self._used: Recorder | None = None
+        self._attempts = 0  # at finding a batch size, of the training under way
         datasets = _checked(train_dataset)
         args = TrainingArguments() if args is None else args
         _refuse(args)
@@ -154,6 +158,7 @@ class OrthoLoRATrainer(Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train as `Trainer.train` does, and say in the record how it went."""
+        self._attempts = 0
         with self._recording():
             try:
                 return super().train(*args, **kwargs)
@@ -203,8 +208,8 @@ class OrthoLoRATrainer(Trainer):
         if (every := self.args.torch_empty_cache_steps) and self.state.global_step % every == 0:
             torch.accelerator.empty_cache()
         if self.accelerator.sync_gradients:
-            found = self.surgeon.project().losses
-            self._since_log += torch.stack([found.nan_to_num(), ~found.isnan()])
+            found = self.surgeon.project()
+            self._since_log += torch.stack([torch.where(found.given, found.losses, 0), found.given])
         return torch.stack(losses).sum()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -216,6 +221,15 @@ class OrthoLoRATrainer(Trainer):
             }
             self._since_log.zero_()
         super().log(logs, start_time)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate as `Trainer` does; of several tasks `eval_loss` is the weighted sum of theirs, as in training."""
+        found = super().evaluate(*args, **kwargs)
+        weights = {f"eval_{task}_loss": weight for task, weight in self.surgeon.loss_weights.items()}
+        losses = [weight * found[key] for key, weight in weights.items() if key in found]
+        if losses and kwargs.get("metric_key_prefix", "eval") == "eval":
+            found.setdefault("eval_loss", sum(losses))
+        return found
 
     def evaluation_loop(
         self,
@@ -232,7 +246,7 @@ class OrthoLoRATrainer(Trainer):
         if recorder is not None and self.is_in_train and task in self.surgeon.tasks:
             for key, value in (found.metrics or {}).items():
                 metric = key.removeprefix(f"{metric_key_prefix}_")
-                if metric != "model_preparation_time":
+                if metric != "model_preparation_time" and isinstance(value, Real):
                     recorder.add(
                         "metrics",
                         step=self.state.global_step,
@@ -289,14 +303,21 @@ class OrthoLoRATrainer(Trainer):
         self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None
     ) -> tuple[nn.Module, Any]:
         """Watch the model from here on, where it, its optimizer and the number of steps are final."""
+        if not len(train_dataloader):
+            raise OrthoLoraError(
+                f"train_dataset: the longest task has {len(cast(Sized, self.train_dataset))} examples, too few for a"
+                f" batch of {self._train_batch_size} on each process, and dataloader_drop_last drops what is less:"
+                " lower per_device_train_batch_size, or leave dataloader_drop_last out."
+            )
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         if self.recorder is not None:
-            if self.recorder.begun or self.recorder is self._used:
+            if self.recorder.begun and resume_from_checkpoint is None and not self._attempts:
                 raise OrthoLoraError(
                     f"recorder: {self.recorder.run_dir} holds a training already: give another one a directory of its"
-                    " own (trainer.recorder = Recorder(...)), or None."
+                    " own (trainer.recorder = Recorder(...)), or None; resume_from_checkpoint goes on with it."
                 )
-            self.recorder.total, self._used = max_steps, self.recorder
+            self.recorder.total = max_steps
+        self.surgeon.remove()  # it has watched an attempt with a larger batch
         self.surgeon = OrthoLoRA(
             prepared[0],
             self.surgeon.tasks,
@@ -306,8 +327,13 @@ class OrthoLoRATrainer(Trainer):
             **self._surgery,
         )
         self._since_log.zero_()
+        self._attempts += 1
         if resume_from_checkpoint is not None:
             self._resume(Path(resume_from_checkpoint))
+        if self._attempts > 1 and self.surgeon.recorder is not None:  # Trainer starts again, and so does the record
+            step, size = self.state.global_step, self._train_batch_size
+            self.surgeon.recorder.go_on(step)
+            self.surgeon.recorder.event(step, "dropped", reason=f"out of memory: again with {size} examples of a task")
         return prepared
 
     def _resume(self, checkpoint: Path) -> None:
@@ -321,6 +347,8 @@ class OrthoLoRATrainer(Trainer):
                 STATE_NAME,
             )
             self.surgeon.step = self.state.global_step
+            if self.surgeon.recorder is not None:
+                self.surgeon.recorder.go_on(self.surgeon.step)
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
@@ -329,19 +357,16 @@ class OrthoLoRATrainer(Trainer):
 
     @contextmanager
     def _recording(self) -> Iterator[None]:
-        if self.recorder is None or self.recorder.begun:  # the latter is refused where the training begins
-            yield
-            return
+        """Close the record of a training that began."""
         try:
             yield
-        except KeyboardInterrupt:
-            self.recorder.close("stopped", "interrupted")
-            raise
         except BaseException as error:
-            self.recorder.close("failed", str(error) or type(error).__name__)
+            if self.recorder is not None and self._attempts:
+                self.recorder.close(*ending_of(error))
             raise
-        done, total = self.state.global_step, self.state.max_steps
-        self.recorder.close("finished", "" if done >= total else f"a callback ended it after step {done} of {total}")
+        if self.recorder is not None:
+            done, total = self.state.global_step, self.state.max_steps
+            self.recorder.close(message="" if done >= total else f"a callback ended it after step {done} of {total}")
 
     def _refuse_launched(self) -> None:
         """What accelerate was told when the process was launched, and this program cannot see in its arguments."""

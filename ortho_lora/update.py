@@ -84,8 +84,18 @@ class Projector:
 def average(
     blocks: Sequence[Block], collected: Sequence[Collected], trained: Sequence[nn.Parameter], losses: Tensor
 ) -> Tensor:
-    """Make what was collected, in place, and the tasks' losses what they are on average over the ranks."""
-    size = len(losses)
+    """Make what was collected, in place, and the tasks' losses what they are on average over the ranks that have one.
+
+    Args:
+        blocks: N.
+        collected: of each.
+        trained: all parameters that are trained.
+        losses: of the T tasks, and 1 where one is known on this rank, else 0, `[2, T]`.
+
+    Returns:
+        The same of all ranks; NaN is the mean of losses one of which is NaN.
+    """
+    size = losses.shape[1]
     parts = []
     for block, of in zip(blocks, collected, strict=True):
         dtype = torch.promote_types(block.parameter.dtype, torch.float32)  # the same on all ranks
@@ -98,9 +108,10 @@ def average(
     weights, present = distributed.average_gradients(trained, parts, weights, here)
     for of, weighs, reached in zip(collected, weights.tolist(), present.tolist(), strict=True):
         of.weights, of.tasks = weighs, {task for task in range(size) if reached[task]}
-    known = torch.stack([losses.nan_to_num(), (~losses.isnan()).float()])
-    distributed.average([known])
-    return known[0] / known[1]
+    known = losses[1]
+    sums = torch.stack([torch.where(known > 0, losses[0], 0), known])
+    distributed.average([sums])
+    return torch.stack([sums[0] / sums[1], (sums[1] > 0).to(losses)])
 
 
 def measured(updates: Sequence[Update], losses: Tensor, scale: Tensor, order: tuple[int, ...] | None) -> Measured:
@@ -108,7 +119,7 @@ def measured(updates: Sequence[Update], losses: Tensor, scale: Tensor, order: tu
 
     Args:
         updates: of all blocks together.
-        losses: of the tasks, `[T]`.
+        losses: of the tasks, and 1 where one is known, else 0, `[2, T]`.
         scale: that the losses were multiplied by; NaN: none.
         order: in which the tasks were taken.
     """
@@ -123,14 +134,15 @@ def measured(updates: Sequence[Update], losses: Tensor, scale: Tensor, order: tu
     )
     place = torch.tensor([index for update in updates for index in update.indices]).argsort()
     collected = [of for update in updates for of in update.collected]
-    present = torch.tensor([[task in of.tasks for task in range(len(losses))] for of in collected])
+    present = torch.tensor([[task in of.tasks for task in range(losses.shape[1])] for of in collected])
     matrices = matrices / torch.where(scale.isnan(), 1, scale) ** 2
     return Measured(
-        losses=losses,
+        losses=losses[0],
         gram=of_tasks(matrices)[place],
         half_products=half_products(matrices, torch.tensor([of.weights for of in collected]))[place],
         coefficients=coefficients[place],
         projected=projected[place].bool(),
         present=present[place],
         order=order,
+        known=losses[1] > 0,
     )

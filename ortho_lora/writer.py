@@ -4,7 +4,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from ortho_lora.errors import OrthoLoraError
@@ -64,8 +63,8 @@ class Writer:
         self._waiting: deque[Callable[[], None]] = deque()
         self._busy = self._ending = False
         self._error: OrthoLoraError | None = None
-        self._thread = threading.Thread(target=self._work, name=f"writer of {self.run_dir.name}", daemon=True)
-        self._thread.start()
+        self.thread = threading.Thread(target=self._work, name=f"writer of {self.run_dir.name}", daemon=True)
+        self.thread.start()
 
     def put(self, batch: Batch) -> None:
         """Have rows written.
@@ -73,7 +72,7 @@ class Writer:
         Raises:
             OrthoLoraError: something could not be written.
         """
-        self._put(partial(self.store.write, batch))
+        self._put(lambda: self.store.write(batch))
 
     def finish(self) -> None:
         """Return when all is on disk and put in order: nothing will follow.
@@ -81,8 +80,25 @@ class Writer:
         Raises:
             OrthoLoraError: something could not be written.
         """
-        self._put(self.store.finish)
+        self._put(lambda: self.store.finish())
         self.wait()
+
+    def replace(self, make: Callable[[], Store]) -> None:
+        """Go on with another store, when all that waits is on disk; `make` is called in the writer's thread.
+
+        Raises:
+            OrthoLoraError: something could not be written.
+        """
+
+        def work() -> None:
+            self.store = make()
+
+        self._put(work)
+        self.wait()
+
+    def fail(self, error: OrthoLoraError) -> None:
+        """Have it raised wherever training turns to the writer, as in a process that has no such thread."""
+        self._error = error
 
     def _put(self, work: Callable[[], None]) -> None:
         with self._condition:
@@ -113,7 +129,7 @@ class Writer:
         with self._condition:
             self._ending = True
             self._condition.notify_all()
-        self._thread.join()
+        self.thread.join()
 
     def _work(self) -> None:
         while True:
@@ -136,7 +152,11 @@ class Writer:
             if work:
                 work()
             self.status.write(only_if_changed=True)
+        except OrthoLoraError as error:
+            return error
         except OSError as error:
+            if isinstance(error, FileNotFoundError) or not self.run_dir.is_dir():
+                return gone(self.run_dir)
             return OrthoLoraError(
                 f"{error.filename or self.run_dir}: the record cannot be written ({error.strerror or error}): free"
                 " space, or make the directory writable. What was recorded before is kept."
@@ -146,6 +166,14 @@ class Writer:
             failed.__cause__ = error
             return failed
         return None
+
+
+def gone(run_dir: Path) -> OrthoLoraError:
+    """What to say of a run whose directory is not there any more."""
+    return OrthoLoraError(
+        f"{run_dir}: the run's directory is gone: it was deleted, moved or unmounted while the run was recorded, and"
+        " its record with it."
+    )
 
 
 def new_status(total: int, pid: int, started: float) -> Status:

@@ -50,6 +50,9 @@ def test_two_ranks_train_as_one_with_the_whole_batch(tmp_path):
     assert read_status(tmp_path / "run").state == "finished"
     keys = [(row["step"], row["task"]) for row in rows(tmp_path / "run", "steps")]
     assert keys == [(step, task) for step in range(3) for task in "abc"]
+    assert [(row["step"], row["event"], row["task"]) for row in rows(tmp_path / "nonfinite", "events")] == [
+        (1, "nonfinite", "b"), (1, "skipped", None),
+    ]  # fmt: skip
     names = ("step", "layer", "module", "branch", "task")
     keys = [tuple(row[name] for name in names) for row in rows(tmp_path / "run", "norms")]
     assert len(keys) == len(set(keys)) == 3 * 2 * 2 * 2 * 3  # steps, layers, modules, branches, tasks

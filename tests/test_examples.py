@@ -5,9 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
-from ortho_lora.schema import read_run, read_status
+from ortho_lora.schema import part_files, read_run, read_status
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
@@ -22,6 +23,11 @@ def run(arguments, where):
     return done.stdout
 
 
+def rows(run_dir):
+    """Of `steps`: one a step and task."""
+    return sum(pq.read_metadata(part).num_rows for part in part_files(run_dir, "steps"))
+
+
 def summary(line, where):
     """Run the command that the example printed last."""
     command = line.split()
@@ -34,6 +40,7 @@ def test_causal_lm(tmp_path):
     directory = tmp_path / "runs" / "causal-lm"
     assert read_status(directory).state == "finished"
     assert read_run(directory).task_names == ["repeat", "reverse"]
+    assert rows(directory) == 6 * 2
     assert (directory / "adapter" / "adapter_model.safetensors").is_file()
     assert "loss_repeat" in out
     assert "eval_reverse_loss" in out
@@ -47,6 +54,7 @@ def test_own_loop(tmp_path, way):
     out = run([EXAMPLES / "own_loop.py", "--steps", 5, "--record", "runs/mine", *way], tmp_path)
     assert "up: mean squared error" in out
     assert read_status(tmp_path / "runs" / "mine").state == "finished"
+    assert rows(tmp_path / "runs" / "mine") == 5 * 2
     assert "finished, step 5 of 5" in summary(out.splitlines()[-1], tmp_path)
 
 

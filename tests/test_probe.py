@@ -17,13 +17,13 @@ from analysis.diagnosis import diagnose
 from analysis.runs import list_runs, runs_table
 from ortho_lora import OrthoLoRA, Recorder
 from ortho_lora.__main__ import app as command
+from ortho_lora.admission import lock_run
 from ortho_lora.batches import Batch, TaskSampler, seed_of
 from ortho_lora.config import load_config
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.model import MultiTaskModel
 from ortho_lora.precision import Goal
 from ortho_lora.probe import config_of, probe
-from ortho_lora.record import lock_run
 from ortho_lora.resume import resume
 from ortho_lora.schema import BRANCHES, TABLES, ProbeInfo, part_files, read_run, read_status
 from ortho_lora.tasks import load_tasks

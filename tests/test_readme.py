@@ -1,10 +1,13 @@
 """What the README shows is what the program does."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
-import torch
+import pyarrow.parquet as pq
 import yaml
 from models import Problem, tiny_bert
 from typer.testing import CliRunner
@@ -13,35 +16,116 @@ from analysis.__main__ import app as analysis_app
 from ortho_lora import OrthoLoRA, Recorder
 from ortho_lora.config import load_config
 from ortho_lora.methods import METHODS, RULES
+from ortho_lora.schema import part_files, read_status
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
-
-
-def blocks(language, containing):
-    (found,) = (code for code in re.findall(rf"```{language}\n(.*?)```", README, re.S) if containing in code)
-    return found
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = {path.name: path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
+README, DISTRIBUTED = DOCUMENTS["README.md"], DOCUMENTS["distributed.md"]
 
 
-def test_the_three_lines_in_a_loop_of_ones_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    problem = Problem(tiny_bert(), [4, 4])
+def blocks(language, containing, text=README):
+    """The one block that contains this, or all of them."""
+    found = [code for code in re.findall(rf"```{language}\n(.*?)```", text, re.S) if containing in code]
+    return found[0] if len(found) == 1 else found
 
-    def losses_by_task(output):
-        states = output.last_hidden_state.split(4)
-        return {"mnli": problem.error(0, states[0]), "qqp": problem.error(1, states[1])}
 
-    given = {
-        "peft_model": problem.model,
-        "loss_a": problem.loss(0),
-        "loss_b": problem.loss(1),
-        "optimizer": torch.optim.SGD(problem.model.parameters(), lr=1e-3),
-        "task_of_example": ["mnli"] * 4 + ["qqp"] * 4,
-        "batch": {"input_ids": torch.cat(problem.tokens)},
-        "losses_by_task": losses_by_task,
-    }
-    exec(blocks("python", "OrthoLoRA"), given)
-    assert given["surgeon"].step == 2
-    assert (tmp_path / "runs" / "mine" / "run.json").exists()
+PREAMBLE = """
+import sys
+sys.path[:0] = {path!r}
+import torch
+from models import Problem, tiny_bert
+from ortho_lora import OrthoLoRA, Recorder
+
+torch.manual_seed(0)
+problem = Problem(tiny_bert(), [4, 4])
+peft_model = model = problem.model
+tasks = problem.tasks = ["mnli", "qqp"]
+optimizer = torch.optim.SGD(problem.model.parameters(), lr=1e-3)
+"""
+
+
+def execute(where, code, launcher=()):
+    """Run code of the documentation in a process of its own, which ends as any does."""
+    (where / "shown.py").write_text(PREAMBLE.format(path=[str(ROOT), str(ROOT / "tests")]) + code)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [sys.executable, *launcher, "shown.py"], cwd=where, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def rows(run_dir, table):
+    return sum(pq.read_metadata(part).num_rows for part in part_files(run_dir, table))
+
+
+def check_record(run_dir, steps):
+    status = read_status(run_dir)
+    assert (status.state, status.step, status.message) == ("finished", steps, "")
+    assert rows(run_dir, "steps") == 2 * steps
+    of_step = len(Problem(tiny_bert(), [4, 4]).blocks)
+    assert (rows(run_dir, "pairs"), rows(run_dir, "norms")) == (of_step * steps, 2 * of_step * steps)
+
+
+GIVEN = """
+loader = [(0, 1)] * 50
+loss_a = loss_b = problem.loss
+"""
+
+
+def test_the_loop_of_ones_own_leaves_every_row(tmp_path):
+    execute(tmp_path, GIVEN + blocks("python", "loss_a"))
+    check_record(tmp_path / "runs" / "mine", 50)
+
+
+def test_without_with_it_leaves_every_row_too(tmp_path):
+    shown = blocks("python", "loss_a").replace('with Recorder("runs/mine") as recorder:', "if True:")
+    assert "with" not in shown
+    execute(tmp_path, GIVEN + shown.replace("recorder=recorder", 'recorder=Recorder("runs/mine")'))
+    check_record(tmp_path / "runs" / "mine", 50)
+
+
+def test_the_mixed_batch_is_taken_as_shown(tmp_path):
+    given = """
+recorder = Recorder("runs/mine")
+surgeon = OrthoLoRA(peft_model, tasks, recorder=recorder)
+task_of_example = ["mnli"] * 4 + ["qqp"] * 4
+batch = {"input_ids": torch.cat(problem.tokens)}
+
+def losses_by_task(output):
+    states = output.last_hidden_state.split(4)
+    return {"mnli": problem.error(0, states[0]), "qqp": problem.error(1, states[1])}
+
+"""
+    execute(tmp_path, given + blocks("python", "mixed_batch"))
+    check_record(tmp_path / "runs" / "mine", 1)
+
+
+def test_the_loops_of_several_processes_are_run_as_shown(tmp_path):
+    loop, wrapped = blocks("python", "surgeon.backward", DISTRIBUTED)
+    given = """
+def loss_of(task, batch):
+    return problem.loss(tasks.index(task))
+
+batches = dict.fromkeys(tasks)
+loader = [batches] * 5
+"""
+    loop = loop.replace("init_process_group()", "init_process_group('gloo')")
+    ddp = """
+ddp_model = torch.nn.parallel.DistributedDataParallel(model)
+problem.model = ddp_model
+surgeon.remove()
+surgeon = OrthoLoRA(ddp_model, tasks)
+"""
+    end = "\nassert surgeon.step == 1\ntorch.distributed.barrier()\ntorch.distributed.destroy_process_group()\n"
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    execute(tmp_path, given + loop + ddp + wrapped + end, launcher)
+    check_record(tmp_path / "runs" / "mine", 5)
+
+
+def test_every_loop_of_the_documentation_is_run_here():
+    shown = {name: re.findall(r"```python\n.*?```", text, re.S) for name, text in DOCUMENTS.items()}
+    loops = {name: sum("surgeon" in code for code in of) for name, of in shown.items()}
+    assert {name: count for name, count in loops.items() if count} == {"README.md": 2, "distributed.md": 2}
 
 
 def test_the_record_is_read_as_shown(tmp_path, monkeypatch, capsys):

@@ -16,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ortho_lora import parts, schema, store, writer
+from ortho_lora.admission import lock_run
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.layout import PAIR_KEYS, Gradients, Layout
-from ortho_lora.record import Recorder, lock_run
+from ortho_lora.record import Recorder
 from ortho_lora.schema import TABLES, RunInfo, TaskInfo, check_run_id, part_files, read_run, read_status
 
 TASK = TaskInfo(
@@ -104,6 +105,37 @@ def test_a_part_that_the_manifest_does_not_name_does_not_count(recorder):
     recorder.flush()
     (recorder.run_dir / "norms" / "part-000001.parquet").write_bytes(b"torn")
     assert len(part_files(recorder.run_dir, "norms")) == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../../y/norms/part-000000.parquet", "/etc/passwd", "sub/part-000000.parquet", "..", "part-1.parquet.x", ""],
+)
+def test_a_manifest_that_names_files_of_others_is_refused(recorder, name):
+    add(recorder, 0, [1.0])
+    recorder.close()
+    path = recorder.run_dir / "manifest.json"
+    written = json.loads(path.read_text())
+    for forged in (
+        {"parts": {"norms": [written["parts"]["norms"][0] | {"name": name}]}},
+        {"parts": {name: written["parts"]["norms"]}},
+    ):
+        path.write_text(json.dumps(forged))
+        with pytest.raises(OrthoLoraError, match="manifest.json: not a manifest of a record .it names .*: expected a "):
+            part_files(recorder.run_dir, "norms")
+
+
+def test_parts_behind_a_link_are_not_cut(recorder, tmp_path):
+    add(recorder, 0, [1.0])
+    add(recorder, 1, [1.0])
+    recorder.close()
+    copy = shutil.copytree(recorder.run_dir, tmp_path / "copy")
+    shutil.rmtree(copy / "norms")
+    (copy / "norms").symlink_to(recorder.run_dir / "norms", target_is_directory=True)
+    before = sorted((recorder.run_dir / "norms").iterdir())
+    with pytest.raises(OrthoLoraError, match="copy/norms: is a link to .*, whose files are not this run's"):
+        Recorder.resume(copy, lock_run(copy), dict.fromkeys(TABLES, 1), total=9, flush_rows=10, flush_seconds=1)
+    assert sorted((recorder.run_dir / "norms").iterdir()) == before
 
 
 def test_nothing_temporary_is_left(recorder):
@@ -339,7 +371,7 @@ def test_a_directory_that_is_gone_is_said_and_an_error_of_training_comes_first(t
     recorder = begun(tmp_path)
     add(recorder, 0, [1.0])
     shutil.rmtree(tmp_path / "x")
-    with pytest.raises(OrthoLoraError, match="part-000000.parquet: the record cannot be written .No such file"):
+    with pytest.raises(OrthoLoraError, match="x: the run's directory is gone: it was deleted, moved or unmounted"):
         recorder.flush()
 
 
@@ -350,16 +382,18 @@ def test_rows_that_are_none_are_refused_in_words(recorder):
 
 
 def test_a_closed_recorder_says_so(recorder):
+    add(recorder, 0, [1.0])
     recorder.close()
     recorder.close("failed", "too late")
     assert read_status(recorder.run_dir).state == "finished"
     with pytest.raises(OrthoLoraError, match="the recorder is closed: make another one"):
-        add(recorder, 0, [1.0])
+        add(recorder, 1, [1.0])
 
 
 def test_two_processes_cannot_write_one_run(recorder):
     script = (
-        f"from ortho_lora.record import lock_run; from pathlib import Path; lock_run(Path({str(recorder.run_dir)!r}))"
+        "from pathlib import Path; from ortho_lora.admission import lock_run;"
+        f" lock_run(Path({str(recorder.run_dir)!r}))"
     )
     command = [sys.executable, "-c", script]
     refused = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -428,7 +462,7 @@ def test_patience_grows_with_the_longest_silence(recorder, monkeypatch):
 
 def test_a_recorder_that_is_forgotten_leaves_no_thread_and_no_lock(tmp_path):
     recorder = begun(tmp_path)
-    thread = recorder._writer._thread
+    thread = recorder._writer.thread
     del recorder
     gc.collect()
     assert not thread.is_alive()

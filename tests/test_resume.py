@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 
 from ortho_lora import checkpoint
 from ortho_lora import train as train_module
+from ortho_lora.admission import lock_run
 from ortho_lora.config import load_config
 from ortho_lora.errors import OrthoLoraError, OrthoLoraWarning
-from ortho_lora.record import lock_run
 from ortho_lora.resume import resume
 from ortho_lora.schema import TABLES, part_files, read_status
 from ortho_lora.train import train

@@ -1,6 +1,7 @@
 """Real runs of the packaged model on the packaged tasks, read back from disk."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -265,7 +266,13 @@ def test_non_finite_loss_fails_naming_task_and_step_and_keeps_what_was_measured(
     status = read_status(tmp_path / "broken")
     assert status.state == "failed"
     assert "'movies'" in status.message
-    assert table(tmp_path / "broken", "steps")["step"].max() == 1
+    losses = table(tmp_path / "broken", "steps").pivot(index="step", columns="task", values="loss")
+    assert list(losses.index) == [0, 1, 2]
+    assert losses.isna().sum().to_dict() == {"trec": 0, "movies": 1, "movies-flip1": 0}
+    (event,) = table(tmp_path / "broken", "events").to_dict("records")
+    assert event == {"step": 2, "event": "nonfinite", "task": "movies", "reason": "its loss is not finite (loss nan)"}
+    assert math.isnan(status.losses["movies"])
+    assert math.isfinite(status.losses["trec"])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

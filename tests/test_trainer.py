@@ -1,10 +1,15 @@
 """`OrthoLoRATrainer` against loops written out, and beside plain `Trainer`."""
 
 import json
+import math
+import os
+import shutil
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
 from texts import LENGTH, Texts, adapter, arguments, collate, datasets, llama
 from torch.utils.data import IterableDataset
 from transformers import (
@@ -252,6 +257,234 @@ def test_the_record_says_how_a_training_ended(tmp_path, error, state, message):
     status = read_status(tmp_path / "run")
     assert (status.state, status.step, status.message) == (state, 2, message)
     assert sum(pq.read_table(part).num_rows for part in part_files(tmp_path / "run", "steps")) == 6
+
+
+def steps_of(run_dir, table="steps"):
+    return [row["step"] for part in part_files(run_dir, table) for row in pq.read_table(part).to_pylist()]
+
+
+def table(run_dir, name):
+    return [row for part in part_files(run_dir, name) for row in pq.read_table(part).to_pylist()]
+
+
+def test_too_little_data_for_a_batch_is_refused_and_leaves_no_run(tmp_path):
+    of_args = {"dataloader_drop_last": True, "per_device_train_batch_size": 20}
+    trained = trainer(tmp_path / "out", recorder=Recorder(tmp_path / "run"), of_args=of_args)
+    with pytest.raises(OrthoLoraError, match="longest task has 16 examples, too few for a batch of 20 .*drop_last"):
+        trained.train()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_training_that_is_ended_before_its_first_step_has_failed(tmp_path, monkeypatch):
+    def end(self, args, state, control, **kwargs):
+        control.should_training_stop = True
+
+    ends = type("Ends", (TrainerCallback,), {"on_epoch_begin": end})()
+    trained = trainer(tmp_path / "out", recorder=Recorder(tmp_path / "run"), callbacks=[ends])
+    monkeypatch.setattr(trained, "_run_epoch", lambda *args, **kwargs: None)  # Trainer looks after a step only
+    trained.train()
+    status = read_status(tmp_path / "run")
+    assert (status.state, status.step) == ("failed", 0)
+    assert status.message == "no step was recorded: the training ended before its first step"
+
+
+def test_a_directory_that_is_deleted_ends_a_training_with_the_reason(tmp_path):
+    def delete(self, args, state, control, **kwargs):
+        if state.global_step == 2:
+            shutil.rmtree(tmp_path / "run")
+
+    deletes = type("Deletes", (TrainerCallback,), {"on_step_end": delete})()
+    recorder = Recorder(tmp_path / "run", flush_seconds=0)
+    trained = trainer(tmp_path / "out", recorder=recorder, callbacks=[deletes], of_args={"max_steps": 10_000})
+    with pytest.raises(OrthoLoraError, match="run: the run's directory is gone: it was deleted"):
+        trained.train()
+
+
+class Hungry(TrainerCallback):
+    """Stands for a memory that holds so many rows of a batch in a pass."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def on_train_begin(self, args, state, control, model, **kwargs):
+        def look(module, inputs, kwargs):
+            if len(kwargs["input_ids"]) > self.rows:
+                raise RuntimeError("CUDA out of memory.")
+
+        self.handle = model.register_forward_pre_hook(look, with_kwargs=True)
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_batch_size_that_fits_is_found_as_by_a_plain_trainer(tmp_path, recorded):
+    of_args = {"auto_find_batch_size": True, "per_device_train_batch_size": 8, **SEQUENTIAL}
+    recorder = Recorder(tmp_path / "run", flush_seconds=0) if recorded else None
+    found = trainer(tmp_path, of_args=of_args, callbacks=[Hungry(2)], recorder=recorder)
+    found.train()
+    assert found._train_batch_size == 2
+    told = trainer(tmp_path, of_args=SEQUENTIAL | {"per_device_train_batch_size": 2})
+    told.train()
+    same(adapter(found.model), adapter(told.model))
+    if recorded:
+        assert steps_of(tmp_path / "run") == [step for step in range(6) for _ in range(3)]
+        assert read_status(tmp_path / "run").state == "finished"
+        assert [row["reason"] for row in table(tmp_path / "run", "events")] == [
+            "out of memory: again with 2 examples of a task"
+        ]
+
+
+def test_metrics_that_are_no_numbers_are_left_to_trainer(tmp_path):
+    odd = {"word": "yes", "list": [1, 2], "none": None, "nested": {"x": 1}, "three": 3, "half": np.float32(0.5)}
+    trained = trainer(
+        tmp_path / "out",
+        recorder=Recorder(tmp_path / "run"),
+        eval_dataset={"a": Texts(5, 7)},
+        compute_metrics=lambda prediction: dict(odd),
+        of_args={"eval_strategy": "steps", "eval_steps": 6},
+    )
+    trained.train()
+    logged = next(entry for entry in trained.state.log_history if "eval_a_loss" in entry)
+    assert logged["eval_a_word"] == "yes"
+    assert read_status(tmp_path / "run").state == "finished"
+    values = {row["metric"]: row["value"] for row in table(tmp_path / "run", "metrics")}
+    assert values == {"three": 3.0, "half": 0.5, "loss": logged["eval_a_loss"]}
+
+
+@pytest.mark.parametrize("evaluated", ["tasks", "one"])
+def test_the_best_model_is_loaded_at_the_end(tmp_path, evaluated):
+    """By default the one with the least loss, which of several tasks is their weighted sum."""
+    trained = trainer(
+        tmp_path / "out",
+        eval_dataset={"a": Texts(5, 7), "b": Texts(9, 8)} if evaluated == "tasks" else Texts(5, 7),
+        recorder=Recorder(tmp_path / "run"),
+        loss_weights={"a": 3.0},
+        of_args={
+            "eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1,
+            "load_best_model_at_end": True, "learning_rate": 1.0,
+        },
+    )  # fmt: skip
+    trained.train()
+    assert read_status(tmp_path / "run").state == "finished"
+    evaluations = {}
+    for entry in trained.state.log_history:
+        weights = {"eval_loss": 1, "eval_a_loss": 3, "eval_b_loss": 1}
+        found = sum(weight * entry[key] for key, weight in weights.items() if key in entry)
+        evaluations[entry["step"]] = evaluations.get(entry["step"], 0) + found
+    best = min(range(1, 7), key=lambda step: evaluations[step])
+    assert trained.state.best_model_checkpoint == str(tmp_path / "out" / f"checkpoint-{best}")
+    assert best < 6  # else nothing was loaded
+    saved = load_file(tmp_path / "out" / f"checkpoint-{best}" / "adapter_model.safetensors")
+    loaded = {name.replace(".default", ""): value for name, value in adapter(trained.model).items()}
+    same(loaded, saved)
+
+
+def test_a_relative_directory_is_where_it_was_when_it_was_named(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    moves = type("Moves", (TrainerCallback,), {"on_step_end": lambda *a, **k: os.chdir(tmp_path / "elsewhere")})()
+    trainer(tmp_path / "out", recorder=Recorder("runs/mine", flush_seconds=0), callbacks=[moves]).train()
+    assert steps_of(tmp_path / "runs" / "mine") == [step for step in range(6) for _ in range(3)]
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize("process", ["the same", "another"])
+def test_a_resumed_training_goes_on_with_its_record(tmp_path, process):
+    saves = {"save_strategy": "steps", "save_steps": 3}
+    whole = trainer(tmp_path / "whole", recorder=Recorder(tmp_path / "runs" / "whole"), of_args=saves)
+    whole.train()
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 5:
+                raise KeyboardInterrupt
+
+    def start(**given):
+        return trainer(tmp_path / "out", recorder=Recorder(tmp_path / "runs" / "mine", **given), of_args=saves)
+
+    cut = start()
+    stop = Stop()
+    cut.add_callback(stop)
+    with pytest.raises(KeyboardInterrupt):
+        cut.train()
+    assert read_status(tmp_path / "runs" / "mine").state == "stopped"
+    cut.remove_callback(stop)
+    resumed = cut if process == "the same" else start(resume=True)
+    resumed.train(resume_from_checkpoint=True)
+    status = read_status(tmp_path / "runs" / "mine")
+    assert (status.state, status.step, status.total) == ("finished", 6, 6)
+    for name in ("steps", "pairs", "norms"):
+        found, expected = table(tmp_path / "runs" / "mine", name), table(tmp_path / "runs" / "whole", name)
+        assert [{k: v for k, v in row.items() if k != "seconds"} for row in found] == [
+            {k: v for k, v in row.items() if k != "seconds"} for row in expected
+        ]
+
+
+def test_a_record_of_another_training_is_not_gone_on_with(tmp_path):
+    saves = {"save_strategy": "steps", "save_steps": 3}
+    trainer(tmp_path / "out", recorder=Recorder(tmp_path / "run"), of_args=saves).train()
+    other = trainer(tmp_path / "out", recorder=Recorder(tmp_path / "run", resume=True), method="joint", of_args=saves)
+    with pytest.raises(OrthoLoraError, match="is the record of another training, whose method differ"):
+        other.train(resume_from_checkpoint=True)
+    again = trainer(tmp_path / "out", recorder=Recorder(tmp_path / "run", resume=True), of_args=saves)
+    with pytest.raises(OrthoLoraError, match="run holds a training already|step 0 given, and .* holds steps to 5"):
+        again.train()
+    assert read_status(tmp_path / "run").state == "finished"
+    assert steps_of(tmp_path / "run") == [step for step in range(6) for _ in range(3)]
+
+
+class Poison(TrainerCallback):
+    """Makes the loss of every batch of the second task NaN, in one step."""
+
+    def __init__(self, at, value=float("nan")):
+        self.at, self.value, self.now = at, value, False
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.now = state.global_step == self.at
+
+    def watch(self, trained):
+        plain, calls = trained.compute_loss, []
+
+        def compute_loss(*args, **kwargs):
+            calls.append(1)
+            loss = plain(*args, **kwargs)
+            return loss * self.value if self.now and len(calls) % 3 == 2 else loss
+
+        trained.compute_loss = compute_loss
+        trained.add_callback(self)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_a_training_and_names_the_task(tmp_path, value):
+    trained = trainer(tmp_path / "out", recorder=Recorder(tmp_path / "run"))
+    Poison(3, value).watch(trained)
+    with pytest.raises(OrthoLoraError, match=rf"task 'b': its loss is not finite at step 3 \(loss {value}\)"):
+        trained.train()
+    status = read_status(tmp_path / "run")
+    assert (status.state, status.step) == ("failed", 4)
+    assert "'b'" in status.message
+    assert str(status.losses["b"]) == str(value)
+    assert [(row["step"], row["event"], row["task"]) for row in table(tmp_path / "run", "events")] == [
+        (3, "nonfinite", "b")
+    ]
+
+
+def test_a_loss_that_is_not_finite_is_skipped_and_shown(tmp_path):
+    trained = trainer(tmp_path / "out", recorder=Recorder(tmp_path / "run"), on_nonfinite="skip")
+    before = []
+    keep = {"on_step_begin": lambda *a, model, **k: before.append(adapter(model))}
+    trained.add_callback(type("Keep", (TrainerCallback,), keep)())
+    Poison(3).watch(trained)
+    trained.train()
+    same(before[3], before[4])
+    with pytest.raises(AssertionError):
+        same(before[4], before[5])
+    logged = [entry["loss_b"] for entry in trained.state.log_history if "loss_b" in entry]
+    assert [math.isnan(loss) for loss in logged] == [False, True, False]
+    losses = [row["loss"] for row in table(tmp_path / "run", "steps") if row["task"] == "b"]
+    assert [math.isnan(loss) for loss in losses] == [False, False, False, True, False, False]
+    assert read_status(tmp_path / "run").state == "finished"
+    assert [(row["step"], row["event"]) for row in table(tmp_path / "run", "events")] == [
+        (3, "nonfinite"), (3, "skipped"),
+    ]  # fmt: skip
 
 
 def test_a_second_training_needs_a_record_of_its_own(tmp_path):

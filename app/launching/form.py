@@ -19,6 +19,7 @@ GROUPS = {
     "Adapter, model": ("model", "alpha", "dropout", "target_modules", "pooling", "encoder_dropout"),
     "Optimization": (
         "optimizer", "head_learning_rate", "weight_decay", "schedule", "warmup_steps", "clip", "max_length",
+        "on_nonfinite",
     ),
     "Evaluation, recording": (
         "eval_every", "eval_examples", "selection_share", "eval_batch_size", "record_every", "checkpoint_every",

@@ -20,11 +20,11 @@ import yaml
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
+from ortho_lora.admission import lock_run
 from ortho_lora.config import Config, load_config
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.processes import find
 from ortho_lora.queue import Ticket
-from ortho_lora.record import lock_run
 from ortho_lora.schema import ACTIVE_STATES, CHECKPOINT, check_run_id, read_identity, read_status, replace_text
 from ortho_lora.study.plan import meaning
 

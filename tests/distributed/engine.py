@@ -179,6 +179,29 @@ def check(way, method, *, accumulation=1, missing=None, lora=None):
     assert len(seen) == (5 if synchronised else 3)
 
 
+def check_nonfinite(run_dir):
+    """A loss that one rank alone finds to be NaN is NaN on average; a task that a rank lacks is still no NaN."""
+    model, rank = start(), get_rank()
+    with Recorder(run_dir) as recorder:
+        surgeon = OrthoLoRA(model, TASKS, recorder=recorder, on_nonfinite="skip")
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for step in range(3):
+            batches = {task: batch_of(step, task, rank) for task in TASKS if not (task == "c" and rank == 1)}
+            losses = {task: error(model(x), y, task) for task, (x, y) in batches.items()}
+            if step == 1 and rank == 1:
+                losses["b"] = losses["b"] * torch.nan
+            before = [parameter.detach().clone() for parameter in model.parameters()]
+            measured = surgeon.backward(losses)
+            assert measured.known.tolist() == [True, True, True]
+            assert measured.losses.isnan().tolist() == [False, step == 1, False]
+            assert measured.skipped == (step == 1)
+            optimizer.step()
+            optimizer.zero_grad()
+            same = all(old.equal(new) for old, new in zip(before, model.parameters(), strict=True))
+            assert same == (step == 1)
+    surgeon.remove()
+
+
 def check_equal_start():
     """Ranks that were initialised apart start together."""
     model = start(seed=get_rank())
@@ -212,6 +235,7 @@ def main():
         check(way, default, missing="b", accumulation=2)
     check(in_turn, default, lora={"use_dora": True})
     check_equal_start()
+    check_nonfinite(Path(sys.argv[1]).with_name("nonfinite"))
     check_record(Path(sys.argv[1]))
     torch.distributed.barrier()  # who leaves first takes the connections along
     destroy_process_group()

@@ -1,0 +1,91 @@
+"""Who may write a run, and which rows may enter its record: those of its training, step after step."""
+
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ortho_lora.errors import OrthoLoraError
+from ortho_lora.schema import RunInfo, check_run_id
+
+
+def check_free(runs_dir: Path, run_id: str) -> str:
+    """Return `run_id`; raise OrthoLoraError where the name is not allowed, or a run carries it already."""
+    if (runs_dir / check_run_id(run_id)).exists():
+        raise OrthoLoraError(f"run {run_id!r} exists in {runs_dir}: choose another --name, or delete it.")
+    return run_id
+
+
+def lock_run(run_dir: Path) -> FileLock:
+    """Take the right to write a run; the system gives it back when the process ends, however it ends.
+
+    Raises:
+        OrthoLoraError: another process writes it, or the directory cannot be written.
+    """
+    lock = FileLock(run_dir / "lock", timeout=0, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise OrthoLoraError(f"{run_dir}: another process is writing this run: wait for its end, or stop it.") from None
+    except OSError as error:
+        raise OrthoLoraError(
+            f"{run_dir}: cannot be locked ({error.strerror}): choose a directory that you may write."
+        ) from error
+    return lock
+
+
+def refuse_another(run_dir: Path, former: RunInfo, info: RunInfo) -> None:
+    """Raise OrthoLoraError where `info` is not of the training that the record in `run_dir` is of."""
+    facts = {
+        "tasks": (_tasks(former), _tasks(info)),
+        "method": (former.method, info.method),
+        "rule and scope": (f"{former.rule} at {former.scope}", f"{info.rule} at {info.scope}"),
+        "seed": (former.seed, info.seed),
+        "settings": (former.config, info.config),
+        "layers": (former.modules, info.modules),
+    }
+    for what, (was, now) in facts.items():
+        if was != now:
+            told = "" if what == "layers" else f" (there {was}, here {now})"
+            raise OrthoLoraError(
+                f"recorder: {run_dir} is the record of another training, whose {what} differ{told}: give this one a"
+                " Recorder of its own."
+            )
+
+
+def _tasks(info: RunInfo) -> str:
+    return ", ".join(f"{task.name} x {task.loss_weight:g}" for task in info.tasks)
+
+
+class Places:
+    """How far each table of a record has come."""
+
+    def __init__(self, last: Mapping[str, int]) -> None:
+        """From the last step in each table; -1: none."""
+        self.last = dict(last)
+        self._seen: dict[str, set[Hashable]] = {}  # by table, what was recorded of its last step
+
+    def admit(self, run_dir: Path, table: str, first: int, last: int, of: Hashable = None) -> None:
+        """Let rows of the steps `first` to `last` enter.
+
+        Args:
+            run_dir: of the record.
+            table: that they are for.
+            first: their first step.
+            last: their last.
+            of: what they are of, which a step holds once; None: it may hold more of the same.
+
+        Raises:
+            OrthoLoraError: the table has come further, or holds the same already.
+        """
+        known = self.last.get(table, -1)
+        twice = of is not None and first == known and of in self._seen.get(table, {of})
+        if first < known or twice:
+            raise OrthoLoraError(
+                f"recorder: step {first} given, and {run_dir} holds steps to {known} already: give another training a"
+                " Recorder of its own; one that goes on continues the count (OrthoLoRA.load_state_dict)."
+            )
+        if last > known:
+            self._seen[table] = set()
+        self.last[table] = max(known, last)
+        self._seen.setdefault(table, set()).add(of)
