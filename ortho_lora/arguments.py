@@ -94,8 +94,16 @@ def check_loss(whose: str, loss: object) -> None:
         )
 
 
-def check_losses(losses: object, tasks: Sequence[str]) -> None:
-    """Raise OrthoLoraError where losses are not by task."""
+def check_losses(losses: object, tasks: Sequence[str], *, mixed: bool = False) -> None:
+    """Raise OrthoLoraError where losses are not by task, or, of a mixed batch, one scalar."""
+    if isinstance(losses, Tensor):
+        if not mixed:
+            raise OrthoLoraError(
+                "backward: one loss given outside `mixed_batch`: expected the losses by task, {'task': loss, ...}, or"
+                " a batch that says which example is of which task."
+            )
+        check_loss("all tasks", losses)
+        return
     if not isinstance(losses, Mapping):
         raise OrthoLoraError(
             f"losses: {type(losses).__name__} given, expected losses by task, as in {{{tasks[0]!r}: loss}}."

@@ -23,7 +23,8 @@ from ortho_lora.nonfinite import nonfinite, record_nonfinite, settle
 from ortho_lora.projection import all_orders, check_rule
 from ortho_lora.record import Recorder, versions
 from ortho_lora.schema import RunInfo, TaskInfo
-from ortho_lora.update import Projector, Update, average, measured
+from ortho_lora.step import Step
+from ortho_lora.update import Projector, average, measured
 from ortho_lora.verification import Verification
 
 PENDING_BYTES = 32 * 2**20
@@ -101,7 +102,8 @@ class OrthoLoRA:
         check_rule(self.method.rule)
         self.order, self.optimizer, self.record_every = order, optimizer, record_every
         self.on_nonfinite = on_nonfinite
-        self._orders = all_orders(len(tasks)) if order == "mean" else [tuple(range(len(tasks)))]
+        if order == "mean":
+            all_orders(len(tasks))  # refuses too many
         distributed.refuse_sharded(model)
         self.model, self.blocks = model, blocks(model, adapter, whole)
         distributed.align(self._trained())
@@ -116,20 +118,10 @@ class OrthoLoRA:
         self.collector.on_foreign = self.canary.foreign
         self._weighed = False  # whether somebody has said what examples weigh
         self._ended = time.perf_counter()
-        self._start()
+        self._now = self._new_step()
         self.recorder = recorder if distributed.is_first() else None
         if self.recorder is not None:
             self.recorder.begin(self._identity(self.recorder.run_dir.name, seed))
-
-    def _start(self) -> None:
-        self._open = False  # whether a backward pass of the step under way was begun
-        self._losses: dict[str, Tensor] = {}
-        self._scale: Tensor | None = None
-        self._updates: list[Update] = []  # of blocks that were projected while backward went on
-        self._pending: dict[bool, list[int]] = {True: [], False: []}  # blocks that the method applies to, and others
-        self._drawn: list[tuple[int, ...]] | None = None
-        self._before_drawing: Tensor | None = None  # the generator's state
-        self._turn = [0] * len(self.tasks)  # by task, the half that its next examples go to
 
     def reset(self, reason: str = "by hand") -> None:
         """Drop the step under way, if any: what was collected of it, and every `.grad` of the model.
@@ -138,14 +130,13 @@ class OrthoLoRA:
         generator of orders stand where they stood. A pass that raises drops its step by itself, and so do gradients
         that were set to zero between two micro-batches. The record says that a step was dropped.
         """
-        if not self._open:
+        if not self._now.begun:
             return
-        if self._before_drawing is not None:
-            self.generator.set_state(self._before_drawing)
+        self._now.undo()
         self.collector.reset()
         for parameter in self._trained():
             parameter.grad = None
-        self._start()
+        self._now = self._new_step()
         log.warning("step %d was dropped: %s", self.step, reason)
         if self.recorder is not None:
             self.recorder.event(self.step, "dropped", reason=reason)
@@ -189,7 +180,7 @@ class OrthoLoRA:
         self._begin_pass()
         rows = rows_of(
             tasks, len(self.tasks), halves=half_of_example, weights=weight_of_example, groups=group_of_example,
-            first=self._turn,
+            first=self._now.turn,
         )  # fmt: skip
         self._weighed |= weight_of_example is not None
         with self._dropping("a pass over a mixed batch"), self.collector.mix(rows):
@@ -213,7 +204,7 @@ class OrthoLoRA:
                 "check: called outside `mixed_batch`: a pass of a task's own takes the gradient that autograd found, so"
                 " there is nothing to compare; call it inside `with surgeon.mixed_batch(...)`, before `backward`."
             )
-        self._check_losses(losses)
+        arguments.check_losses(losses, self.tasks, mixed=True)
         return self.verification.compare(*self._weighted(losses), self._trained())
 
     def backward(
@@ -242,7 +233,7 @@ class OrthoLoRA:
             What was measured, when the step was projected.
         """
         with self._dropping("a backward pass"):
-            self._check_losses(losses)
+            arguments.check_losses(losses, self.tasks, mixed=self.collector.is_mixing)
             if self.collector.is_mixing:
                 self._backward_mixed(losses, accumulate, scaler)
             else:
@@ -276,30 +267,30 @@ class OrthoLoRA:
         """
         with self._dropping(f"a backward pass of task {task!r}"):
             self._begin_pass()
-            self._check_losses({task: loss})
+            arguments.check_losses({task: loss}, self.tasks)
             index = self.tasks.index(task)
-            rows = rows_of_one(
-                index, len(self.tasks), half=half, weights=weight, groups=groups, first=self._turn[index]
-            )
+            now, size = self._now, len(self.tasks)
+            rows = rows_of_one(index, size, half=half, weights=weight, groups=groups, first=now.turn[index])
             self._weighed |= weight is not None
-            self._turn[index] = 1 - self._turn[index]
-            self._note({task: loss})
-            self._open = True
-            self.collector.backward_alone(self._scaled(self._weighted({task: loss})[1][task], scaler), rows)
+            now.take_turns(index)
+            now.note({task: loss})
+            now.begun = True
+            self.collector.backward_alone(now.scaled(self._weighted({task: loss})[1][task], scaler), rows)
 
     def _backward_mixed(
         self, losses: Tensor | Mapping[str, Tensor], accumulate: bool, scaler: torch.amp.GradScaler | None
     ) -> None:
         total, by_task = self._weighted(losses)
-        total, by_task = self._scaled(total, scaler), {task: self._scaled(of, scaler) for task, of in by_task.items()}
-        if self.verification.is_due(first_of_step=not self._open):
+        now = self._now
+        total, by_task = now.scaled(total, scaler), {task: now.scaled(of, scaler) for task, of in by_task.items()}
+        if self.verification.is_due(first_of_step=not now.begun):
             if is_compiled(self.model):  # since this was made
                 raise _compiled()
             self.verification.compare(total, by_task, self._trained())
         for task in self.collector.mixed.present:
-            self._turn[task] = 1 - self._turn[task]
-        self._note({} if isinstance(losses, Tensor) else losses)
-        self._open = True
+            now.take_turns(task)
+        now.note({} if isinstance(losses, Tensor) else losses)
+        now.begun = True
         self.collector.on_complete = None if accumulate or not self._streams() else self._complete
         try:
             self.collector.backward_mixed(total)
@@ -308,10 +299,10 @@ class OrthoLoRA:
 
     def project(self) -> Measured:
         """End the step: project what was collected, correct `.grad`, and record."""
-        former, is_scaled = self.projector.state, self._scale is not None
+        former, is_scaled = self.projector.state, self._now.scale is not None
         with self._dropping("a projection"):
             found = self._project()
-        self._start()
+        self._now = self._new_step()
         if bad := nonfinite(self.tasks, found):
             found, self.projector.state = replace(found, skipped=is_scaled or self.on_nonfinite == "skip"), former
         self.canary.listen(self.step, found)
@@ -326,11 +317,10 @@ class OrthoLoRA:
         return found
 
     def _project(self) -> Measured:
-        losses = torch.stack([self._losses.get(task, self._unknown).float() for task in self.tasks])
-        losses = torch.stack([losses, torch.tensor([task in self._losses for task in self.tasks]).to(losses)])  # [2, T]
-        orders = self._next_orders()
-        if self._updates or any(self._pending.values()):
-            known = {index for update in self._updates for index in update.indices}
+        now, orders = self._now, self._now.orders()
+        losses = now.known_losses(self.blocks[0].parameter.device)
+        if now.updates or any(now.pending.values()):
+            known = {index for update in now.updates for index in update.indices}
             left = [index for index in range(len(self.blocks)) if index not in known]
             for applied in (True, False):
                 self._project_some([index for index in left if self.projector.applied[index] == applied])
@@ -340,9 +330,8 @@ class OrthoLoRA:
                 if self.step == 0:
                     distributed.refuse_sharded(self.model)  # it may have been split since
                 losses = average(self.blocks, collected, self._trained(), losses)
-            self._updates.append(self.projector.all(collected, orders))
-        scale = self._unknown if self._scale is None else self._scale
-        return measured(self._updates, losses, scale, orders[0] if self.order != "mean" else None)
+            now.updates.append(self.projector.all(collected, orders))
+        return measured(now.updates, losses, now.scale, orders[0] if self.order != "mean" else None)
 
     def remove(self) -> None:
         """Stop watching the model."""
@@ -396,19 +385,8 @@ class OrthoLoRA:
                 "the adapter's weights are others than when this OrthoLoRA was made (a model loaded, moved or prepared"
                 " since then may hold new ones): make it afterwards, and the optimizer too."
             )
-        if self._open and not self._updates and self.collector.was_zeroed():
+        if self._now.begun and self.collector.was_zeroed():
             self.reset("gradients were set to zero between two of its passes")
-
-    def _check_losses(self, losses: object) -> None:
-        if isinstance(losses, Tensor) and self.collector.is_mixing:
-            arguments.check_loss("all tasks", losses)
-        elif isinstance(losses, Tensor):
-            raise OrthoLoraError(
-                "backward: one loss given outside `mixed_batch`: expected the losses by task, {'task': loss, ...}, or"
-                " a batch that says which example is of which task."
-            )
-        else:
-            arguments.check_losses(losses, self.tasks)
 
     def _weighted(self, losses: Tensor | Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum of losses times their weights, and each of them."""
@@ -419,37 +397,15 @@ class OrthoLoRA:
         }
         return torch.stack(list(by_task.values())).sum(), by_task
 
-    def _note(self, losses: Mapping[str, Tensor]) -> None:
-        """What is recorded are the losses without their weights."""
-        for task, loss in losses.items():
-            before = self._losses.get(task)
-            self._losses[task] = loss.detach() if before is None else before + loss.detach()
-
-    def _scaled(self, loss: Tensor, scaler: torch.amp.GradScaler | None) -> Tensor:
-        if scaler is None:
-            return loss
-        self._scale = scaler.scale(torch.ones_like(loss.detach()))  # read where it is, without waiting
-        return scaler.scale(loss)
-
-    @property
-    def _unknown(self) -> Tensor:
-        return torch.full((), torch.nan, device=self.blocks[0].parameter.device)
-
-    def _next_orders(self) -> list[tuple[int, ...]]:
-        """The step's orders, drawn once."""
-        if self._drawn is None:
-            self._before_drawing = self.generator.get_state()
-            shuffled = self.order == "random"
-            drawn = torch.randperm(len(self.tasks), generator=self.generator).tolist() if shuffled else None
-            self._drawn = [tuple(drawn)] if drawn else self._orders
-        return self._drawn
+    def _new_step(self) -> Step:
+        return Step(self.tasks, self.order, self.generator)
 
     def _streams(self) -> bool:
         """Whether blocks can be projected while backward goes on, so that few gradients exist at a time."""
         return self.projector.separable and distributed.world_size() == 1
 
     def _complete(self, index: int) -> None:
-        pending = self._pending[self.projector.applied[index]]
+        pending = self._now.pending[self.projector.applied[index]]
         pending.append(index)
         parameters = sum(self.blocks[place].parameter.numel() for place in pending)
         if parameters * 2 * len(self.tasks) * 4 >= PENDING_BYTES:
@@ -459,7 +415,7 @@ class OrthoLoRA:
     def _project_some(self, indices: Sequence[int]) -> None:
         if indices:
             collected = [self.collector.take(index) for index in indices]
-            self._updates.append(self.projector.some(list(indices), collected, self._next_orders()))
+            self._now.updates.append(self.projector.some(list(indices), collected, self._now.orders()))
 
     def _trained(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]

@@ -114,19 +114,21 @@ def average(
     return torch.stack([sums[0] / sums[1], (sums[1] > 0).to(losses)])
 
 
-def measured(updates: Sequence[Update], losses: Tensor, scale: Tensor, order: tuple[int, ...] | None) -> Measured:
+def measured(
+    updates: Sequence[Update], losses: Tensor, scale: Tensor | None, order: tuple[int, ...] | None
+) -> Measured:
     """What a step measured, on the CPU.
 
     Args:
         updates: of all blocks together.
         losses: of the tasks, and 1 where one is known, else 0, `[2, T]`.
-        scale: that the losses were multiplied by; NaN: none.
+        scale: that the losses were multiplied by; None: by nothing.
         order: in which the tasks were taken.
     """
-    losses, scale, matrices, coefficients, projected = to_cpu(
+    losses, factor, matrices, coefficients, projected = to_cpu(
         [
             losses,
-            scale,
+            losses.new_ones(()) if scale is None else scale,
             torch.cat([update.matrices for update in updates]),
             torch.cat([update.projection.coefficients for update in updates]),
             torch.cat([update.projection.projected for update in updates]),
@@ -135,7 +137,7 @@ def measured(updates: Sequence[Update], losses: Tensor, scale: Tensor, order: tu
     place = torch.tensor([index for update in updates for index in update.indices]).argsort()
     collected = [of for update in updates for of in update.collected]
     present = torch.tensor([[task in of.tasks for task in range(losses.shape[1])] for of in collected])
-    matrices = matrices / torch.where(scale.isnan(), 1, scale) ** 2
+    matrices = matrices / factor**2
     return Measured(
         losses=losses[0],
         gram=of_tasks(matrices)[place],
