@@ -50,13 +50,13 @@ def sequential_step(model: Regressor, surgeon: OrthoLoRA) -> None:
     for task in TASKS:
         tokens, targets = batch(task)
         losses[task] = model.loss(task, model(tokens), targets)
-    surgeon.backward(losses)
+    surgeon.backward(losses, weights=dict.fromkeys(TASKS, [1] * BATCH))  # losses are means over examples
 
 
 def mixed_step(model: Regressor, surgeon: OrthoLoRA) -> None:
     batches = {task: batch(task) for task in TASKS}
     task_of_example = [task for task in TASKS for _ in range(BATCH)]
-    with surgeon.mixed_batch(task_of_example):
+    with surgeon.mixed_batch(task_of_example, weight_of_example=1):
         states = model(torch.cat([tokens for tokens, _ in batches.values()])).split(BATCH)
         losses = {task: model.loss(task, of, batches[task][1]) for task, of in zip(TASKS, states, strict=True)}
         surgeon.backward(losses)
