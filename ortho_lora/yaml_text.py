@@ -5,7 +5,7 @@ from typing import Any
 import yaml
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """Only true and false are truth values, as in YAML 1.2; yes, no, on and off are words.
 
     Settings that are truth values take those words as well: pydantic reads them.

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ortho_lora.errors import OrthoLoraError
 
@@ -73,7 +73,7 @@ def read_delimited(path: Path, text: str, delimiter: str) -> "pd.DataFrame":
 
 def _rows(text: str, delimiter: str, *, quoted: bool = True) -> Iterator[_Row]:
     """Raises _UnbalancedError."""
-    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     csv.field_size_limit(sys.maxsize)  # of long texts as well
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
     before = 0

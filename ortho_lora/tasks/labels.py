@@ -131,9 +131,7 @@ def targets(labels: Labels, training: Labels | None = None) -> NDArray[np.float3
         )
     if training is None:
         if np.ptp(numbers) == 0:
-            raise OrthoLoraError(
-                f"{labels.where} has the target {numbers[0]:g} in every row: there is nothing to learn"
-            )
+            raise OrthoLoraError(f"{labels.where} has the target {numbers[0]:g} in every row: nothing to learn")
         if numbers.std() < SMALLEST_SPREAD:
             raise OrthoLoraError(
                 f"{labels.where} has targets with a standard deviation of {numbers.std():.3g}, expected at least"
