@@ -54,7 +54,8 @@ def test_transfer_and_correlation_are_told_with_their_limits(paired_study):
         "of 12 tasks beside one other 4 did worse by more than noise and 4 better; 0.6 in all would by chance" in text
     )
     assert "trec beside spam: -7.0 points" in text or "spam beside trec: -7.0 points" in text
-    assert "6 pairs are few, and pairs that share a task are not independent" in text
+    assert "correlate by +1.00 (Spearman); with the tasks exchanged at random 95% lie between" in text
+    assert "p = 0.042: it is more than noise; 4 tasks are few." in text
 
 
 def test_a_study_that_goes_on_says_so_first(maker):
