@@ -33,7 +33,13 @@ def _as_text(label: Any) -> Any:
     return str(label) if isinstance(label, int | float) and not isinstance(label, bool) else label
 
 
+def _listed(labels: Any) -> Any:
+    """A single label as a list of one."""
+    return [labels] if isinstance(labels, str) else labels
+
+
 Label = Annotated[str, BeforeValidator(_as_text), Field(min_length=1)]
+Labels = Annotated[tuple[Label, ...], BeforeValidator(_listed)]
 
 
 class _Strict(BaseModel):
@@ -58,7 +64,9 @@ class _RowsTask(_Task):
 
     skip_empty: bool = Field(False, exclude_if=lambda skip: not skip)
     """Leave out rows without a text or label, in place of refusing them."""
-    drop_labels: tuple[Label, ...] = Field((), exclude_if=lambda labels: not labels)
+    drop_labels: Annotated[tuple[Label, ...], BeforeValidator(_listed)] = Field(
+        (), exclude_if=lambda labels: not labels
+    )
     """Leave out rows with these labels, as in `["-"]`."""
 
 

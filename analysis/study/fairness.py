@@ -61,12 +61,30 @@ def warnings(results: Results, frame: pd.DataFrame) -> list[str]:
         for choice in results.study.choices
         if choice.seeds is not None and choice.seeds != (tuning := results.study.tuning_seeds)
     ]
+    if not results.active:
+        found += _other_seeds(results)
     for row in frame[frame["edge"]].to_dict("records"):
         where = f" at {row['condition']}" if row["condition"] else ""
         found.append(
             f"{row['method']}{where} did best at the edge of its grid ({row['settings']}): a better setting may lie"
             " beyond."
         )
+    return found
+
+
+def _other_seeds(results: Results) -> list[str]:
+    """Of each condition under which methods finished other seeds."""
+    found = []
+    for condition in results.conditions:
+        seeds = {method: tuple(sorted(results.finished(method, condition))) for method in results.methods(condition)}
+        seeds = {method: own for method, own in seeds.items() if own}
+        if len(set(seeds.values())) > 1:
+            at = f" at {name_of(condition)}" if condition else ""
+            listed = "; ".join(f"{method} {', '.join(map(str, own))}" for method, own in seeds.items())
+            found.append(
+                f"Methods finished with different seeds{at} ({listed}): compare their gains, which are paired by seed,"
+                " not their means."
+            )
     return found
 
 
