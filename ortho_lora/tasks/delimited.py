@@ -7,9 +7,7 @@ is another kind, in which quotation marks are characters like any other and ever
 import csv
 import io
 import sys
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -22,12 +20,13 @@ _NAMES = {",": "commas", "\t": "tabs"}
 
 
 @dataclass(frozen=True)
-class _Row:
-    line: int
-    """Where it begins, from 1."""
-    lines: int
-    """How many it takes."""
-    fields: list[str]
+class _Rows:
+    """The header and what follows it, without empty lines."""
+
+    fields: list[list[str]]
+    first: list[int]
+    """The line in which each begins, from 1."""
+    last: list[int]
 
 
 class _UnbalancedError(Exception):
@@ -47,73 +46,77 @@ def read_delimited(path: Path, text: str, delimiter: str) -> "pd.DataFrame":
     import pandas as pd
 
     try:
-        rows = list(_rows(text, delimiter))
+        rows = _parse(text, delimiter)
         _check_nothing_swallowed(rows, text, delimiter)
     except _UnbalancedError as error:
-        rows = list(_rows(text, delimiter, quoted=False)) if delimiter == "\t" else []
-        if not rows or any(len(row.fields) != len(rows[0].fields) or _escaped(row) for row in rows):
+        rows = _parse(text, delimiter, quoted=False)
+        alike = all(len(fields) == len(rows.fields[0]) and not any(map(_is_escaped, fields)) for fields in rows.fields)
+        if delimiter != "\t" or not alike:
             raise OrthoLoraError(
                 f"line {error.line} of {path} has a quotation mark that {error}: quote that field and double the marks"
                 ' inside it, as in "the ""best"" film"'
             ) from None
-    if not rows:
+    if not rows.fields:
         raise OrthoLoraError(f"{path} is empty: expected a header with the names of its columns, and rows")
-    header, *body = rows
-    names = [name or f"Unnamed: {place}" for place, name in enumerate(header.fields)]
-    for row in body:
-        if len(row.fields) != len(names):
+    header, *body = rows.fields
+    names = [name or f"Unnamed: {place}" for place, name in enumerate(header)]
+    for line, fields in zip(rows.first, rows.fields, strict=True):
+        if len(fields) != len(names):
             raise OrthoLoraError(
-                f"line {row.line} of {path} differs from its header in the number of fields, {len(row.fields)} for"
+                f"line {line} of {path} differs from its header in the number of fields, {len(fields)} for"
                 f" {len(names)}: quote fields that hold {_NAMES[delimiter]} or line ends, and give each row all fields"
             )
-    columns = zip(*(row.fields for row in body), strict=True) if body else ((),) * len(names)
+    columns = zip(*body, strict=True) if body else ((),) * len(names)
     data = pd.DataFrame(dict(enumerate(columns)), dtype=object)
     return data.set_axis(pd.Index(names, dtype=object), axis=1)
 
 
-def _rows(text: str, delimiter: str, *, quoted: bool = True) -> Iterator[_Row]:
+def _parse(text: str, delimiter: str, *, quoted: bool = True) -> _Rows:
     """Raises _UnbalancedError."""
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     csv.field_size_limit(sys.maxsize)  # of long texts as well
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
-    before = 0
+    rows, before = _Rows([], [], []), 0
     try:
         for fields in reader:
-            if any(field.strip() for field in fields) or len(fields) > 1:
-                yield _Row(before + 1, reader.line_num - before, fields)
+            if len(fields) > 1 or (fields and fields[0].strip()):
+                rows.fields.append(fields)
+                rows.first.append(before + 1)
+                rows.last.append(reader.line_num)
             before = reader.line_num
     except csv.Error as error:
-        never = "unexpected end" in str(error)
-        raise _UnbalancedError(
-            before + 1 if never else reader.line_num,
-            "nothing closes" if never else "closes a field in its middle",
-        ) from None
+        if "unexpected end" in str(error):
+            raise _UnbalancedError(before + 1, "nothing closes") from None
+        raise _UnbalancedError(reader.line_num, "closes a field in its middle") from None
+    return rows
 
 
-def _check_nothing_swallowed(rows: Sequence[_Row], text: str, delimiter: str) -> None:
+def _check_nothing_swallowed(rows: _Rows, text: str, delimiter: str) -> None:
     """Raise _UnbalancedError where each line of a row would be a row like the others: marks that balance by chance.
 
     A line is like the others where it has as many fields, and in some column only values of theirs, or numbers as they.
     """
-    several = [row for row in rows[1:] if row.lines > 1]
+    places = range(1, len(rows.fields))
+    several = [place for place in places if rows.last[place] > rows.first[place]]
     if not several:
         return
-    width = len(rows[0].fields)
-    whole = [row.fields for row in rows[1:] if row.lines == 1 and len(row.fields) == width]
-    known = [set(values) for values in zip(*whole, strict=True)]
+    width = len(rows.fields[0])
+    lines = list(io.StringIO(text, newline=""))
+    of_rows = ((rows.first[place], lines[rows.first[place] - 1 : rows.last[place]]) for place in several)
+    suspects = [
+        (line, [part.rstrip("\r\n").split(delimiter) for part in parts])
+        for line, parts in of_rows
+        if all(part.count(delimiter) == width - 1 for part in parts)
+    ]
+    if not suspects:
+        return
+    others = [rows.fields[place] for place in places if rows.last[place] == rows.first[place]]
+    known = [set(values) for values in zip(*(fields for fields in others if len(fields) == width), strict=True)]
     numeric = [all(map(_is_number, values)) for values in known]
-    source = io.StringIO(text, newline="")
-    read = 0
-    for row in several:
-        lines = list(islice(source, row.line - 1 - read, row.line - 1 + row.lines - read))
-        read = row.line - 1 + row.lines
-        parts = list(csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE))
-        if any(len(fields) != width for fields in parts):
-            continue
-        for column in range(len(known)):
-            values = [fields[column] for fields in parts]
-            if all(value in known[column] or (numeric[column] and _is_number(value)) for value in values):
-                raise _UnbalancedError(row.line, f"makes one row of {row.lines} lines that look like rows")
+    for line, parts in suspects:
+        for column, values in enumerate(known):
+            if all(part[column] in values or (numeric[column] and _is_number(part[column])) for part in parts):
+                raise _UnbalancedError(line, f"makes one row of {len(parts)} lines that look like rows")
 
 
 def _is_number(value: str) -> bool:
@@ -124,6 +127,6 @@ def _is_number(value: str) -> bool:
     return True
 
 
-def _escaped(row: _Row) -> bool:
-    """Whether a field was written quoted, with the marks inside it doubled."""
-    return any(len(field) > 4 and field[0] == field[-1] == '"' and '""' in field[1:-1] for field in row.fields)
+def _is_escaped(field: str) -> bool:
+    """Whether it was written quoted, with the marks inside it doubled."""
+    return len(field) > 4 and field[0] == field[-1] == '"' and '""' in field[1:-1]

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -149,6 +150,7 @@ def _apart(one: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
     return bool(one.min() > other.max() or one.max() < other.min())
 
 
+@lru_cache(maxsize=100_000, typed=True)  # True and 1 are two labels
 def class_name(value: object) -> str:
     """Whole numbers have one name however they are written, 1, 1.0 or "01"; so have words with more white space."""
     text = " ".join(str(value).split())
