@@ -94,9 +94,10 @@ def _main(main: str, baseline: str, gains: pd.DataFrame) -> list[str]:
 
 
 def _best_other(main: str, gains: pd.DataFrame) -> list[str]:
-    """The best rival, where it does better than the main method at the same place."""
-    ours = gains.loc[gains["method"] == main, ["condition", "gain"]]
+    """The best rival with as many seeds, where it does better than the main method at the same place."""
+    ours = gains.loc[gains["method"] == main, ["condition", "gain", "seeds"]]
     others = gains[~gains["method"].isin([main, SINGLE])].merge(ours, on="condition", suffixes=("", "_main"))
+    others = others[others["seeds"] == others["seeds_main"]]  # fewer may be those that were easy
     if others.empty:
         return []
     best = others.loc[(others["gain"] - others["gain_main"]).idxmax()]
