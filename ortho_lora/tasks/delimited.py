@@ -59,6 +59,11 @@ def read_delimited(path: Path, text: str, delimiter: str) -> "pd.DataFrame":
     if not rows.fields:
         raise OrthoLoraError(f"{path} is empty: expected a header with the names of its columns, and rows")
     header, *body = rows.fields
+    if len(header) == 1 and (found := next((other for other in ";|\t," if other in header[0]), None)):
+        raise OrthoLoraError(
+            f"{path} has one column, {header[0]!r}: its fields seem to be separated by {found!r}, expected"
+            f" {_NAMES[delimiter]}, as its ending says"
+        )
     names = [name or f"Unnamed: {place}" for place, name in enumerate(header)]
     for line, fields in zip(rows.first, rows.fields, strict=True):
         if len(fields) != len(names):

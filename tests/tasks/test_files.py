@@ -284,6 +284,13 @@ def test_a_mark_that_closes_a_field_in_its_middle(tmp_path):
     assert refusal(path).startswith(f"line 3 of {path} has a quotation mark that closes a field in its middle: quote")
 
 
+@pytest.mark.parametrize(("ending", "between"), [("csv", ";"), ("csv", "\t"), ("tsv", ",")])
+def test_fields_that_something_else_separates(tmp_path, ending, between):
+    path = lines(tmp_path / f"rows.{ending}", between.join(["text", "label"]), between.join(["a", "b"]))
+    expected = {"csv": "commas", "tsv": "tabs"}[ending]
+    assert f"its fields seem to be separated by {between!r}, expected {expected}, as its ending says" in refusal(path)
+
+
 def test_a_column_that_is_named_twice(tmp_path):
     import pyarrow as pa
     from pyarrow import parquet
