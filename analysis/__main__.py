@@ -232,6 +232,7 @@ def summarise(run_dir: Path) -> dict[str, Any]:
         "seed": run.info.seed,
         "probe": run.info.probe.where if run.info.probe else None,
         "tasks": run.info.task_names,
+        "left_out": {task.name: task.left_out for task in run.info.tasks if task.left_out},
         "metrics": [
             {
                 "task": task.name,
@@ -301,6 +302,8 @@ def _print(document: dict[str, Any]) -> None:
     console.print(Text.assemble((plain(document["run"]), "bold"), plain(told)))
     if document["metrics"] and not document["probe"]:
         console.print(_metrics(document["metrics"]))
+    for task, rows in document["left_out"].items():
+        console.print(Text(plain(f"Rows left out of {task}: {rows}.")))
     for branch in sorted({row["branch"] for row in document["pairs"]}):
         console.print(_pairs([row for row in document["pairs"] if row["branch"] == branch], branch))
     console.print(Text(plain(document["sentence"])))

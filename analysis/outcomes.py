@@ -112,6 +112,7 @@ def _identity(info: RunInfo) -> dict[str, Any]:
     """What two runs must have in common to be compared."""
     return {
         "config": {name: value for name, value in info.config.items() if name not in _FREE},
-        "tasks": [task.model_dump(exclude={"majority"}) for task in info.tasks],  # its value is of the seed's examples
+        # The majority's value is of the seed's examples; older records do not say what was dropped.
+        "tasks": [task.model_dump(exclude={"majority", "dropped"}) for task in info.tasks],
         "modules": info.modules,
     }

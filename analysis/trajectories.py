@@ -138,6 +138,7 @@ def _settings(info: Identity) -> str:
     if not info.config or info.probe:
         return info.run_id
     config = {name: value for name, value in info.config.items() if name not in INDIFFERENT}
-    tasks = [task.model_dump(exclude={"majority"}) for task in info.tasks]  # its value is of the seed's examples
+    # The majority's value is of the seed's examples; older records do not say what was dropped.
+    tasks = [task.model_dump(exclude={"majority", "dropped"}) for task in info.tasks]
     same = [info.method, info.rule, info.scope, config, tasks]
     return json.dumps(same, sort_keys=True)

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ortho_lora import yaml_text
 from ortho_lora.config import Config, load_config
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.life import new_run_id
@@ -237,7 +238,7 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
             raise OrthoLoraError(f"--set {pair}: expected KEY=VALUE, as in --set learning_rate=1e-4.")
         try:
             # A number in YAML 1.1 needs a point (1e-4 is text there): pydantic reads it from the text.
-            settings[key.strip()] = yaml.safe_load(value)
+            settings[key.strip()] = yaml_text.load(value)
         except yaml.MarkedYAMLError as error:
             raise OrthoLoraError(
                 f"--set {pair}: {value!r} is not valid YAML ({error.problem}): a list is written [a, b], and text with"

@@ -3,17 +3,43 @@
 import difflib
 import re
 from collections.abc import Iterable
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from ortho_lora import yaml_text
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.methods import LARGEST_MEAN, METHODS, Branches, Method, OnNonfinite, Order, Rule, Scope, name_of
 from ortho_lora.tasks.packaged import PACKAGED
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$")]
+
+
+def _as_text(label: Any) -> Any:
+    """A label that is a number as text."""
+    return str(label) if isinstance(label, int | float) and not isinstance(label, bool) else label
+
+
+def _listed(labels: Any) -> Any:
+    """A single label as a list of one."""
+    return [labels] if isinstance(labels, str) else labels
+
+
+Label = Annotated[str, BeforeValidator(_as_text), Field(min_length=1)]
+Labels = Annotated[tuple[Label, ...], BeforeValidator(_listed)]
 
 
 class _Strict(BaseModel):
@@ -33,7 +59,18 @@ class PackagedTask(_Task):
     name: Literal[tuple(PACKAGED)]  # type: ignore[valid-type]
 
 
-class FileTask(_Task):
+class _RowsTask(_Task):
+    """Rows that are left out, and counted in the record."""
+
+    skip_empty: bool = Field(False, exclude_if=lambda skip: not skip)
+    """Leave out rows without a text or label, in place of refusing them."""
+    drop_labels: Annotated[tuple[Label, ...], BeforeValidator(_listed)] = Field(
+        (), exclude_if=lambda labels: not labels
+    )
+    """Leave out rows with these labels, as in `["-"]`."""
+
+
+class FileTask(_RowsTask):
     """The user's own data: CSV, TSV, JSONL or Parquet."""
 
     path: Path
@@ -50,7 +87,7 @@ class FileTask(_Task):
     """File with the validation examples; without it a part of `path` is held out."""
 
 
-class HubTask(_Task):
+class HubTask(_RowsTask):
     """A data set of the Hugging Face hub, or a local copy in its layout."""
 
     dataset: str
@@ -259,7 +296,7 @@ def load_config(path: Path | None = None, overrides: dict[str, Any] | None = Non
     values: dict[str, Any] = {}
     if path is not None:
         try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+            values = yaml_text.load(path.read_text(encoding="utf-8")) or {}
         except (OSError, UnicodeDecodeError) as error:
             raise OrthoLoraError(f"configuration {path}: cannot be read ({error}).") from error
         except yaml.YAMLError as error:
@@ -296,6 +333,9 @@ def _sentence(detail: dict[str, Any]) -> str:
         return f"{where}: {given!r} given, expected one of {', '.join(expected)}{remedy}."
     if detail["type"] in ("model_type", "model_attributes_type", "union_tag_invalid") and path[0] == "tasks":
         return f"{where}: {given!r} given, expected a name, as in trec, or a mapping with the fields of a task."
+    if detail["type"] == "string_type" and isinstance(given, bool | int | float | date):
+        quoted = str(given).lower() if isinstance(given, bool) else given
+        return f'{where}: {given!r} given, expected text: write it in quotation marks, as in "{quoted}".'
     message = detail["msg"].removeprefix("Value error, ")
     if not where:
         return f"{message}."

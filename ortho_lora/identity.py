@@ -35,6 +35,7 @@ def identity(
             twin_of=task.twin_of,
             shares_head=task.shares_head,
             loss_weight=settings.loss_weight,
+            dropped={split: dict(reasons) for split, reasons in task.dropped.items()},
         )
         for task, settings, of_task in zip(tasks, config.tasks, subsets, strict=True)
     ]

@@ -18,6 +18,7 @@ Importable without torch, with the tables and the manifest. Every table is a set
 import math
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -50,6 +51,7 @@ __all__ = [
     "TaskInfo",
     "check_run_id",
     "default_runs_dir",
+    "left_out_words",
     "part_files",
     "read_identity",
     "read_manifest",
@@ -86,6 +88,20 @@ class TaskInfo(BaseModel):
     twin_of: str | None = None
     shares_head: bool = False
     loss_weight: float = 1.0
+    dropped: dict[str, dict[str, int]] = {}  # rows left out, by split and reason: `empty`, `repeated`, `label NAME`
+
+    @property
+    def left_out(self) -> str:
+        """The rows left out of its data, in words; empty: none."""
+        return left_out_words(self.dropped)
+
+
+def left_out_words(dropped: Mapping[str, Mapping[str, int]]) -> str:
+    """Like `3 empty of train; 20 label - of validation`."""
+    return "; ".join(
+        f"{', '.join(f'{count} {reason}' for reason, count in reasons.items())} of {split}"
+        for split, reasons in dropped.items()
+    )
 
 
 class ModuleInfo(BaseModel):

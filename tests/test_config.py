@@ -78,6 +78,38 @@ def test_unreadable_file_is_named(tmp_path, text, sentence):
         load_config(path)
 
 
+def test_words_that_yaml_took_for_truth_values_are_words(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "encoder_dropout: yes\n"
+        "tasks: [{name: on, path: x.csv, text: no, label: yes, skip_empty: on, drop_labels: [off, -1]}]\n"
+    )
+    config = load_config(path)
+    (task,) = config.tasks
+    assert (task.name, task.text, task.label, task.skip_empty) == ("on", "no", "yes", True)
+    assert (task.drop_labels, config.encoder_dropout) == (("off", "-1"), True)
+
+
+@pytest.mark.parametrize(("written", "quoted"), [("true", "true"), ("3", "3"), ("2020-01-01", "2020-01-01")])
+def test_a_column_that_yaml_takes_for_something_else_is_to_be_quoted(tmp_path, written, quoted):
+    path = tmp_path / "run.yaml"
+    path.write_text(f"tasks: [{{name: mine, path: x.csv, text: body, label: {written}}}]\n")
+    with pytest.raises(OrthoLoraError, match=f'expected text: write it in quotation marks, as in "{quoted}"'):
+        load_config(path)
+
+
+def test_a_key_that_is_given_twice_is_refused(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("steps: 5\nrank: 4\nsteps: 7\n")
+    with pytest.raises(OrthoLoraError, match="'steps' is given twice: remove one .*line 3"):
+        load_config(path)
+
+
+def test_a_task_that_leaves_nothing_out_is_written_as_before():
+    task = load_config(overrides={"tasks": [{"name": "mine", "path": "x.csv", "text": "a", "label": "b"}]}).tasks[0]
+    assert {"skip_empty", "drop_labels"}.isdisjoint(task.model_dump())
+
+
 @given(st.sampled_from(sorted(METHODS)), st.integers(1, 64), st.floats(1e-6, 1.0))
 def test_round_trip_through_its_own_json(method, rank, learning_rate):
     config = load_config(overrides={"method": method, "rank": rank, "learning_rate": learning_rate})

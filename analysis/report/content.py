@@ -220,6 +220,7 @@ def _tasks(info: RunInfo) -> Table:
             "metric": task.metrics[0] if task.metrics else None,
             "training examples": task.train_examples,
             "evaluated on": ", ".join(f"{count} {split}" for split, count in task.evaluation_examples.items()) or None,
+            "left out": task.left_out or None,
             "loss weight": task.loss_weight,
             "twin of": task.twin_of,
         }

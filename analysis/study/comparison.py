@@ -86,8 +86,8 @@ def recovery(boards: Iterable[Board]) -> pd.DataFrame:
 
     Returns:
         condition, method, task, metric, twin; gap, gap_low, gap_high: how much better single-task training is than the
-        baseline; gain: how much better the method is; recovered, low, high: gain / gap with Fieller's interval, null
-        where there is no gap beyond noise; seeds; in words: what to make of it.
+        baseline; gain: how much better the method is; recovered, low, high: gain / gap with Fieller's interval, all
+        null where there is no gap beyond noise; seeds; in words: what to make of it.
     """
     rows = []
     for board in boards:
@@ -110,15 +110,10 @@ def recovery(boards: Iterable[Board]) -> pd.DataFrame:
 
 def _recovered(gain: Paired, gap: Paired, baseline: str) -> dict[str, object]:
     of_gap, of_gain = estimate(gap), estimate(gain)
-    interval = None
-    if words := _no_gap(of_gap, baseline):
-        recovered = None
-    else:
-        recovered = of_gain.value / of_gap.value
-        interval = ratio_interval(gain, gap)
-        words = f"recovers {recovered:.0%} of the gap"
-        words += f", 95% interval {interval[0]:.0%} to {interval[1]:.0%}" if interval else ", interval not bounded"
-    low, high = interval or (None, None)
+    words, recovered, low, high = _no_gap(of_gap, baseline), None, None, None
+    if not words and (interval := ratio_interval(gain, gap)):  # a gap beyond noise bounds it
+        recovered, (low, high) = of_gain.value / of_gap.value, interval
+        words = f"recovers {recovered:.0%} of the gap, 95% interval {low:.0%} to {high:.0%}"
     return {
         "gap": of_gap.value, "gap_low": of_gap.low, "gap_high": of_gap.high, "gain": of_gain.value,
         "recovered": recovered, "low": low, "high": high, "seeds": len(gap.seeds), "in words": words,

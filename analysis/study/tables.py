@@ -127,15 +127,17 @@ def _every(findings: Findings) -> Iterator[Table]:
     yield _listed(
         findings.correlations,
         "Does measured conflict foretell measured harm?",
-        "Correlation over pairs, positive where more conflict goes with more harm; 95% interval of a bootstrap over"
-        " pairs. Pairs that share a task are not independent.",
+        "Correlation over pairs, positive where more conflict goes with more harm. By chance: what exchanging the tasks"
+        " makes of it in 95% of all cases; p: the share of exchanges that lie as far from 0.",
         {
             "conflict": lambda row: row["conflict"],
             "harm": lambda row: row["harm"],
             "kind": lambda row: row["kind"],
             "correlation": lambda row: _number(row["value"], "+.2f"),
-            "95% interval": lambda row: _interval(row, "+.2f"),
+            "by chance": lambda row: _interval(row, "+.2f", "chance_low", "chance_high"),
+            "p": lambda row: _number(row["p"], ".2g"),
             "pairs": lambda row: str(row["pairs"]),
+            "tasks": lambda row: str(row["tasks"]),
         },
         method=False,
     )
@@ -210,8 +212,8 @@ def _text(name: str, row: dict[str, Any]) -> str:
     return str(row[name]) or _DASH
 
 
-def _interval(row: dict[str, Any], style: str) -> str:
-    return _DASH if pd.isna(row["low"]) else f"{row['low']:{style}} to {row['high']:{style}}"
+def _interval(row: dict[str, Any], style: str, low: str = "low", high: str = "high") -> str:
+    return _DASH if pd.isna(row[low]) else f"{row[low]:{style}} to {row[high]:{style}}"
 
 
 def _number(value: Any, style: str) -> str:

@@ -1,7 +1,14 @@
 """What two tasks do to each other: each pair trained jointly against each task alone, and whether conflict tells it."""
 
+import math
+from collections.abc import Collection
+from functools import cache
+from itertools import permutations
+
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
 
 from analysis.estimates import estimate
 from analysis.runs import Run
@@ -10,12 +17,13 @@ from analysis.statistics import Floats
 from analysis.study.conflicts import MEASURES, PAIR, conflicts_of
 from analysis.study.results import SINGLE, Results, name_of
 
-FEWEST_PAIRS = 6
-"""For a correlation: those of fewer have intervals that hold the truth in as little as 84%."""
-RESAMPLES = 2000
+FEWEST_TASKS = 4
+"""For a correlation over their pairs: 3 tasks have 6 orders, and no p below .17."""
+LEVEL = 0.05
+"""A correlation with a lower p is more than noise."""
 _KINDS = ("Spearman", "Pearson")
-_ENOUGH = 0.9  # of the resamples, that have a correlation
-_ROUNDING = 1e-15
+_MOST_EXCHANGES = math.factorial(7)
+_ROUNDING = 1e-12
 
 
 def transfer_matrix(results: Results, scores: Scores) -> pd.DataFrame:
@@ -90,50 +98,92 @@ def correlations(pairs: pd.DataFrame) -> pd.DataFrame:
     """Whether pairs that conflict more lose more: correlation over pairs of measured conflict with measured harm.
 
     Conflict is the cosine's negative or the conflict rate, harm the transfer's negative: positive says that conflict
-    foretells harm.
+    foretells harm. Pairs that share a task are not independent, tasks are: chance is what exchanging the tasks of one
+    of the two makes of it (Mantel 1967; QAP), which needs all pairs of the tasks; tasks that lack some, as a twin does,
+    are left out.
 
     Args:
         pairs: of `pair_conflicts`, of tasks whose metrics point the same way and have like units.
 
     Returns:
         condition, conflict (the measure), harm ("of the pair": mean of both directions; "of each task"), kind, value;
-        low, high: 95% percentile interval of a bootstrap over pairs, the two directions of a pair together, null where
-        too many resamples have no correlation; pairs: their number. None of fewer than 6 pairs. Of 6 to 15 independent
-        pairs with normal values the intervals held the truth in 94 to 97% (Spearman) and 87 to 91% (Pearson).
+        p: share of the exchanges with a correlation as far from 0; chance_low, chance_high: within which 95% of theirs
+        lie; pairs, tasks: their numbers. None of fewer than 4 tasks, and no numbers where a side does not vary.
+        Of independent conflict and harm at most 5% have p < .05 (`benchmarks/correlations.py`).
     """
     rows = []
     for condition, of_condition in pairs.groupby("condition", sort=False):
         for measure in MEASURES:
             known = of_condition.dropna(subset=measure)
-            if len(known) < FEWEST_PAIRS:
+            tasks = _complete({(row["task_i"], row["task_j"]) for row in known[PAIR].to_dict("records")})
+            known = known[known["task_i"].isin(tasks) & known["task_j"].isin(tasks)]
+            if len(tasks) < FEWEST_TASKS:
                 continue
+            places = known[PAIR].apply(lambda names: names.map(tasks.index)).to_numpy()  # [pairs, 2]  # noqa: B023
             conflict = known[measure].to_numpy() * (1 if measure == "conflict_rate" else -1)  # [pairs]
             directed = -known[["transfer_i", "transfer_j"]].to_numpy()  # [pairs, 2]
             for harm, values in (("of the pair", directed.mean(axis=1, keepdims=True)), ("of each task", directed)):
                 for kind in _KINDS:
-                    rows.append([condition, measure, harm, kind, *_over_pairs(kind, conflict, values), len(known)])
-    numbers = ["value", "low", "high"]
-    frame = pd.DataFrame(rows, columns=["condition", "conflict", "harm", "kind", *numbers, "pairs"])
+                    found = correlate(kind, places, conflict, values)
+                    rows.append([condition, measure, harm, kind, *found, len(known), len(tasks)])
+    numbers = ["value", "p", "chance_low", "chance_high"]
+    frame = pd.DataFrame(rows, columns=["condition", "conflict", "harm", "kind", *numbers, "pairs", "tasks"])
     return frame.astype(dict.fromkeys(numbers, "float64"))
 
 
-def _over_pairs(kind: str, conflict: Floats, harm: Floats) -> tuple[float, float, float]:
-    """A correlation with its interval, NaN where there is none; conflict [pairs], harm [pairs, directions]."""
-    count = len(conflict)
-    draws = np.random.default_rng(0).integers(count, size=(RESAMPLES, count))
-    places = np.concatenate([np.arange(count)[None], draws])  # the pairs themselves first
-    one = np.repeat(conflict[places], harm.shape[1], axis=1)  # [1 + resamples, pairs x directions]
-    other = harm[places].reshape(one.shape)
-    if kind == "Spearman":
-        one, other = (pd.DataFrame(values).rank(axis=1).to_numpy() for values in (one, other))
-    one, other = (values - values.mean(axis=1, keepdims=True) for values in (one, other))
-    below = np.sqrt((one**2).sum(axis=1) * (other**2).sum(axis=1))
-    found = np.divide((one * other).sum(axis=1), below, out=np.full(len(below), np.nan), where=below > _ROUNDING)
-    known = found[1:][~np.isnan(found[1:])]
-    if np.isnan(found[0]) or len(known) < _ENOUGH * RESAMPLES:
-        return float(found[0]), np.nan, np.nan
-    low, high = np.quantile(known, [0.025, 0.975])
-    return float(found[0]), float(low), float(high)
+def correlate(
+    kind: str, places: NDArray[np.int64], conflict: Floats, harm: Floats
+) -> tuple[float, float, float, float]:
+    """value, p, chance_low, chance_high of `correlations`; all NaN where a side does not vary.
+
+    Args:
+        kind: `Spearman` or `Pearson`.
+        places: `[pairs, 2]`, the two tasks of each pair: every pair of T tasks once.
+        conflict: `[pairs]`.
+        harm: `[pairs, directions]`, one direction or both.
+    """
+    one = np.repeat(conflict[:, None], harm.shape[1], axis=1)  # [pairs, directions]
+    one, other = (_standard(kind, values) for values in (one, harm))
+    if not (one.any() and other.any()):
+        return (np.nan,) * 4
+    # Exchanging tasks moves values among pairs: their ranks, mean and size stay.
+    count = int(places.max()) + 1
+    of_tasks = np.zeros((count, count))
+    of_tasks[places[:, 0], places[:, 1]] = of_tasks[places[:, 1], places[:, 0]] = one[:, 0]
+    moved = _exchanges(count)[:, places]  # [exchanges, pairs, 2]; the first exchanges nothing
+    found = of_tasks[moved[..., 0], moved[..., 1]] @ other.sum(axis=1)
+    low, high = np.quantile(found, [0.025, 0.975])
+    p = float((np.abs(found) >= np.abs(found[0]) - _ROUNDING).mean())
+    return float(found[0]), p, float(low), float(high)
+
+
+def _standard(kind: str, values: Floats) -> Floats:
+    """With mean 0 and size 1, or all 0 where they do not vary; of their ranks for Spearman. Shape as given."""
+    ranked = stats.rankdata(values).reshape(values.shape) if kind == "Spearman" else values
+    centred = ranked - ranked.mean()
+    size = float(np.linalg.norm(centred))
+    small = size <= _ROUNDING * max(1.0, float(np.abs(ranked).max()))
+    return np.zeros_like(centred) if small else np.asarray(centred / size)
+
+
+@cache
+def _exchanges(count: int) -> NDArray[np.int64]:
+    """`[exchanges, count]`: all orders of so many tasks, or that of before and very many at random."""
+    if math.factorial(count) <= _MOST_EXCHANGES:
+        return np.array(list(permutations(range(count))))
+    drawn = np.tile(np.arange(count), (_MOST_EXCHANGES, 1))
+    drawn[1:] = np.random.default_rng(0).permuted(drawn[1:], axis=1)
+    return drawn
+
+
+def _complete(pairs: Collection[tuple[str, str]]) -> list[str]:
+    """Tasks of which every pair is there: without those that lack the most, one after the other."""
+    tasks = list(dict.fromkeys(name for pair in sorted(pairs) for name in pair))
+    while True:
+        held = {name: sum((name, other) in pairs or (other, name) in pairs for other in tasks) for name in tasks}
+        if not tasks or min(held.values()) == len(tasks) - 1:
+            return tasks
+        tasks.remove(min(reversed(tasks), key=lambda name: held[name]))
 
 
 def _metric(run: Run, task: str) -> str:

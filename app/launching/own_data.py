@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from app import state, uploads
 from ortho_lora.config import FileTask, explain
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.schema import default_runs_dir
+from ortho_lora.schema import default_runs_dir, left_out_words
 from ortho_lora.tasks.files import load_file
 
 _HERE = "a path on this machine"
@@ -82,6 +82,7 @@ def _task(path: Path, rows: pd.DataFrame) -> dict[str, Any] | None:
     chosen_label = column(1, "Label", names, label)
     second = column(2, "Second text", [_NONE, *names], _NONE)
     kind = column(3, "Kind", ["auto", "classification", "regression"], "auto")
+    drop_labels, skip_empty = _left_out(path, chosen_label)
     left, right = st.columns(2)
     name = left.text_input("Name of the task", path.stem.replace(" ", "-")[:60], key=f"launch-own-name-{path.name}")
     with right:
@@ -96,6 +97,8 @@ def _task(path: Path, rows: pd.DataFrame) -> dict[str, Any] | None:
         "text_pair": None if second == _NONE else second,
         "kind": kind,
         "validation_path": validation and str(validation),
+        "skip_empty": skip_empty,
+        "drop_labels": drop_labels,
     }
     try:
         task = FileTask.model_validate(given)
@@ -109,10 +112,28 @@ def _task(path: Path, rows: pd.DataFrame) -> dict[str, Any] | None:
     return None
 
 
+def _left_out(path: Path, label: str) -> tuple[list[str], bool]:
+    """Labels whose rows are left out, and whether rows without a text or label are."""
+    left, right = st.columns(2, vertical_alignment="bottom")
+    labels: list[str] = left.multiselect(
+        "Leave out rows labelled",
+        [],
+        key=f"launch-drop-{path.name}-{label}",
+        accept_new_options=True,
+        placeholder="type a label, as in -",
+        help="As where `-` says that a row has no label; of the validation file as well.",
+    )
+    skip = right.checkbox("Leave out rows without a text or label", key=f"launch-skip-{path.name}")
+    return labels, skip
+
+
 def _describe(task: dict[str, Any], version: int, validation_version: int) -> None:
     """How many examples there are, and of which classes."""
-    counts, train, held = _counts(task, version, validation_version)
-    st.caption(f"{train:,} examples to train on, {held:,} for validation, after repeated rows are left out.")
+    counts, train, held, left_out = _counts(task, version, validation_version)
+    st.caption(
+        f"{train:,} examples to train on, {held:,} for validation."
+        + (f" Left out: {state.plain(left_out)}." if left_out else "")
+    )
     if counts is not None:
         st.dataframe(
             counts,
@@ -141,14 +162,15 @@ def _rows(path: str, version: int) -> pd.DataFrame:
 
 
 @st.cache_data(show_spinner="Checking the file", max_entries=20)
-def _counts(task: dict[str, Any], version: int, validation_version: int) -> tuple[pd.DataFrame | None, int, int]:
+def _counts(task: dict[str, Any], version: int, validation_version: int) -> tuple[pd.DataFrame | None, int, int, str]:
     data = load_file(**task)
     held = sum(map(len, data.evaluation.values()))
+    left_out = left_out_words(data.dropped)
     if data.kind == "regression":
-        return None, len(data.train), held
+        return None, len(data.train), held, left_out
     labels = pd.Series(data.train.labels).map(dict(enumerate(data.classes)))
     counts = labels.value_counts().rename_axis("label").reset_index(name="examples")
-    return counts, len(data.train), held
+    return counts, len(data.train), held, left_out
 
 
 def _version(path: Path) -> int:

@@ -223,10 +223,10 @@ def _transfer(findings: Findings, at: str) -> None:
     )
     st.caption(
         "Above: the conflict measured in a pair's own run, and what became of its tasks; bars reach to each of the two."
-        " Below: the correlation, positive where more conflict goes with more harm. Pairs are few, and those that share"
-        " a task are not independent: the intervals are too narrow rather than too wide."
+        " Below: the correlation, positive where more conflict goes with more harm; where it lies by chance, with the"
+        " tasks exchanged at random (95% of all exchanges); and p, the share of exchanges that lie as far from 0."
     )
-    study_tables.show("study-correlations", findings.correlations, at, low="%+.2f", high="%+.2f")
+    study_tables.show("study-correlations", findings.correlations, at)
 
 
 def _fairness(findings: Findings) -> None:

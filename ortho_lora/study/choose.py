@@ -34,19 +34,41 @@ def read_outcome(run_dir: Path) -> Outcome | None:
     return Outcome(metrics, values) if len(values) == len(metrics) else None
 
 
+def common(outcomes: Sequence[Sequence[Outcome | None]]) -> tuple[int, ...]:
+    """Which seeds candidates are compared on, by place: those that all of them finished.
+
+    One that finished fewer would be judged by the seeds that it survived. Candidates of which no run finished do not
+    count; where the others have no seed in common, those that finished the fewest drop out, of equals the later.
+
+    Args:
+        outcomes: of each candidate, by seed.
+    """
+    finished = [{place for place, outcome in enumerate(of_one) if outcome} for of_one in outcomes]
+    left = [places for places in finished if places]
+    while left:
+        if shared := set.intersection(*left):
+            return tuple(sorted(shared))
+        fewest = min(map(len, left))
+        left.pop(max(place for place, places in enumerate(left) if len(places) == fewest))
+    return ()
+
+
 def scores(outcomes: Sequence[Sequence[Outcome | None]]) -> list[float | None]:
-    """How good candidates are: more is better.
+    """How good candidates are on the seeds of `common`: more is better.
 
     The mean over tasks, where a task's metric has the unit of its target and there are others, of the relative
-    improvement over the first candidate that has any; and over seeds.
+    improvement over the first candidate that is compared; and over seeds.
 
     Args:
         outcomes: of each candidate, by seed.
 
     Returns:
-        By candidate; None where no run of it finished.
+        By candidate; None where it did not finish them.
     """
-    known = [[outcome for outcome in of_one if outcome] for of_one in outcomes]
+    seeds = common(outcomes)
+    chosen = [[of_one[place] for place in seeds] for of_one in outcomes]
+    known = [[outcome for outcome in of_one if outcome] for of_one in chosen]
+    known = [of_one if seeds and len(of_one) == len(seeds) else [] for of_one in known]
     first = next((of_one for of_one in known if of_one), None)
     if first is None:
         return [None] * len(outcomes)
@@ -68,7 +90,7 @@ def scores(outcomes: Sequence[Sequence[Outcome | None]]) -> list[float | None]:
 
 
 def choose(file: StudyFile, uses: Sequence[Use], outcomes: Mapping[str, Outcome | None]) -> list[Choice]:
-    """The best candidate of every cell that has several; of equally good ones the earlier.
+    """The best candidate of every cell that has several, on the seeds that all finished; of equals the earlier.
 
     Args:
         file: the study's.
@@ -88,11 +110,13 @@ def choose(file: StudyFile, uses: Sequence[Use], outcomes: Mapping[str, Outcome 
         def outcome(candidate: Settings, seed: int) -> Outcome | None:
             return outcomes.get(runs[cell.key, repr(candidate), seed])  # noqa: B023  # called in this turn only
 
-        found = scores([[outcome(candidate, seed) for seed in file.tuning_seeds] for candidate in candidates])
+        of_cell = [[outcome(candidate, seed) for seed in file.tuning_seeds] for candidate in candidates]
+        found = scores(of_cell)
         finished = [(value, -place) for place, value in enumerate(found) if value is not None]
         if finished:
             best = -max(finished)[1]
-            choices.append(Choice(cell=cell, candidate=candidates[best], scores=tuple(found)))
+            seeds = tuple(file.tuning_seeds[place] for place in common(of_cell))
+            choices.append(Choice(cell=cell, candidate=candidates[best], scores=tuple(found), seeds=seeds))
     return choices
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from ortho_lora import yaml_text
 from ortho_lora.config import Name, nearest
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.methods import METHODS
@@ -175,7 +176,7 @@ def read_file(path: Path) -> tuple[StudyFile, Settings]:
         OrthoLoraError: it cannot be read, or a key or value is refused; the sentence names the nearest valid one.
     """
     try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+        given = yaml_text.load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise OrthoLoraError(f"study {path}: cannot be read ({error}).") from error
     except yaml.YAMLError as error:

@@ -53,7 +53,8 @@ class Choice(BaseModel):
 
     cell: Cell
     candidate: Settings
-    scores: tuple[float | None, ...] = ()  # by candidate, in their order; None: none of its runs finished
+    scores: tuple[float | None, ...] = ()  # by candidate, in their order; None: not compared, for want of finished runs
+    seeds: tuple[int, ...] | None = None  # that candidates were compared on; None: an older record does not say
 
 
 class Study(BaseModel):

@@ -1,7 +1,7 @@
 """What a task is, once loaded: texts, labels and a split that never changes."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Literal
 
@@ -56,6 +56,8 @@ class TaskData:
     """Name of the task whose texts this one draws, in the same step."""
     shares_head: bool = False
     """With `twin_of`: also uses that task's head."""
+    dropped: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """How many rows of the data were left out, by split (what is held out is of `train`) and reason."""
 
     @property
     def outputs(self) -> int:

@@ -1,14 +1,14 @@
 """Tasks on data sets of the Hugging Face hub, or on local copies in its layout."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.tasks.data import Kind, TaskData
-from ortho_lora.tasks.files import Columns, Table, task_from_tables
+from ortho_lora.tasks.tables import Columns, Table, task_from_tables
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -47,13 +47,15 @@ def load_hub(
     train_split: str = "train",
     validation_split: str | None = None,
     kind: Literal["auto", Kind] = "auto",
+    skip_empty: bool = False,
+    drop_labels: Sequence[str] = (),
 ) -> TaskData:
     """A task from a data set such as `glue/sst2`, `owner/name` or `owner/name/configuration`, or from a directory
     with files like `train-00000-of-00001.parquet`.
 
     GLUE's tasks need no columns, wherever they are. Others take `text`, and `label` unless their column is called so.
     Without a split called `validation` (or `validation_split`) a part of the training split is held out; a test split
-    is used only where it is named.
+    is used only where it is named. Rows are left out as by `load_file`.
 
     Raises OrthoLoraError where the data set cannot be had or does not fit.
     """
@@ -88,6 +90,8 @@ def load_hub(
         kind,
         classes=classes,
         metrics=preset.metrics if preset else (),
+        skip_empty=skip_empty,
+        drop_labels=drop_labels,
     )
 
 

@@ -48,3 +48,12 @@ def test_errors_are_one_sentence(tmp_path: Path, name: str, message: str) -> Non
     assert result.stderr.startswith("error: ")
     assert message in result.stderr
     assert result.stdout == ""
+
+
+def test_summary_says_what_was_left_out_of_the_data(records, tmp_path):
+    task = TaskInfo(name="mnli", dropped={"train": {"empty": 3, "repeated": 1}, "validation": {"label -": 20}})
+    run = records.write_run(tmp_path / "mine", records.run_info("mine", [task]), records.status(), {})
+    result = CliRunner().invoke(app, ["summary", str(run)])
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.output.split())
+    assert "Rows left out of mnli: 3 empty, 1 repeated of train; 20 label - of validation." in said

@@ -88,6 +88,18 @@ def test_another_order_is_another_method(records: ModuleType, tmp_path: Path) ->
     assert found == {"ortho-lora": pytest.approx(0.1), "ortho-lora, mean order": pytest.approx(0.2)}
 
 
+def test_a_record_that_counts_what_was_left_out_is_compared_with_an_older_one(
+    records: ModuleType, tmp_path: Path
+) -> None:
+    made(records, tmp_path, "joint", 0, (0.5, 1.0))
+    own = made(records, tmp_path, "ortho-lora", 0, (0.6, 1.0))
+    info = read_run(own)
+    task = info.tasks[0].model_copy(update={"dropped": {"train": {"repeated": 3}}})
+    (own / "run.json").write_text(info.model_copy(update={"tasks": (task, *info.tasks[1:])}).model_dump_json())
+    assert read_run(own).tasks[0].left_out == "3 repeated of train"
+    assert {one.method for one in outcomes(own)} == {"ortho-lora"}
+
+
 def test_a_metric_that_is_no_number_is_not_compared(records: ModuleType, tmp_path: Path) -> None:
     made(records, tmp_path, "joint", 0, (0.5, 1.0))
     own = made(records, tmp_path, "ortho-lora", 0, (np.nan, 0.9))

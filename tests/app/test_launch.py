@@ -297,10 +297,24 @@ def test_file_on_this_machine_is_read_where_it_lies(tmp_path, open_page):
     assert "there is no file" in words(test)
 
 
+def test_rows_are_left_out_in_the_form(uploaded, open_page, started):
+    uploaded.write_text(CSV + "film without a verdict,-\n,True\n")
+    test = open_page("launch")
+    assert "or leave such rows out with skip_empty: true" in words(test)
+    test.checkbox(key="launch-skip-films.csv").check().run()
+    test.multiselect(key="launch-drop-films.csv-verdict").set_value(["-"]).run()
+    assert "Left out: 1 label -, 1 empty of train." in words(test)
+    button(test, "Add as a task").click().run()
+    test.multiselect(key="launch-tasks").set_value(["films"]).run()
+    button(test, "Start training").click().run()
+    (task,) = started[0][0].tasks
+    assert (task.skip_empty, task.drop_labels) == (True, ("-",))
+
+
 def test_bad_columns_are_refused_in_words(uploaded, open_page):
     uploaded.write_text("review,verdict\nfilm,yes\nbook,yes\n")
     test = open_page("launch")
-    assert "has the label 'yes': expected at least two classes" in words(test)
+    assert "has the label 'yes' in every row: expected at least two classes" in words(test)
     assert "Add as a task" not in [button.label for button in test.button]
 
 

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.tasks.files import Columns, Table, load_file, task_from_tables
+from ortho_lora.tasks.files import load_file, read_table
+from ortho_lora.tasks.tables import Columns, Table, task_from_tables
 
 FORMATS = ["csv", "tsv", "jsonl", "parquet"]
 
@@ -62,9 +63,13 @@ def test_numbers_that_are_not_whole_are_targets(tmp_path, ending):
     assert set(task.train.labels.tolist()) == {0.5, 1.25, 3.0}
 
 
-def test_many_whole_numbers_are_targets_unless_said_otherwise(tmp_path):
+def test_many_whole_numbers_may_be_classes_or_amounts(tmp_path):
     path = write(tmp_path / "rows.csv", columns(range(60), n=120))
-    assert load_file("own", path, "text", "label").kind == "regression"
+    assert refusal(path) == (
+        f"column 'label' of {path} has 60 different whole numbers, which may be classes or amounts: say"
+        " kind: classification or kind: regression"
+    )
+    assert load_file("own", path, "text", "label", kind="regression").classes == ()
     assert len(load_file("own", path, "text", "label", kind="classification").classes) == 60
     few = write(tmp_path / "few.csv", columns([1, 2, 3]))
     assert load_file("own", few, "text", "label", kind="regression").classes == ()
@@ -122,19 +127,25 @@ def test_an_unknown_ending(tmp_path):
 def test_content_that_cannot_be_read(tmp_path, ending):
     path = tmp_path / f"rows.{ending}"
     path.write_bytes(b'{"text": "\xff\n')
-    assert refusal(path).startswith(f"cannot read {path} as {ending} in UTF-8: ")
+    assert refusal(path).startswith(f"cannot read {path} as {ending}")
 
 
 def test_an_empty_file(tmp_path):
     (tmp_path / "rows.csv").touch()
-    assert "rows.csv as csv in UTF-8: No columns" in refusal(tmp_path / "rows.csv")
+    assert "rows.csv is empty: expected a header with the names of its columns" in refusal(tmp_path / "rows.csv")
     (tmp_path / "rows.csv").write_text("text,label\n")
     assert "rows.csv has no rows: expected at least a few examples" in refusal(tmp_path / "rows.csv")
+    (tmp_path / "rows.jsonl").touch()
+    assert "rows.jsonl has no rows: expected at least a few examples" in refusal(tmp_path / "rows.jsonl")
 
 
 def test_surplus_fields(tmp_path):
     (tmp_path / "rows.csv").write_text("text,label\na, with a comma,yes\nanother, too,no\n")
-    assert "rows.csv has more fields in a row than the 2 of its header: quote them" in refusal(tmp_path / "rows.csv")
+    message = refusal(tmp_path / "rows.csv")
+    assert "line 2 of " in message
+    assert "differs from its header in the number of fields, 3 for 2: quote fields that hold commas" in message
+    (tmp_path / "rows.tsv").write_text("text\tlabel\na\tyes\nbroken\ntext\tno\n")
+    assert "line 3 of " in refusal(tmp_path / "rows.tsv")
 
 
 @pytest.mark.parametrize("ending", FORMATS)
@@ -153,19 +164,22 @@ def test_empty_cells(tmp_path, ending, column):
     rows[column][5] = "  "
     message = refusal(write(tmp_path / f"rows.{ending}", rows))
     assert f"column '{column}' of " in message
-    assert "is empty in 2 of 40 rows, first in data row 3: fill or remove them" in message
+    assert "is empty in 2 of 40 rows, first in data row 3: fill them, or leave such rows out with" in message
 
 
 def test_a_text_column_without_text(tmp_path):
     rows = columns(["a", "b"]) | {"text": range(40)}
-    assert "holds values like 0, expected text: name another column" in refusal(write(tmp_path / "r.parquet", rows))
+    assert "holds values like 0 (data row 1), expected text: name another column" in refusal(
+        write(tmp_path / "r.parquet", rows)
+    )
 
 
 def test_labels_that_are_no_numbers(tmp_path):
     path = write(tmp_path / "rows.csv", columns(["1.5", "2", "three"]))
     message = refusal(path, kind="regression")
-    assert message.startswith(f"column 'label' of {path} holds labels that are no finite numbers, such as 'three'")
-    assert "such as '1e39'" in refusal(write(tmp_path / "big.csv", columns(["1.5", "1e39"])), kind="regression")
+    assert message.startswith(
+        f"column 'label' of {path} holds labels that are no finite numbers, 'three' in data row 3"
+    )
 
 
 def test_words_that_are_no_classes(tmp_path):
@@ -175,16 +189,255 @@ def test_words_that_are_no_classes(tmp_path):
 
 def test_a_single_class(tmp_path):
     path = write(tmp_path / "rows.csv", columns(["a"]))
-    assert refusal(path) == f"every row of {path} has the label 'a': expected at least two classes"
+    assert refusal(path) == f"column 'label' of {path} has the label 'a' in every row: expected at least two classes"
 
 
 def test_labels_that_training_never_sees(tmp_path):
     path = write(tmp_path / "train.csv", columns(["a", "b"]))
     held = write(tmp_path / "held.csv", columns(["a", "d"]))
     message = refusal(path, validation_path=held)
-    assert f"column 'label' of {held} holds 'd', which is none of the training labels a, b" in message
+    assert f"column 'label' of {held} holds 'd' in data row 2 (and 19 more rows), which is none of the" in message
+    assert "leave such rows out with drop_labels: ['d']" in message
+    task = load_file("own", path, "text", "label", validation_path=held, drop_labels=["d"])
+    assert task.evaluation["validation"].texts == [f"text {i}" for i in range(0, 40, 2)]
+    assert task.dropped == {"validation": {"label d": 20}}
 
 
 def test_too_few_rows(tmp_path):
     path = write(tmp_path / "rows.csv", {"text": ["same", "Same "], "label": ["a", "b"]})  # on one side of any split
     assert f"{path} has too few rows: after removing repeated ones and holding out a part, none is" in refusal(path)
+
+
+def lines(path, *rows):
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def rows_of(path):
+    return read_table(path).rows.astype(str).to_numpy().tolist()
+
+
+@given(
+    rows=st.lists(st.tuples(st.text(st.characters(exclude_characters="\0\t\r", codec="utf-8")), st.sampled_from("ab"))),
+    ending=st.sampled_from(["csv", "tsv"]),
+)
+def test_what_pandas_writes_is_read_as_it_was(tmp_path_factory, rows, ending):
+    """Quotes, line ends and delimiters in texts, and texts that look like anything."""
+    rows = [(f"{text}.", label) for text, label in [*rows, ("z", "a")]]
+    path = tmp_path_factory.mktemp("rows") / f"rows.{ending}"
+    pd.DataFrame(rows, columns=["text", "label"]).to_csv(path, sep="\t" if ending == "tsv" else ",", index=False)
+    assert rows_of(path) == [list(row) for row in rows]
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+def test_line_ends_of_every_kind(tmp_path, ending):
+    (tmp_path / "rows.csv").write_bytes(ending.join(["text,label", '"a, b",yes', "c,no", ""]).encode())
+    (tmp_path / "rows.jsonl").write_bytes(
+        ending.join(['{"text": "a, b", "label": "yes"}', '{"text": "c", "label": "no"}']).encode()
+    )
+    assert rows_of(tmp_path / "rows.csv") == rows_of(tmp_path / "rows.jsonl") == [["a, b", "yes"], ["c", "no"]]
+
+
+SEEN = [(f"film {i} was seen", "yes" if i % 2 else "no") for i in range(60)]
+
+
+def unbalanced(delimiter, *, closed):
+    rows = list(SEEN)
+    rows[9] = ('"film 9', "yes")
+    if closed:
+        rows[29] = ('film 29"', "no")
+    return [delimiter.join(("text", "label")), *(delimiter.join(row) for row in rows)]
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_in_a_tsv_file_a_line_stays_a_row_where_marks_do_not_balance(tmp_path, closed):
+    path = lines(tmp_path / "rows.tsv", *unbalanced("\t", closed=closed))
+    found = rows_of(path)
+    assert len(found) == 60
+    assert found[9] == ['"film 9', "yes"]
+
+
+def test_a_tsv_file_of_both_kinds_is_refused(tmp_path):
+    rows = unbalanced("\t", closed=True)
+    rows[40] = '"a ""quoted"" word"\tno'
+    assert "line 11 of " in refusal(lines(tmp_path / "rows.tsv", *rows))
+
+
+@pytest.mark.parametrize(
+    ("closed", "what"),
+    [(True, "makes one row of 21 lines that look like rows"), (False, "nothing closes")],
+)
+def test_in_a_csv_file_marks_that_do_not_balance_are_refused(tmp_path, closed, what):
+    path = lines(tmp_path / "rows.csv", *unbalanced(",", closed=closed))
+    expected = f"line 11 of {path} has a quotation mark that {what}: quote that field and double the marks inside it"
+    assert refusal(path).startswith(expected)
+
+
+def test_rows_that_marks_swallow_are_found_beside_numbers_too(tmp_path):
+    rows = [f"item {i},{i / 7:.3f}" for i in range(60)]
+    rows[9], rows[29] = '"item 9,1.286', 'item 29",4.143'
+    assert "makes one row of 21 lines" in refusal(lines(tmp_path / "rows.csv", "text,label", *rows))
+
+
+def test_a_mark_that_closes_a_field_in_its_middle(tmp_path):
+    path = lines(tmp_path / "rows.csv", "text,label", "one,yes", '"two" more,no')
+    assert refusal(path).startswith(f"line 3 of {path} has a quotation mark that closes a field in its middle: quote")
+
+
+@pytest.mark.parametrize(("ending", "between"), [("csv", ";"), ("csv", "\t"), ("tsv", ",")])
+def test_fields_that_something_else_separates(tmp_path, ending, between):
+    path = lines(tmp_path / f"rows.{ending}", between.join(["text", "label"]), between.join(["a", "b"]))
+    expected = {"csv": "commas", "tsv": "tabs"}[ending]
+    assert f"its fields seem to be separated by {between!r}, expected {expected}, as its ending says" in refusal(path)
+
+
+def test_a_column_that_is_named_twice(tmp_path):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    expected = "has 2 columns named 'label': rename all but one"
+    assert expected in refusal(lines(tmp_path / "rows.csv", "text,label,label", "a,b,c"))
+    table = pa.table([["a"], ["b"], ["c"]], names=["text", "label", "label"])
+    parquet.write_table(table, tmp_path / "rows.parquet")
+    assert expected in refusal(tmp_path / "rows.parquet")
+    path = lines(tmp_path / "rows.jsonl", '{"text": "a", "label": 1}', '{"text": "a", "label": 1, "label": 2}')
+    assert refusal(path) == f"line 2 of {path} has the key 'label' more than once: rename or remove one"
+
+
+def test_keys_that_are_numbers(tmp_path):
+    path = lines(tmp_path / "rows.jsonl", *(f'{{"0": "text {i}", "1": {i % 2}}}' for i in range(40)))
+    pd.DataFrame({0: [f"text {i}" for i in range(40)], 1: [i % 2 for i in range(40)]}).to_parquet(
+        tmp_path / "r.parquet"
+    )
+    for each in (path, tmp_path / "r.parquet"):
+        assert load_file("own", each, "0", "1").classes == ("0", "1")
+
+
+def test_an_index_of_pandas_is_a_column(tmp_path):
+    pd.DataFrame(columns(["a", "b"])).set_index("text").to_parquet(tmp_path / "rows.parquet")
+    assert load_file("own", tmp_path / "rows.parquet", "text", "label").classes == ("a", "b")
+
+
+def test_json_that_is_not_an_object_a_line(tmp_path):
+    path = lines(tmp_path / "rows.jsonl", "[", '{"text": "a", "label": 1}', "]")
+    assert refusal(path).startswith(f"{path} holds a JSON array: expected an object a line")
+    path = lines(tmp_path / "rows.jsonl", '{"text": "a", "label": 1}', "", "7")
+    assert refusal(path).startswith(f"line 3 of {path} holds 7: expected an object")
+    path = lines(tmp_path / "rows.jsonl", '{"text": "a", "label": 1}', '{"text": ')
+    assert refusal(path).startswith(f"cannot read {path} as jsonl in UTF-8: line 2 is no JSON")
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_encodings(tmp_path, ending):
+    path = write(tmp_path / f"rows.{ending}", columns(["caf\u00e9", "b"]))
+    text = path.read_bytes().decode().replace("\\u00e9", "\u00e9")
+    path.write_bytes(text.encode("utf-8-sig"))
+    assert load_file("own", path, "text", "label").classes == ("b", "caf\u00e9")
+    path.write_bytes(text.encode("utf-16"))
+    assert refusal(path) == f"cannot read {path} as {ending} in UTF-8: it is in UTF-16; save it as UTF-8"
+    path.write_bytes(text.encode("latin-1"))
+    line = 2 if ending == "csv" else 1
+    assert f"in UTF-8: byte 0xe9 in line {line} is none, as in a file in Latin-1" in refusal(path)
+    path.write_bytes(text.encode().replace(b"text 7", b"text\0 7"))
+    assert "holds a NUL character, as in a file in UTF-16 or a damaged one; save it as UTF-8" in refusal(path)
+
+
+def test_half_a_character(tmp_path):
+    path = lines(tmp_path / "rows.jsonl", '{"text": "a", "label": 1}', '{"text": "\\ud800", "label": 2}')
+    assert "holds half a character (a lone surrogate) in data row 2: correct it" in refusal(path)
+
+
+def test_a_text_longer_than_the_reader_expects(tmp_path):
+    rows = columns(["a", "b"])
+    rows["text"][0] = "long " * 100_000
+    task = load_file("own", write(tmp_path / "rows.csv", rows), "text", "label")
+    assert max(map(len, [*task.train.texts, *task.evaluation["validation"].texts])) == 500_000
+
+
+@pytest.mark.parametrize("value", [["a"], {"is": "a"}, pd.Timestamp("2020-01-01")])
+def test_labels_that_are_not_one_value(tmp_path, value):
+    pd.DataFrame({"text": ["one", "two"], "label": [value, value]}).to_parquet(tmp_path / "rows.parquet")
+    message = refusal(tmp_path / "rows.parquet")
+    assert "in data row 1: expected a word, a truth value or a number in each row; name another column" in message
+
+
+@pytest.mark.parametrize(
+    ("labels", "what"),
+    [
+        (["0.5", "1", "nan"], "holds 'nan' in data row 3 (and 12 more rows) among numbers: correct it, leave such"),
+        (["0.5", "1", "inf"], "holds 'inf' in data row 3 (and 12 more rows) among numbers: correct it, leave such"),
+        (["0", "1", "-"], "rows out with drop_labels: ['-'], or say kind: classification if it is a class"),
+    ],
+)
+def test_a_stray_word_among_numbers(tmp_path, labels, what):
+    path = write(tmp_path / "rows.csv", columns(labels))
+    assert what in refusal(path)
+    task = load_file("own", path, "text", "label", drop_labels=[labels[2]])
+    assert task.kind == ("regression" if "0.5" in labels else "classification")
+    assert len(load_file("own", path, "text", "label", kind="classification").classes) == 3
+
+
+def test_truth_values_among_others(tmp_path):
+    path = lines(tmp_path / "rows.jsonl", '{"text": "a", "label": true}', '{"text": "b", "label": 1}')
+    assert "mixes truth values with others, as 1 in data row 2: write all in one way" in refusal(path)
+
+
+def test_whole_numbers_keep_all_their_digits(tmp_path):
+    large = [2**60, 2**60 + 1, None]
+    for ending in ("jsonl", "parquet"):
+        rows = columns(large) | {"label": pd.array([large[i % 3] for i in range(40)], dtype="Int64")}
+        path = write(tmp_path / f"rows.{ending}", rows)
+        task = load_file("own", path, "text", "label", skip_empty=True)
+        assert task.classes == (str(2**60), str(2**60 + 1))
+        assert task.dropped == {"train": {"empty": 13}}
+
+
+def test_labels_that_differ_in_white_space_are_one(tmp_path):
+    path = write(tmp_path / "rows.csv", columns(["very good", " very  good", "bad "]))
+    assert load_file("own", path, "text", "label").classes == ("bad", "very good")
+
+
+def test_rows_are_left_out_where_asked_and_counted(tmp_path):
+    rows = columns(["a", "b", "?"]) | {"second": [f"second {i}" for i in range(40)]}
+    rows["text"][3] = ""
+    rows["second"][4] = None
+    rows["label"][6] = " "
+    rows["text"][39] = rows["text"][0]
+    rows["second"][39] = rows["second"][0]
+    path = write(tmp_path / "rows.csv", rows)
+    task = load_file("own", path, "text", "label", text_pair="second", skip_empty=True, drop_labels=["?"])
+    assert task.dropped == {"train": {"empty": 3, "label ?": 13, "repeated": 1}}
+    assert len(task.train) + len(task.evaluation["validation"]) == 40 - 3 - 13 - 1
+    assert task.classes == ("a", "b")
+
+
+def test_labels_to_drop_must_occur(tmp_path):
+    path = write(tmp_path / "rows.csv", columns(["a", "b"]))
+    message = refusal(path, drop_labels=["-"])
+    assert message == "drop_labels of 'own' names '-', which is the label of no row: it has 'a', 'b'"
+    assert "has no row left: 20 label a, 20 label b of 40 were left out" in refusal(path, drop_labels=["a", "b"])
+
+
+@pytest.mark.parametrize("scale", [1e7, 1e30])
+def test_targets_out_of_reach(tmp_path, scale):
+    path = write(tmp_path / "rows.csv", columns([0.5 * scale, 0.25 * scale]))
+    assert "expected targets between -1000 and 1000, which training can reach from 0; give (value - mean) /" in refusal(
+        path, kind="regression"
+    )
+
+
+def test_targets_that_do_not_differ(tmp_path):
+    path = write(tmp_path / "rows.csv", columns([0.5]))
+    assert refusal(path).endswith("has the target 0.5 in every row: nothing to learn")
+    path = write(tmp_path / "rows.csv", columns([0.5, 0.50001]))
+    assert "has targets with a standard deviation of 5e-06, expected at least 0.001" in refusal(path)
+
+
+@pytest.mark.parametrize("held", [[0, 55.5], [3.5, 4.5]])
+def test_targets_in_another_unit(tmp_path, held):
+    path = write(tmp_path / "rows.csv", columns([0.25, 0.5, 1]))
+    other = write(tmp_path / "held.csv", columns(held))
+    expected = (
+        f"column 'label' of {other} has targets from {held[0]} to {held[1]}, and those to train on are from 0.25 to 1"
+    )
+    assert expected in refusal(path, validation_path=other, kind="regression")

@@ -134,6 +134,13 @@ def test_labels_that_are_withheld_are_refused(tmp_path):
     assert "sst2 (test) is empty in 7 of 7 rows" in message
 
 
+def test_rows_are_left_out_where_asked(tmp_path):
+    data = load_hub("it", glue_copy(tmp_path, "mnli"), drop_labels=["neutral"])
+    assert data.classes == ("entailment", "contradiction")
+    assert data.train.labels.tolist() == [0, 1, 0, 1, 0]
+    assert data.dropped["validation_mismatched"] == {"label neutral": 2}
+
+
 def test_without_the_package_it_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     assert "need the package datasets: pip install datasets" in refusal(glue_copy(tmp_path, "sst2"))

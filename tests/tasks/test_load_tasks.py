@@ -1,11 +1,16 @@
 """From a configuration to tasks."""
 
+from pathlib import Path
+
 import pandas as pd
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
 from ortho_lora.config import Config
+from ortho_lora.errors import OrthoLoraError
+from ortho_lora.identity import identity
+from ortho_lora.schema import RunInfo
 from ortho_lora.tasks import load_tasks
 
 
@@ -41,3 +46,45 @@ def test_a_twin_sets_apart_what_its_original_does(films):
     for split in ("validation", "selection"):
         assert twin.evaluation[split].texts == original.evaluation[split].texts
         assert (twin.evaluation[split].labels == 1 - original.evaluation[split].labels).all()
+
+
+def test_what_was_left_out_stands_in_the_record(films):
+    films |= {"label": "verdict", "drop_labels": ["-"], "skip_empty": True}
+    verdicts = ["-", "", *(["good", "bad"] * 19)]
+    pd.read_csv(films["path"]).assign(verdict=verdicts).to_csv(films["path"], index=False)
+    config = Config(tasks=[films, "films@0.5"])
+    tasks = load_tasks(config.tasks, config.seed)
+    info = identity(
+        config, tasks, [task.evaluation for task in tasks], [], run_id="it", gradient_mode="fused", command=[]
+    )
+    expected = {"train": {"label -": 1, "empty": 1}}
+    assert [task.dropped for task in RunInfo.model_validate_json(info.model_dump_json()).tasks] == [expected] * 2
+    assert Config.model_validate(info.config) == config
+
+
+GLUE = Path(__file__).parents[3] / "shared" / "data" / "glue"
+
+
+@pytest.mark.skipif(not GLUE.is_dir(), reason="the data are not part of the project")
+def test_raw_files_of_glue_are_read_whole():
+    tasks = [
+        {
+            "name": path.name.removesuffix(".train.csv"),
+            "path": path,
+            "validation_path": path.with_name(path.name.replace("train", "validation")),
+            "text": "sentence" if "sentence," in (header := path.read_text().partition("\n")[0]) else "sentence1",
+            "text_pair": "sentence2" if "sentence2" in header else None,
+            "label": "label",
+        }
+        for path in sorted(GLUE.glob("*.train.csv"))
+    ]
+    mnli = next(task for task in tasks if task["name"] == "mnli")
+    with pytest.raises(OrthoLoraError, match=r"'-' in data row \d+ \(and 19 more rows\), .* drop_labels: \['-'\]"):
+        load_tasks(Config(tasks=[mnli]).tasks, 0)
+    mnli["drop_labels"] = "-"
+    loaded = load_tasks(Config(tasks=tasks).tasks, 0)
+    assert {task.name: task.dropped for task in loaded if task.dropped} == {"mnli": {"validation": {"label -": 20}}}
+    for given, task in zip(tasks, loaded, strict=True):  # pandas reads these files right
+        rows = pd.read_csv(given["path"], keep_default_na=False, dtype=str)
+        assert task.train.texts == rows[given["text"]].tolist()
+        assert [task.classes[index] for index in task.train.labels] == rows["label"].tolist()
