@@ -18,7 +18,6 @@ from peft import (
     get_peft_model,
 )
 from surgery import SIZES, WAYS, assert_close, backward
-from torch import nn
 from transformers import BertConfig, BertModel
 
 from ortho_lora import OrthoLoRA, OrthoLoraError, OrthoLoraWarning

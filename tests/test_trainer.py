@@ -674,3 +674,48 @@ def test_a_dict_survives_json(tmp_path):
     trained.train()
     state = json.loads((tmp_path / "checkpoint-6" / "trainer_state.json").read_text())
     assert state["log_history"][0]["loss_a"] == trained.state.log_history[0]["loss_a"]
+
+
+def test_the_share_of_the_loss_that_each_example_carries(tmp_path):
+    """Tokens that count, of sequences of labels; all alike, of labels; nothing where the loss is somebody else's."""
+    ours = trainer(tmp_path)
+    labels = torch.tensor([[1, 2, 3, 4], [-100, -100, 3, 4], [1, -100, -100, -100]])
+    items = {"a": torch.tensor(10)}  # of a step of several micro-batches, by which the model divides
+    assert ours._weights_of({"a": {"labels": labels}}, items) == {"a": [3, 2, 0]}
+    assert ours._weights_of({"a": {"labels": torch.tensor([0, 1])}}, items) == {"a": [1, 1]}
+    assert ours._weights_of({"a": {"labels": torch.rand(2, 5)}}, items) == {"a": [1, 1]}  # several classes at once
+    assert ours._weights_of({"a": {}, "b": 3}, items) == {}
+    ours.model_accepts_loss_kwargs = False  # each micro-batch's loss is a mean of its own
+    (weights,) = ours._weights_of({"a": {"labels": labels}}, {"a": None}).values()
+    assert weights == pytest.approx([0.6, 0.4, 0])
+    ours.compute_loss_func = lambda outputs, labels, **_: outputs.logits.mean()
+    assert ours._weights_of({"a": {"labels": labels}}, items) == {}
+
+
+@pytest.mark.parametrize("size", [4, 1])
+def test_half_products_are_those_of_halves_by_tokens(tmp_path, size):
+    """Against autograd on each half alone, also where a micro-batch holds one text of a task."""
+    tasks = datasets()
+    for place, texts in enumerate(tasks.values()):
+        for row in range(len(texts)):
+            texts.labels[row, : (row + place) % (LENGTH - 2)] = -100
+    recorder = Recorder(tmp_path / "run")
+    of_args = SEQUENTIAL | {
+        "per_device_train_batch_size": size, "gradient_accumulation_steps": 4 // size, "max_steps": 1,
+    }  # fmt: skip
+    trainer(tmp_path, train=tasks, method="joint", of_args=of_args, recorder=recorder).train()
+    norms = pq.read_table(part_files(tmp_path / "run", "norms")).to_pandas()
+    model = llama()
+    model.train()
+    matrices = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    halves = [0, 0, 1, 1] if size == 4 else [0, 1, 0, 1]
+    for task, texts in tasks.items():
+        found = norms[norms["task"] == task].set_index(["layer", "module", "branch"])["half_product"]
+        means = []
+        for half in (0, 1):
+            rows = [row for row in range(4) if halves[row] == half]
+            loss = model(input_ids=texts.tokens[rows], labels=texts.labels[rows]).loss  # a mean over the half's tokens
+            means.append(torch.autograd.grad(loss, [p for _, p in matrices]))
+        for (name, _), first, second in zip(matrices, *means, strict=True):
+            layer, module, branch = name.split(".")[4], name.split(".")[6], name.split("lora_")[1][0]
+            assert found[int(layer), module, branch] == pytest.approx((first * second).sum().item(), rel=1e-3, abs=1e-9)
