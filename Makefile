@@ -14,7 +14,7 @@ app: $(VENV)/.installed
 	$(BIN)/python -m ortho_lora assets
 	@ls "$(RUNS_DIR)"/*/run.json >/dev/null 2>&1 \
 		|| $(BIN)/python -m ortho_lora train --config examples/demo.yaml --runs-dir "$(RUNS_DIR)" --name demo
-	ORTHO_LORA_RUNS_DIR="$(RUNS_DIR)" $(BIN)/streamlit run app/main.py --server.port $(PORT)
+	ORTHO_LORA_RUNS_DIR="$(RUNS_DIR)" $(BIN)/python -m app --server.port $(PORT)
 
 test: $(VENV)/.installed-dev browser
 	$(BIN)/python -m ortho_lora assets --all

@@ -20,7 +20,7 @@ from analysis.diagnosis import diagnose as diagnosis_of
 from analysis.export import DATA, frame_of
 from analysis.queries import Selection, task_matrix
 from analysis.report import default_path, write_report
-from analysis.runs import Run, final_metrics, open_run
+from analysis.runs import Run, final_metrics, run_at
 from analysis.study.drawing import write_figures
 from analysis.study.findings import find as find_study
 from analysis.study.printing import markdown, print_study
@@ -215,8 +215,7 @@ def summarise(run_dir: Path) -> dict[str, Any]:
     Raises:
         OrthoLoraError: not a run, or a part of it cannot be read.
     """
-    path = run_dir.resolve()
-    run: Run = open_run(path.parent, path.name)
+    run = run_at(run_dir)
     if run.info is None:
         raise OrthoLoraError(run.problem)
     if run.problem:
@@ -262,8 +261,7 @@ def _refusals() -> Iterator[None]:
 
 
 def _opened(run_dir: Path) -> tuple[Path, Identity]:
-    path = run_dir.resolve()
-    run = open_run(path.parent, path.name)
+    run = run_at(run_dir)
     if run.info is None:
         raise OrthoLoraError(run.problem)
     return run.path, run.info
@@ -271,8 +269,8 @@ def _opened(run_dir: Path) -> tuple[Path, Identity]:
 
 def _runs(run_dirs: Sequence[Path]) -> list[Run]:
     """Different runs that can be read."""
-    paths = dict.fromkeys(run_dir.resolve() for run_dir in run_dirs)
-    runs = [open_run(path.parent, path.name) for path in paths]
+    opened = [run_at(run_dir) for run_dir in run_dirs]
+    runs = list({run.path: run for run in opened}.values())
     for run in runs:
         if run.info is None:
             raise OrthoLoraError(run.problem or f"{run.path}: cannot be read as a run.")

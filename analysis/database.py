@@ -11,10 +11,10 @@ import pandas as pd
 from duckdb import ColumnExpression, ConstantExpression
 
 from analysis.cells import RAW, TABLE_OF, Level, Steps, plan
-from analysis.parts import sound
+from analysis.parts import counted, sound
 from analysis.remembered import remembered
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.schema import SCHEMAS, Manifest, read_manifest
+from ortho_lora.schema import SCHEMAS, Manifest
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Selection:
 ATTEMPTS = 3
 """At a question, where the parts of the record are others each time."""
 
-_UNREADABLE = (duckdb.IOException, duckdb.InvalidInputException, duckdb.BinderException)
+_UNREADABLE = duckdb.Error  # a torn page is told by whatever its bytes happen to mean
 
 # Bins start at a recorded step and span whole multiples of the distance between recorded steps, so none is empty; with
 # cells of several steps each they span whole cells. `cell` is the view that tells how many.
@@ -82,16 +82,19 @@ def ask(
         level = "by_layer"
     if chosen.modules is not None:
         level = "by_block"
+    read = _read_for(tables)
     for _ in range(ATTEMPTS):
-        manifest = read_manifest(run)
-        try:
-            return _answer(run, manifest, tables, sql, chosen, parameters, level)
+        manifest = counted(run)
+        try:  # `open_run` names what is left out
+            whole = sound(run, manifest, read)
+            if whole is manifest or manifest == counted(run):
+                return _answer(run, whole, tables, sql, chosen, parameters, level)
         except _UNREADABLE:
             # Small parts that were put together, or a run that was resumed: other parts count by now.
-            if manifest == read_manifest(run):
+            if manifest == counted(run):
                 break
-    try:  # `open_run` names what is left out
-        return _answer(run, sound(run), tables, sql, chosen, parameters, level)
+    try:  # a part has its columns, and torn pages
+        return _answer(run, sound(run, counted(run), read, deep=True), tables, sql, chosen, parameters, level)
     except _UNREADABLE as error:
         raise OrthoLoraError(f"{run}: a part of its record cannot be read ({error}).") from error
 
@@ -118,6 +121,12 @@ def _asked(
     level: Level,
 ) -> pd.DataFrame:
     return ask(run, tables, sql, selection, dict(parameters), level=level)
+
+
+def _read_for(tables: Sequence[str]) -> list[str]:
+    """The tables and roll-ups in which `tables` may look."""
+    of_cells = any(table in TABLE_OF for table in tables)
+    return [name for name in SCHEMAS if name in tables or (of_cells and ("pairs" in name or "norms" in name))]
 
 
 def _answer(

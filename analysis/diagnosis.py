@@ -95,6 +95,7 @@ def diagnose(run: Path) -> Diagnosis:
     places = block_cosines(run, Selection())
     places["q"] = false_discovery(places["p"].to_numpy())
     projection = projection_by_pair(run, Selection()).set_index(["branch", "task", "against"])
+    projection = projection.reindex([(branch, *pair) for branch, *two in found.index for pair in (two, two[::-1])])
     harms = _harms(model_steps(run), info)
 
     names = info.task_names
@@ -104,7 +105,7 @@ def diagnose(run: Path) -> Diagnosis:
     pairs = []
     for one, other in ((one, other) for i, one in enumerate(names) for other in names[i + 1 :]):
         branches = tuple(
-            _branch(key, found.loc[key], timed_of[key], places_of[key], projection)
+            _branch(key, found.loc[key], timed_of[key], places_of.get(key, places.iloc[:0]), projection)
             for branch in on
             if (key := (branch, one, other)) in present
         )

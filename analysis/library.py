@@ -1,8 +1,10 @@
 """The runs directory as a library: find runs in it, and delete them from it."""
 
+import os
 import shutil
 import uuid
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -55,8 +57,13 @@ def delete_run(runs_dir: Path, run_id: str) -> None:
     run = open_run(runs_dir, run_id)
     if run.path.is_symlink():
         raise OrthoLoraError(f"{run.path}: a link to a directory elsewhere: remove the link yourself.")
-    if not (run.path / "run.json").is_file():
+    if not os.path.isfile(run.path / "run.json"):
         raise OrthoLoraError(f"{run.path}: has no run.json, so it may be something else: remove it yourself.")
+    if run.elsewhere:
+        raise OrthoLoraError(
+            f"run {run_id!r} is {run.state} {run.elsewhere}: stop it there; where that host is gone, remove {run.path}"
+            " yourself."
+        )
     if run.active:
         raise OrthoLoraError(f"run {run_id!r} is {run.state}: stop it before you delete it.")
     trash = runs_dir / f".trash-{uuid.uuid4().hex}"
@@ -80,8 +87,13 @@ def delete_run(runs_dir: Path, run_id: str) -> None:
 
 
 def disk_bytes(run: Path) -> int:
-    """What a run's files take, in bytes."""
-    return sum(path.lstat().st_size for path in run.rglob("*") if not path.is_dir())
+    """What a run's files take, in bytes, as far as they can be listed and are still there."""
+    total = 0
+    for directory, _, files in os.walk(run):
+        for name in files:
+            with suppress(OSError):
+                total += os.lstat(os.path.join(directory, name)).st_size
+    return total
 
 
 def _text(run: Run) -> str:

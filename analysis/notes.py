@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import ErrorDetails
 
 from ortho_lora.errors import OrthoLoraError
+from ortho_lora.reading import open_regular, why
 from ortho_lora.schema import replace_text
 
 LONGEST_TITLE = 100
@@ -62,7 +63,7 @@ def read_notes(run_dir: Path) -> Notes:
     """
     path = run_dir / "notes.json"
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             text = file.read(_LARGEST + 1)
         if len(text) > _LARGEST:
             raise OrthoLoraError(f"{path}: larger than {_LARGEST:,} bytes, so it is not read: remove it.")
@@ -70,7 +71,7 @@ def read_notes(run_dir: Path) -> Notes:
     except FileNotFoundError:
         return Notes()
     except (OSError, ValidationError) as error:
-        reason = error.strerror if isinstance(error, OSError) else _words(error.errors()[0])
+        reason = why(error) if isinstance(error, OSError) else _words(error.errors()[0])
         raise OrthoLoraError(f"{path}: cannot be read as notes ({reason}): remove it, or save new ones.") from None
 
 

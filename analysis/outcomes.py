@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from analysis.estimates import estimate
-from analysis.runs import Run, list_runs
+from analysis.runs import Run, list_runs, run_at
 from analysis.scores import read_scores
 from analysis.study.boards import Board
 from analysis.study.results import SINGLE
+from ortho_lora.errors import OrthoLoraError
 from ortho_lora.schema import Identity, RunInfo, read_run
 
 INDIFFERENT = frozenset(
@@ -85,16 +86,32 @@ def _comparable(run: Path) -> dict[str, dict[int, Run]]:
     if not own.config or own.probe:
         return {}
     runs: dict[str, dict[int, Run]] = {}
-    for other in list_runs(run.parent):
+    for other in _beside(run):
         if (
             other.info
             and not other.info.probe
             and other.state == "finished"
             and other.info.task_names == own.task_names  # before its modules are read
-            and _identity(read_run(other.path)) == _identity(own)
+            and _same(other.path, own)
         ):
             runs.setdefault(_method(other.info), {}).setdefault(other.info.seed, other)  # the newest first
     return {method: runs[method] for method in sorted(runs, key=lambda method: (method != SINGLE, method))}
+
+
+def _beside(run: Path) -> list[Run]:
+    """The runs of its directory; itself alone where that cannot be listed."""
+    try:
+        return list_runs(run.parent)
+    except OrthoLoraError:
+        return [run_at(run)]
+
+
+def _same(other: Path, own: RunInfo) -> bool:
+    """Whether the two can be compared; not with one that cannot be read, as the list of runs tells of it."""
+    try:
+        return _identity(read_run(other)) == _identity(own)
+    except OrthoLoraError:
+        return False
 
 
 def _board(runs: Mapping[str, Mapping[int, Run]]) -> Board:

@@ -12,8 +12,8 @@ import pandas as pd
 
 from analysis.agreement import batches_needed, block_cosines, configured, noise, shares_texts, task_matrix, windows
 from analysis.database import BINNED, Selection, ask
+from analysis.parts import counted
 from analysis.statistics import false_discovery
-from ortho_lora.schema import read_manifest
 
 __all__ = [
     "Extent",
@@ -66,7 +66,7 @@ class Extent:
 
 def extent(run: Path) -> Extent:
     """Steps, layers, modules, tasks and pairs (each in configuration order, as far as run.json names it)."""
-    parts = read_manifest(run).of("norms")
+    parts = counted(run).of("norms")
     names = ask(run, ["norm_cells"], "SELECT DISTINCT layer, module, task FROM norm_cells ORDER BY ALL")
     if names.empty:
         return Extent(None, None, (), (), (), ())

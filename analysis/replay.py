@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from analysis.database import Selection, ask
+from analysis.database import Selection, ask, ask_once
 from analysis.rules import RULES, Flags, Places, after, project
 from analysis.statistics import Floats
 from ortho_lora.errors import OrthoLoraError
@@ -87,6 +88,7 @@ class Replay:
     agreement: float | None  # mean cosine of this update and the one taken, over steps
     direction: float | None  # mean cosine of a block's update and its plain sum, over blocks and steps
     tasks: tuple[TaskEffect, ...]
+    left_out: int = 0  # steps of which rows are missing
 
 
 def replay(
@@ -134,6 +136,7 @@ def replay(
         agreement=_known(mean("agreement")),
         direction=_known(mean("direction")),
         tasks=effects,
+        left_out=len(_counts(run, order == "recorded")) - int(sums["steps"][0]),
     )
 
 
@@ -147,18 +150,45 @@ def document(run: Path, replays: list[Replay]) -> dict[str, Any]:
 def steps_of(run: Path, info: RunInfo, rows: int = _ROWS, *, orders: bool = True) -> Iterator[Steps]:
     """The recorded steps, in order, as many at a time as make `rows` rows of `pairs` and `norms`.
 
+    Steps of which rows are missing, as a part was lost, are left out.
+
     Raises:
-        OrthoLoraError: a part of the record is missing, with `orders` also of the orders.
+        OrthoLoraError: of no step are all rows recorded, with `orders` also the order.
     """
     tasks = len(info.task_names)
-    counts = ask(run, ["norms"], "SELECT step, count(*) AS rows FROM norms GROUP BY step ORDER BY step")
-    if tasks < 2 or counts.empty or ask(run, ["pairs"], "SELECT 1 FROM pairs LIMIT 1").empty:
+    counts = _counts(run, orders)
+    if tasks < 2 or counts.empty or not (counts["pairs"] > 0).any():
         return
-    each = int(counts["rows"].max()) * (tasks + 1) // 2  # T rows of norms a block, T (T - 1) / 2 of pairs
-    numbers = counts["step"].to_numpy(np.int64)
-    size = max(rows // max(each, 1), 1)
+    blocks = int(counts["norms"].max()) // tasks
+    expected = {"norms": blocks * tasks, "pairs": blocks * tasks * (tasks - 1) // 2}
+    recorded = (counts[list(expected)] == pd.Series(expected)).all(axis=1)
+    if not recorded.any():
+        raise OrthoLoraError(
+            f"{run}: no step has all of its rows, {expected['norms']} norms and {expected['pairs']} pairs: parts of"
+            " the record are missing."
+        )
+    if orders and not (ordered := recorded & (counts["orders"] == tasks)).any():
+        raise OrthoLoraError(f"{run}: the orders of its steps are not recorded; use the mean over all orders.")
+    numbers = counts.loc[ordered if orders else recorded, "step"].to_numpy(np.int64)
+    size = max(rows // max(sum(expected.values()), 1), 1)
     for first in range(0, len(numbers), size):
         yield _read(run, info, numbers[first : first + size], orders)
+
+
+def _counts(run: Path, orders: bool) -> pd.DataFrame:
+    """How many rows each step has that has any: step, norms, pairs; orders: of its tasks that have one."""
+    sql = """
+        SELECT step, coalesce(norms, 0) AS norms, coalesce(pairs, 0) AS pairs
+        FROM (SELECT step, count(*) AS norms FROM norms GROUP BY step)
+            FULL JOIN (SELECT step, count(*) AS pairs FROM pairs GROUP BY step) USING (step)
+        ORDER BY step
+        """
+    found = ask_once(run, ["norms", "pairs"], sql, Selection(), {}, "by_block")
+    if orders:
+        sql = 'SELECT step, count("order") AS orders FROM steps GROUP BY step'
+        found = found.merge(ask_once(run, ["steps"], sql, Selection(), {}, "by_block"), on="step", how="left")
+        found["orders"] = found["orders"].fillna(0)
+    return found
 
 
 def apply(
@@ -211,13 +241,14 @@ def _read(run: Path, info: RunInfo, numbers: Places, orders: bool) -> Steps:
     names = info.task_names
     tasks, steps = len(names), len(numbers)
     selection = Selection(steps=(int(numbers[0]), int(numbers[-1])))
-    order = "ORDER BY step, layer, module, branch"
+    order = "WHERE list_contains($steps, step) ORDER BY step, layer, module, branch"
+    parameters = {"tasks": names, "steps": numbers.tolist()}
     norms = ask(
         run,
         ["norms"],
         f"SELECT * FROM norms {order}, list_position($tasks, CAST(task AS VARCHAR))",
         selection,
-        {"tasks": names},
+        parameters,
     )
     pairs = ask(
         run,
@@ -225,16 +256,11 @@ def _read(run: Path, info: RunInfo, numbers: Places, orders: bool) -> Steps:
         f"""SELECT cos_before FROM pairs {order}, list_position($tasks, CAST(task_i AS VARCHAR)),
             list_position($tasks, CAST(task_j AS VARCHAR))""",
         selection,
-        {"tasks": names},
+        parameters,
     )
     first = norms.iloc[: len(norms) // steps : tasks]
     blocks = tuple(zip(first["layer"].astype(int), first["module"], first["branch"], strict=True))
     count, i, j = len(blocks), *np.triu_indices(tasks, 1)
-    if len(norms) != steps * count * tasks or len(pairs) != steps * count * len(i):
-        raise OrthoLoraError(
-            f"{run}: steps {numbers[0]} to {numbers[-1]} hold {len(norms)} norms and {len(pairs)} pairs; expected "
-            f"{steps * count * tasks} and {steps * count * len(i)}: a part of the record is missing."
-        )
     norm = np.nan_to_num(norms["norm_before"].to_numpy(np.float64)).reshape(steps, count, tasks)
     cosine = np.broadcast_to(np.eye(tasks), (steps, count, tasks, tasks)).copy()
     cosine[..., i, j] = cosine[..., j, i] = np.nan_to_num(
@@ -249,8 +275,6 @@ def _orders(run: Path, names: list[str], numbers: Places, selection: Selection) 
     rows = ask(run, ["steps"], 'SELECT step, task, "order" FROM steps', selection)
     rows = rows[rows["step"].isin(numbers)]
     place = rows.pivot(index="step", columns="task", values="order").reindex(index=numbers, columns=names)
-    if place.isna().to_numpy().any():
-        raise OrthoLoraError(f"{run}: the orders of its steps are not all recorded; use the mean over all orders.")
     found = place.to_numpy(np.int64)
     if (found < 0).any():
         return None

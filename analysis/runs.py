@@ -2,7 +2,7 @@
 
 import os
 import re
-import time
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -14,18 +14,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analysis.notes import Notes, read_notes
-from analysis.parts import damage, problems
+from analysis.parts import counted, damage, problems
 from analysis.remembered import remembered
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.processes import find
+from ortho_lora.reading import is_text, read_bytes, why
 from ortho_lora.schema import (
     ACTIVE_STATES,
     Identity,
     Status,
     TaskInfo,
-    check_run_id,
+    check_place,
     read_identity,
-    read_manifest,
+    read_run,
     read_status,
 )
 from ortho_lora.study.record import FILE_NAME as STUDY_FILE
@@ -51,16 +51,28 @@ class Run:
         """The recorded state; `unreadable` where the run cannot be read.
 
         `lost`: its process is gone, or another one has its pid by now. `stalled`: its process lives, and its training
-        has given no sign for longer than a step or an evaluation took it before, and for a minute at least.
+        has given no sign for longer than a step or an evaluation took it before, and for a minute at least. Of a run
+        on another host, whose processes and clock are not ours, the state is the recorded one (`elsewhere`).
         """
         if self.info is None or self.status is None:
             return "unreadable"
         if self.status.state in ACTIVE_STATES:
-            if find(self.status.pid, self.status.process_start_time) is None:
+            if self.status.life(self.path) == "gone":
                 return "lost"
-            if time.time() - self.status.heartbeat > self.status.patience_seconds:
+            if self.status.silent:
                 return "stalled"
         return self.status.state
+
+    @property
+    def elsewhere(self) -> str | None:
+        """Where a run is said to go on that cannot be seen from here, and since when its status says so."""
+        if not self.active or self.status is None or self.status.visible or self.status.host is None:
+            return None
+        try:
+            written = datetime.fromtimestamp((self.path / "status.json").stat().st_mtime, UTC)
+        except OSError:
+            return f"on host {self.status.host.name}"
+        return f"on host {self.status.host.name}, which wrote last at {written:%Y-%m-%d %H:%M:%S} UTC"
 
     @property
     def active(self) -> bool:
@@ -73,32 +85,84 @@ class Run:
         return self.status.heartbeat - self.info.created if self.info and self.status else None
 
 
+@dataclass(frozen=True)
+class Survey:
+    """What lies in a runs directory."""
+
+    runs: tuple[Run, ...]  # newest first
+    left_out: tuple[str, ...]  # what is no directory that can be opened by its name: its name, and why, in words
+
+
 def list_runs(runs_dir: Path) -> list[Run]:
+    """The runs of `survey`."""
+    return list(survey(runs_dir).runs)
+
+
+def survey(runs_dir: Path) -> Survey:
     """All runs, newest first. A directory that cannot be read as a run is listed with its problem.
 
     Files that have not changed since the last look are not read again.
+
+    Raises:
+        OrthoLoraError: the runs directory cannot be listed.
     """
     try:
-        with os.scandir(runs_dir) as entries:
-            paths = [Path(entry.path) for entry in entries if entry.name[0] != "." and entry.is_dir()]
+        names = sorted(name for name in os.listdir(runs_dir) if name[0] != ".")
     except FileNotFoundError:
-        return []
-    paths = [path for path in paths if not (path / STUDY_FILE).exists()]  # it holds runs, and is none
-    return sorted(map(_read, paths), key=lambda run: (_created(run), run.run_id), reverse=True)
+        return Survey((), ())
+    except OSError as error:
+        raise OrthoLoraError(
+            f"{runs_dir}: cannot be listed ({why(error)}): choose a directory of runs that you may read."
+        ) from error
+    runs, left_out = [], []
+    for name in names:
+        path = runs_dir / name
+        if reason := _no_directory(path):
+            left_out.append(f"{name.encode(errors='replace').decode()} ({reason})")
+        elif not os.path.lexists(path / STUDY_FILE):  # it holds runs, and is none
+            runs.append(_read(path))
+    runs.sort(key=lambda run: (_created(run), run.run_id), reverse=True)
+    return Survey(tuple(runs), tuple(left_out))
+
+
+def _no_directory(path: Path) -> str | None:
+    """Why something among the runs is not opened; None: it may be a run."""
+    try:
+        kind = path.stat().st_mode
+    except OSError as error:
+        return "a link that leads nowhere" if path.is_symlink() else why(error)
+    if not stat.S_ISDIR(kind):
+        return "a file" if stat.S_ISREG(kind) else "not a directory"
+    return None if is_text(path.name) else "its name is not text"
 
 
 def open_run(runs_dir: Path, run_id: str) -> Run:
-    """One run by its name; its `problem` names also the files in it that are left out, a line each.
+    """One run by the name of its directory; its `problem` names also the files that are left out, a line each.
 
     Raises:
-        OrthoLoraError: the name is not allowed, or there is no such run.
+        OrthoLoraError: the name is that of no directory there.
     """
-    path = runs_dir / check_run_id(run_id)
-    if not path.is_dir():
+    path = runs_dir / check_place(run_id)
+    try:
+        is_directory = path.is_dir()
+    except OSError as error:
+        raise OrthoLoraError(f"run {run_id!r}: cannot be opened in {runs_dir} ({why(error)}).") from error
+    if not is_directory:
         raise OrthoLoraError(f"run {run_id!r}: not in {runs_dir}; expected the name of a directory there.")
     run = _read(path)
     found = [run.problem] if run.problem else []
+    if run.info:
+        try:
+            read_run(path)
+        except OrthoLoraError as error:  # its modules, which a list does without
+            found.append(str(error))
     return replace(run, problem="\n".join([*found, *problems(path)]) or None)
+
+
+def run_at(path: Path) -> Run:
+    """The run in this directory, as of `open_run`."""
+    where = Path(os.path.abspath(path))  # not resolved: a link is read by its own name
+    return open_run(where.parent, where.name)
 
 
 def runs_table(runs: Sequence[Run]) -> pd.DataFrame:
@@ -134,19 +198,20 @@ def final_metrics(run: Path, tasks: Sequence[TaskInfo], split: str = "validation
 @remembered("manifest.json")
 def _last_values(run: Path, wanted: tuple[tuple[str, str], ...], split: str) -> dict[str, float]:
     found: dict[tuple[str, str], float] = {}
-    for name in reversed([part.name for part in read_manifest(run).of("metrics")]):
+    for part in reversed(counted(run).of("metrics")):
         if all(key in found for key in wanted):
             break
-        part = run / "metrics" / name
+        path = run / "metrics" / part.name
+        if damage(path.parent, part):
+            continue  # left out, as by every other question
         try:
-            with part.open("rb") as file:  # a small file is read faster at once
-                metrics = pq.ParquetFile(pa.BufferReader(file.read()))
+            metrics = pq.ParquetFile(pa.BufferReader(read_bytes(path)))  # a small file is read faster at once
             rows = metrics.read(columns=["split", "task", "metric", "value"], use_threads=False).to_pylist()
-            here = {(row["task"], row["metric"]): row["value"] for row in rows if row["split"] == split}
-        except (OSError, pa.ArrowInvalid, KeyError) as error:
-            if damage(part, "metrics"):  # left out, as by every other question
+        except (OSError, pa.ArrowException) as error:
+            if damage(path.parent, part, deep=True):
                 continue
-            raise OrthoLoraError(f"{part}: cannot be read as a part of a record ({error}).") from error
+            raise OrthoLoraError(f"{path}: cannot be read as a part of a record ({error}).") from error
+        here = {(row["task"], row["metric"]): row["value"] for row in rows if row["split"] == split}
         found = here | found
     return {task: found[task, metric] for task, metric in wanted if found.get((task, metric)) is not None}
 
@@ -155,7 +220,7 @@ def _read(path: Path) -> Run:
     status = _status(path)
     try:
         info = _identity(path)
-    except (OrthoLoraError, OSError) as error:
+    except OrthoLoraError as error:
         return Run(path, path.name, None, status, str(error), Notes())
     notes, problem = Notes(), None if status else f"{path}: status.json is missing or unreadable."
     try:

@@ -46,6 +46,8 @@ def print_replays(console: Console, info: Identity, replays: Sequence[Replay]) -
     """A line a method, and for a single one a line a task."""
     taken = f"probe {info.probe.where}, with {info.method}" if info.probe else f"trained with {info.method}"
     replayed = f"{replays[0].steps} {'batches' if info.probe else 'steps'} replayed"
+    if missing := replays[0].left_out:
+        replayed += f", without {missing} of which rows are missing"
     console.print(Text(plain(f"{info.run_id}: {taken}; {replayed}"), "bold"))
     table = Table(box=SIMPLE_HEAD)
     table.add_column("rule, scope", overflow="fold")

@@ -8,6 +8,8 @@ a file. What is known of it is read from disk and from the system, so that a rel
     <runs_dir>/.launch/<run_id>.json   its ticket
 """
 
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,9 +26,10 @@ import ortho_lora.queue as queue
 from analysis.runs import Run, open_run
 from ortho_lora.config import Config, load_config
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.processes import environment, find
+from ortho_lora.processes import Origin, environment, find
 from ortho_lora.queue import Ticket
-from ortho_lora.schema import CHECKPOINT, check_run_id, read_run, read_status
+from ortho_lora.reading import open_regular, why
+from ortho_lora.schema import ACTIVE_STATES, CHECKPOINT, check_place, check_run_id, read_run, read_status
 
 HALF_WIDTH = 0.05
 """Of the intervals of the mean cosines that a probe is to reach."""
@@ -51,6 +54,7 @@ class Launch:
     place: int | None  # in the queue, 1 for the next one; None: not queued
     resumes: bool  # a run that is there
     output: str  # the last lines that it printed
+    host: str | None = None  # where it is, if that is another host: the state is what it wrote last
 
     @property
     def alive(self) -> bool:
@@ -92,7 +96,7 @@ def can_resume(run: Run) -> bool:
         run.state in ("stopped", "failed", "lost")
         and run.info is not None
         and run.info.probe is None
-        and (run.path / CHECKPOINT).is_file()
+        and os.path.isfile(run.path / CHECKPOINT)
     )
 
 
@@ -109,8 +113,8 @@ def probe(run_dir: Path) -> str:
         )
     assert run.info is not None
     runs_dir = run_dir.parent
-    taken = {*queue.tickets(runs_dir), *(path.name for path in runs_dir.iterdir())}
-    name = next(name for number in count(1) if (name := f"{run.run_id}{_PROBE}{number}") not in taken)
+    taken = {*queue.tickets(runs_dir), *os.listdir(runs_dir)}
+    name = next(name for number in count(1) if (name := f"{_stem(run.run_id)}{_PROBE}{number}") not in taken)
     options = ["--half-width", str(HALF_WIDTH), "--runs-dir", str(runs_dir.resolve()), "--name", name]
     settings = {_settings_path(runs_dir, name): as_yaml(load_config(overrides=run.info.config))}
     _start(["probe", str(run_dir.resolve()), *options], runs_dir, name, settings)
@@ -124,28 +128,46 @@ def can_probe(run: Run) -> bool:
         and run.info.probe is None
         and run.info.method != "single"
         and len(run.info.tasks) > 1
-        and (run.path / CHECKPOINT).is_file()
+        and os.path.isfile(run.path / CHECKPOINT)
     )
 
 
-def probed(name: str) -> str:
-    """The run that a probe of this name, launched from here, is of."""
-    return name.rpartition(_PROBE)[0]
+def probes(name: str, run_id: str) -> bool:
+    """Whether a probe of this name, launched from here, is of this run."""
+    return name.rpartition(_PROBE)[0] == _stem(run_id)
+
+
+def _stem(run_id: str) -> str:
+    """A name of which new ones can be made: a run that was copied may have any."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", run_id).strip("-")[:80] or "run"
 
 
 def stop(runs_dir: Path, run_id: str) -> bool:
-    """Ask the process that trains a run, or waits to, to end after its step; False where there is none."""
-    ticket, status = queue.read_ticket(runs_dir, run_id), read_status(runs_dir / check_run_id(run_id))
-    if (ticket is None or not ticket.alive) and status is not None:
+    """Ask the process that trains a run, or waits to, to end after its step; False where there is none.
+
+    Raises:
+        OrthoLoraError: it trains on another host, or belongs to another user.
+    """
+    ticket, status = queue.read_ticket(runs_dir, run_id), read_status(runs_dir / check_place(run_id))
+    if (ticket is None or not ticket.alive) and status is not None and status.state in ACTIVE_STATES:
         # Not launched from here: it gets a ticket now, so that everyone sees that it was asked.
-        ticket = Ticket(pid=status.pid, process_start_time=status.process_start_time, started=True)
-    process = find(ticket.pid, ticket.process_start_time) if ticket else None
-    if ticket is None or process is None:
+        ticket = Ticket(**status.model_dump(include=set(Origin.model_fields)), started=True)
+    if ticket is None or not ticket.alive:
         return False
+    process = find(ticket)
+    if process is None and ticket.started:
+        raise OrthoLoraError(f"run {run_id!r} trains on host {ticket.elsewhere}: stop it there.")
     with queue.lock(runs_dir):
-        ticket = queue.read_ticket(runs_dir, run_id) or ticket
+        if (now := queue.read_ticket(runs_dir, run_id)) and now.same_process(ticket):
+            ticket = now
         queue.write_ticket(runs_dir, run_id, ticket.model_copy(update={"stop_asked": True}))
-        process.send_signal(signal.SIGTERM)
+        try:
+            if process is not None:  # else it waits on another host, and looks at its ticket
+                process.send_signal(signal.SIGTERM)
+        except psutil.NoSuchProcess:
+            return False
+        except psutil.AccessDenied:
+            raise OrthoLoraError(f"run {run_id!r}: its process is of another user, who alone can stop it.") from None
     return True
 
 
@@ -161,7 +183,12 @@ def launches(runs_dir: Path) -> list[Launch]:
     places = {run_id: place for place, run_id in enumerate(queue.waiting(runs_dir), 1)}
     return [
         Launch(
-            run_id, state, places.get(run_id), (runs_dir / run_id).exists(), tail(_output_path(runs_dir, run_id), 12)
+            run_id,
+            state,
+            places.get(run_id),
+            os.path.lexists(runs_dir / run_id),
+            tail(_output_path(runs_dir, run_id), 12),
+            ticket.elsewhere,
         )
         for run_id, ticket in queue.tickets(runs_dir).items()
         if not ticket.writes(runs_dir / run_id) and (state := _state(ticket))
@@ -177,9 +204,9 @@ def _state(ticket: Ticket) -> Literal["queued", "starting", "stopping", "failed"
 
 
 def dismiss(runs_dir: Path, run_id: str) -> None:
-    """Forget a launch that has ended."""
+    """Forget a launch that has ended, or is on another host: one that waits there comes back."""
     with queue.lock(runs_dir):
-        if (ticket := queue.read_ticket(runs_dir, run_id)) and not ticket.alive:
+        if (ticket := queue.read_ticket(runs_dir, run_id)) and not find(ticket):
             queue.discard_ticket(runs_dir, run_id)
 
 
@@ -189,7 +216,7 @@ def settings(runs_dir: Path, run_id: str) -> dict[str, Any]:
     Raises:
         OrthoLoraError: there is neither, or it cannot be read.
     """
-    if (runs_dir / check_run_id(run_id)).exists():
+    if os.path.lexists(runs_dir / check_place(run_id)):
         return read_run(runs_dir / run_id).config
     return load_config(_settings_path(runs_dir, run_id)).model_dump(mode="json")
 
@@ -201,12 +228,12 @@ def as_yaml(config: Config) -> str:
 
 
 def tail(path: Path, lines: int) -> str:
-    """The last lines of a text file; empty where there is none."""
+    """The last lines of a text file; empty where there is none that can be read."""
     try:
-        with path.open("rb") as file:
-            file.seek(max(path.stat().st_size - 200 * lines, 0))
+        with open_regular(path) as file:
+            file.seek(max(os.fstat(file.fileno()).st_size - 200 * lines, 0))
             return "\n".join(file.read().decode("utf-8", "replace").splitlines()[-lines:])
-    except FileNotFoundError:
+    except OSError:
         return ""
 
 
@@ -222,7 +249,7 @@ def _start(arguments: list[str], runs_dir: Path, run_id: str, files: dict[Path, 
             output = _output_path(runs_dir, run_id).open("wb")
         except OSError as error:
             raise OrthoLoraError(
-                f"{queue.folder(runs_dir)}: cannot be written ({error.strerror}): choose another runs directory."
+                f"{queue.folder(runs_dir)}: cannot be written ({why(error)}): choose another runs directory."
             ) from error
         with output:
             process = subprocess.Popen(

@@ -4,13 +4,16 @@ What is done is read from the runs directory, so a lesson that was left goes on 
 is not touched: it is trained again under the next name, `lesson-dial-0-2`.
 """
 
+import os
 from collections.abc import Iterable
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
 from analysis.runs import Run, open_run
 from app import launcher
 from ortho_lora.config import Config
+from ortho_lora.errors import OrthoLoraError
 from ortho_lora.queue import read_ticket
 
 SETTINGS = {
@@ -79,9 +82,10 @@ def alive(runs_dir: Path, run_id: str) -> bool:
 def _attempts(runs_dir: Path, name: str) -> list[Run]:
     found: list[Run] = []
     for number in count(1):
-        if not (runs_dir / _attempt(name, number)).is_dir():
+        if not os.path.isdir(runs_dir / _attempt(name, number)):
             break
-        found.append(open_run(runs_dir, _attempt(name, number)))
+        with suppress(OrthoLoraError):  # deleted in between
+            found.append(open_run(runs_dir, _attempt(name, number)))
     return found
 
 

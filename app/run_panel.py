@@ -75,7 +75,10 @@ def _facts(run: Run) -> list[str]:
 def _problems(run: Run) -> None:
     problem = run.problem
     if run.info:
-        problem = open_run(default_runs_dir(), run.run_id).problem  # with the files of it that are left out
+        try:
+            problem = open_run(default_runs_dir(), run.run_id).problem  # with the files of it that are left out
+        except OrthoLoraError as error:  # deleted since it was listed
+            problem = str(error)
     if problem:
         st.warning(state.plain(problem))
     if run.status and run.status.state == "failed":

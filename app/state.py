@@ -6,7 +6,7 @@ What is chosen lives in the address, so that a copied link opens the same view (
 import atexit
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 from types import FunctionType
@@ -14,7 +14,7 @@ from typing import Any
 
 import streamlit as st
 
-from analysis.runs import Run, list_runs, open_run
+from analysis.runs import Run, list_runs, open_run, survey
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.schema import default_runs_dir
 
@@ -43,6 +43,15 @@ def plain(text: str) -> str:
     return "".join(f"\\{letter}" if letter in r"\`*_{}[]()#+-.!|~<>$:@" else letter for letter in text)
 
 
+MOST_LEFT_OUT = 5
+
+
+def left_out(words: str, what: Sequence[str]) -> None:
+    """One line on what was passed over, like `Left out: a.txt (a file) and 3 more.`"""
+    more = f" and {len(what) - MOST_LEFT_OUT} more" if len(what) > MOST_LEFT_OUT else ""
+    st.caption(f"{words}: {', '.join(plain(one) for one in what[:MOST_LEFT_OUT])}{more}.")
+
+
 def is_dark() -> bool:
     return st.context.theme.type == "dark"
 
@@ -60,7 +69,11 @@ def spare_imports() -> None:
 
 def choose_runs() -> None:
     """The run that the pages show and those that it is compared with, in the sidebar and in the address."""
-    runs = _unarchived(list_runs(default_runs_dir()))
+    try:
+        runs = _unarchived(list(survey(default_runs_dir()).runs))
+    except OrthoLoraError as error:
+        st.error(plain(str(error)))
+        st.stop()
     states = {run.run_id: run.state for run in runs}
     if st.session_state.get("run") not in states:
         st.session_state.pop("run", None)
@@ -159,7 +172,10 @@ def live(run: Run, body: Callable[[Run], None], every: float = LIVE_SECONDS) -> 
     @st.fragment(run_every=seconds if follow else None)
     def show() -> None:
         again, began = next(looks) > 0, time.process_time()
-        now = open_run(default_runs_dir(), run.run_id) if active else run
+        try:
+            now = open_run(default_runs_dir(), run.run_id) if active else run
+        except OrthoLoraError:  # deleted since the page was opened
+            st.rerun()
         if active and not now.active:
             st.rerun()  # the last look: the fragment's clock stops with it
         if active and now.status:
@@ -207,5 +223,5 @@ def version(run: Path) -> int:
     """A number that changes whenever a run's record does."""
     try:
         return (run / "manifest.json").stat().st_mtime_ns
-    except FileNotFoundError:
+    except OSError:
         return 0

@@ -23,7 +23,7 @@ from ortho_lora.life import new_run_id
 from ortho_lora.methods import METHODS
 from ortho_lora.precision import ENDLESS, FEWEST_BATCHES, Goal
 from ortho_lora.queue import wait_for_turn
-from ortho_lora.schema import RUNS_DIR_VARIABLE, Status, default_runs_dir, read_run
+from ortho_lora.schema import RUNS_DIR_VARIABLE, Status, check_run_id, default_runs_dir, read_run
 from ortho_lora.study.command import EPILOG, study
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False, help=__doc__)
@@ -78,7 +78,7 @@ def train(
     runs_dir = runs_dir or default_runs_dir()
     if queue:
         name = name or new_run_id(runs_dir, settings.label)
-        wait_for_turn(runs_dir, name, _say_place)
+        wait_for_turn(runs_dir, check_run_id(name), _say_place)
     # torch only after the configuration holds: a wrong key answers at once, and who waits takes no memory.
     _quieten()
     from ortho_lora.train import train as run
@@ -153,7 +153,7 @@ def probe(
     runs_dir = runs_dir or (default_runs_dir() if run_dir is None else run_dir.resolve().parent)
     if queue:
         name = name or new_run_id(runs_dir, "probe")
-        wait_for_turn(runs_dir, name, _say_place)
+        wait_for_turn(runs_dir, check_run_id(name), _say_place)
     _quieten()
     from ortho_lora.probe import config_of
     from ortho_lora.probe import probe as run

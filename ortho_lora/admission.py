@@ -1,12 +1,17 @@
 """Who may write a run, and which rows may enter its record: those of its training, step after step."""
 
+import time
+import warnings
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ortho_lora.errors import OrthoLoraError
-from ortho_lora.schema import RunInfo, check_run_id
+from ortho_lora.errors import OrthoLoraError, OrthoLoraWarning
+from ortho_lora.schema import ACTIVE_STATES, RunInfo, check_run_id, read_status
+
+WATCH_SECONDS = 60.0
+"""How long a run that another host may be writing is watched for a sign of it, before it is taken over."""
 
 
 def check_free(runs_dir: Path, run_id: str) -> str:
@@ -31,7 +36,31 @@ def lock_run(run_dir: Path) -> FileLock:
         raise OrthoLoraError(
             f"{run_dir}: cannot be locked ({error.strerror}): choose a directory that you may write."
         ) from error
+    if (host := _written_elsewhere(run_dir)) is not None:
+        lock.release(force=True)
+        raise OrthoLoraError(
+            f"{run_dir}: a process of host {host} is writing this run: wait for its end, or stop it there."
+        )
     return lock
+
+
+def _written_elsewhere(run_dir: Path) -> str | None:
+    """The host of a process that writes a run though its lock is free: not every shared disk tells hosts of locks."""
+    former = read_status(run_dir)
+    if former is None or former.state not in ACTIVE_STATES or former.same_kernel or former.process_life != "unknown":
+        return None
+    there = former.host.name if former.host else "another host"
+    warnings.warn(
+        f"{run_dir}: was last written on host {there}: watched for {WATCH_SECONDS:.0f} s, in case it still is.",
+        OrthoLoraWarning,
+        stacklevel=3,
+    )
+    deadline = time.monotonic() + WATCH_SECONDS
+    while time.monotonic() < deadline:  # its signs are compared with each other: its clock may not be ours
+        time.sleep(0.2)
+        if (now := read_status(run_dir)) and now != former:
+            return there if now.state in ACTIVE_STATES else None
+    return None
 
 
 def refuse_another(run_dir: Path, former: RunInfo, info: RunInfo) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from ortho_lora.errors import OrthoLoraError
+from ortho_lora.reading import read_bytes, why
 from ortho_lora.tables import SCHEMAS
 
 _NAME = re.compile(r"part-[0-9]+\.parquet")
@@ -84,12 +85,14 @@ def read_manifest(run_dir: Path) -> Manifest:
     """
     path = Path(run_dir) / "manifest.json"
     try:
-        return Manifest.model_validate_json(path.read_bytes())
+        return Manifest.model_validate_json(read_bytes(path))
     except FileNotFoundError:
         return Manifest()
+    except OSError as error:
+        raise OrthoLoraError(f"{path}: cannot be read ({why(error)}).") from error
     except ValidationError as error:
-        why = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise OrthoLoraError(f"{path}: not a manifest of a record ({why}).") from error
+        said = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise OrthoLoraError(f"{path}: not a manifest of a record ({said}).") from error
 
 
 def part_files(run_dir: Path, table: str) -> list[Path]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-import psutil
 from filelock import FileLock
 from numpy.typing import ArrayLike
 
@@ -112,7 +111,7 @@ class Recorder:
                 self._places = Places(_last_steps(self.run_dir))
             return
         check_free(self.run_dir.parent, info.run_id)
-        status = self._new_status()
+        status = new_status(self.total)
         # Made under a hidden name and renamed: whoever looks sees a whole run or none.
         hidden = self.run_dir.parent / f".{info.run_id}.{status.pid}"
         try:
@@ -179,16 +178,12 @@ class Recorder:
         former = read_status(self.run_dir)
         self._metrics = former.metrics if former else {}
         store = Store(self.run_dir, self.flush_rows, before)
-        status = self._new_status()
+        status = new_status(self.total)
         status.step = before["steps"]
         self._closed = False
         self._places = Places(_last_steps(self.run_dir))
         self._start(lock, store, status)
         self._status.write()
-
-    def _new_status(self) -> Status:
-        process = psutil.Process()
-        return new_status(self.total, process.pid, process.create_time())
 
     def _start(self, lock: FileLock, store: Store, status: Status) -> None:
         self._lock = lock

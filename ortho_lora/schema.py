@@ -18,15 +18,18 @@ Importable without torch, with the tables and the manifest. Every table is a set
 import math
 import os
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import from_json
 
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.manifest import Bins, Manifest, Part, part_files, read_manifest
+from ortho_lora.processes import Life, Origin, locked
+from ortho_lora.reading import open_regular, read_bytes, why
 from ortho_lora.tables import BINS_TOGETHER, ROLLUPS, SCHEMAS, TABLES
 
 __all__ = [
@@ -49,6 +52,7 @@ __all__ = [
     "State",
     "Status",
     "TaskInfo",
+    "check_place",
     "check_run_id",
     "default_runs_dir",
     "left_out_words",
@@ -71,6 +75,11 @@ State = Literal["queued", "running", "stopping", "stopped", "failed", "finished"
 ACTIVE_STATES: tuple[State, ...] = ("queued", "running", "stopping")
 PATIENCE = 60.0
 """Seconds without a sign of the training thread after which a run counts as stalled."""
+
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Moment = Annotated[float, Field(ge=0, lt=2.5e11)]
+"""Seconds since the epoch, UTC, before the year 9892."""
 
 
 class TaskInfo(BaseModel):
@@ -137,11 +146,11 @@ class Identity(BaseModel):
 
     schema_version: int = SCHEMA_VERSION
     run_id: str
-    created: float  # seconds since the epoch, UTC
+    created: Moment  # by the clock of its host
     method: str
     rule: str
     scope: str
-    seed: int
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)]
     gradient_mode: str  # `fused` or `sequential`; `library` where the user's own loop decides
     config: dict[str, Any]
     tasks: tuple[TaskInfo, ...]
@@ -176,22 +185,21 @@ _HEAD = 2**12
 _Identity = TypeVar("_Identity", bound=Identity)
 
 
-class Status(BaseModel):
-    """`status.json`: the life of a run, replaced atomically."""
+class Status(Origin):
+    """`status.json`: the life of a run, and the process that trains it; replaced atomically."""
 
     model_config = ConfigDict(ser_json_inf_nan="strings")  # JSON has no other word for a loss that is not finite
 
     state: State
-    step: int = 0
-    total: int = 0  # 0: not known
+    step: Count = 0
+    total: Count = 0  # 0: not known
     phase: str = "starting"  # starting, evaluating, training or probing, saving, done
     eta_seconds: float | None = None
-    pid: int
-    process_start_time: float  # seconds since the epoch: a later process may carry the same pid
     heartbeat: float  # seconds since the epoch: the last sign of the training thread, be it a step or a batch evaluated
+    heartbeat_monotonic: float | None = None  # the same by the clock of its host that nobody steps
     patience_seconds: float = PATIENCE  # without a sign, until the run counts as stalled; more where steps take minutes
-    losses: dict[str, float] = {}
-    metrics: dict[str, dict[str, dict[str, float]]] = {}  # the last values, by split, task and metric
+    losses: dict[str, float] = Field({})
+    metrics: dict[str, dict[str, dict[str, float]]] = Field({})  # the last values, by split, task and metric
     message: str = ""
     peak_memory_bytes: int | None = None  # of the accelerator where there is one, else of the process; None: not known
 
@@ -202,6 +210,19 @@ class Status(BaseModel):
         if not isinstance(losses, dict):
             return losses
         return {task: math.nan if loss is None else loss for task, loss in losses.items()}
+
+    def life(self, run_dir: Path) -> Life:
+        """Whether the process that trains this run lives, as far as can be told from here."""
+        if (seen := self.process_life) == "unknown" and self.same_kernel and not locked(run_dir / "lock"):
+            return "gone"  # in another container of this machine, which would hold the run's lock
+        return seen
+
+    @property
+    def silent(self) -> bool:
+        """Whether a process that lives has given no sign for longer than it may; of another host nobody here knows."""
+        if self.heartbeat_monotonic is None:
+            return self.host is None and time.time() - self.heartbeat > self.patience_seconds
+        return self.visible and time.monotonic() - self.heartbeat_monotonic > self.patience_seconds
 
     @property
     def progress(self) -> str:
@@ -223,6 +244,17 @@ def check_run_id(run_id: str) -> str:
             f"run name {run_id!r}: expected 1 to 100 letters, digits, '.', '_' or '-', not starting with '.' or '-'."
         )
     return run_id
+
+
+def check_place(name: str) -> str:
+    """Return the name of a run that may be there already; raise where it is not that of something in a directory.
+
+    A directory that somebody copied or renamed may have any name: it is read by that, and new runs are named by
+    `check_run_id`.
+    """
+    if not name or name[0] == "." or "\0" in name or Path(name).name != name:
+        raise OrthoLoraError(f"run name {name!r}: expected that of a directory among the runs: no path, not hidden.")
+    return name
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -247,7 +279,7 @@ def sync_directory(path: Path) -> None:
 
 
 def read_run(run_dir: Path) -> RunInfo:
-    """Read `run.json`.
+    """Read `run.json`; the run goes by the name of its directory, which may have been renamed or copied.
 
     Raises:
         OrthoLoraError: there is none, it cannot be read, or a newer version of this program wrote it.
@@ -259,10 +291,10 @@ def read_identity(run_dir: Path) -> Identity:
     """Read `run.json` without its modules, in a small part of the time; refuses as `read_run` does."""
     path = Path(run_dir) / "run.json"
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             head = from_json(file.read(_HEAD), allow_partial=True)
         if "modules" in head:  # the last of the fields: those before it are whole
-            return Identity.model_validate(head)
+            return _where_it_stands(Identity.model_validate(head), path)
     except (OSError, ValueError, TypeError):
         pass  # longer, older or broken: told by reading all of it
     return _read_identity(Identity, path)
@@ -270,9 +302,11 @@ def read_identity(run_dir: Path) -> Identity:
 
 def _read_identity(kind: type[_Identity], path: Path) -> _Identity:
     try:
-        return kind.model_validate_json(path.read_bytes())
+        return _where_it_stands(kind.model_validate_json(read_bytes(path)), path)
     except FileNotFoundError:
         raise OrthoLoraError(f"{path.parent}: not a run (no run.json); expected a directory made by `train`.") from None
+    except OSError as error:
+        raise OrthoLoraError(f"{path}: cannot be read ({why(error)}).") from error
     except OrthoLoraError as error:
         raise OrthoLoraError(f"{path}: {error}") from None
     except ValidationError as error:
@@ -282,9 +316,13 @@ def _read_identity(kind: type[_Identity], path: Path) -> _Identity:
         raise OrthoLoraError(f"{path}: cannot be read as the identity of a run ({said}).") from error
 
 
+def _where_it_stands(identity: _Identity, path: Path) -> _Identity:
+    return identity.model_copy(update={"run_id": os.path.basename(os.path.dirname(os.path.abspath(path)))})
+
+
 def read_status(run_dir: Path) -> Status | None:
     """Read `status.json`; None where there is none or it is not one."""
     try:
-        return Status.model_validate_json((Path(run_dir) / "status.json").read_text(encoding="utf-8"))
+        return Status.model_validate_json(read_bytes(Path(run_dir) / "status.json"))
     except (OSError, ValidationError):
         return None

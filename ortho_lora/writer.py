@@ -6,7 +6,10 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
+
 from ortho_lora.errors import OrthoLoraError
+from ortho_lora.processes import Origin
 from ortho_lora.schema import PATIENCE, Status, replace_text
 from ortho_lora.store import Batch, Store
 
@@ -21,7 +24,7 @@ class StatusFile:
         self.path, self.status = path, status
         self._lock = threading.Lock()
         self._sign = time.monotonic()
-        self._written = status.heartbeat
+        self._written = self._sign  # not the time of day: a clock that is put back would stop the file
 
     def say(self, **fields: object) -> Status:
         """Change what is known. The heartbeat is a sign of the training thread: a live writer proves no progress."""
@@ -30,23 +33,23 @@ class StatusFile:
             # A step or an evaluation that once took minutes is no sign of trouble the next time.
             patience = max(self.status.patience_seconds, 3 * (now - self._sign))
             self._sign = now
-            known = self.status.model_dump() | {"heartbeat": time.time(), "patience_seconds": patience}
-            self.status = Status.model_validate(known | fields)
+            signs = {"heartbeat": time.time(), "heartbeat_monotonic": now, "patience_seconds": patience}
+            self.status = Status.model_validate(self.status.model_dump() | signs | fields)
             return self.status
 
     def beat(self) -> None:
         """Say nothing but that the training thread goes on."""
         with self._lock:
-            self._sign = time.monotonic()
+            self._sign = self.status.heartbeat_monotonic = time.monotonic()
             self.status.heartbeat = time.time()
 
     def write(self, *, only_if_changed: bool = False) -> None:
         """Replace the file."""
         with self._lock:  # of two writes the one with the newer status is last
-            if only_if_changed and self.status.heartbeat <= self._written:
+            if only_if_changed and self._sign == self._written:
                 return
             replace_text(self.path, self.status.model_dump_json(indent=1))
-            self._written = self.status.heartbeat
+            self._written = self._sign
 
 
 class Writer:
@@ -176,13 +179,13 @@ def gone(run_dir: Path) -> OrthoLoraError:
     )
 
 
-def new_status(total: int, pid: int, started: float) -> Status:
-    """Of a run that begins, in process `pid` that started at `started` (seconds since the epoch)."""
+def new_status(total: int) -> Status:
+    """Of a run that begins, in this process."""
     return Status(
         state="running",
         total=total,
-        pid=pid,
-        process_start_time=started,
         heartbeat=time.time(),
+        heartbeat_monotonic=time.monotonic(),
         patience_seconds=PATIENCE,
+        **dict(Origin.of(psutil.Process())),
     )

@@ -10,10 +10,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FORBIDDEN = {"analysis": {"torch", "transformers", "peft", "streamlit"}, "app": {"torch", "transformers", "peft"}}
 OF_TRAINING = {  # what others may use of `ortho_lora`
-    "analysis": {"ortho_lora.schema", "ortho_lora.errors", "ortho_lora.processes", "ortho_lora.study.record"},
+    "analysis": {"ortho_lora.schema", "ortho_lora.errors", "ortho_lora.reading", "ortho_lora.study.record"},
     "app": {
         "ortho_lora.schema",
         "ortho_lora.errors",
+        "ortho_lora.reading",
         "ortho_lora.config",
         "ortho_lora.methods",
         "ortho_lora.tasks.packaged",

@@ -7,6 +7,7 @@ import time
 
 import psutil
 import pytest
+import torture
 
 from ortho_lora import queue
 from ortho_lora.errors import OrthoLoraError
@@ -119,7 +120,100 @@ def test_damaged_tickets_are_left_out(tmp_path):
     assert queue.tickets(tmp_path) == {}
 
 
-@pytest.mark.parametrize("name", ["../up", "", ".hidden", "a/b"])
+@pytest.mark.parametrize("name", ["../up", "", ".hidden", "a/b", "..", "a\0b"])
 def test_name_that_leaves_the_folder_is_refused(name, tmp_path):
-    with pytest.raises(OrthoLoraError, match="expected 1 to 100 letters"):
+    with pytest.raises(OrthoLoraError, match="expected that of a directory among the runs"):
         queue.wait_for_turn(tmp_path, name)
+
+
+def elsewhere(ticket):
+    """The same ticket as another host would have written it."""
+    host = ticket.host.model_copy(update={"name": "other", "machine": "0" * 16, "boot": "another start"})
+    return ticket.model_copy(update={"host": host, "number": 0})
+
+
+@pytest.fixture
+def stepped(monkeypatch):
+    """Steps the clock, as psutil sees it: stepped(seconds)."""
+    plain = psutil.Process.create_time
+
+    def step(seconds):
+        monkeypatch.setattr(psutil.Process, "create_time", lambda process: plain(process) + seconds)
+
+    return step
+
+
+def test_a_clock_that_is_stepped_kills_nobody_who_waits(tmp_path, join, stepped):
+    """Another one trains; the clock is put back an hour, and forth; then it ends."""
+    first = join("first")
+    assert first.stdout.readline() == "turn\n"
+    waiter = threading.Thread(target=queue.wait_for_turn, args=(tmp_path, "mine"), daemon=True)
+    waiter.start()
+    while queue.waiting(tmp_path) != ["mine"]:
+        time.sleep(0.05)
+    for seconds in (-3600.0, 86400.0):
+        stepped(seconds)
+        time.sleep(3 * queue.LOOK_SECONDS)
+        assert waiter.is_alive()
+        assert queue.waiting(tmp_path) == ["mine"]
+        assert queue.read_ticket(tmp_path, "first").alive
+    end(first)
+    waiter.join(timeout=10)
+    assert queue.read_ticket(tmp_path, "mine").started
+
+
+def test_who_came_first_is_told_by_no_clock(tmp_path, stepped):
+    me = psutil.Process()
+    with queue.lock(tmp_path):
+        queue.write_ticket(tmp_path, "b", Ticket.of(me))
+        stepped(-3600.0)
+        queue.write_ticket(tmp_path, "a", Ticket.of(psutil.Process()))
+    assert queue.waiting(tmp_path) == ["b", "a"]
+    with queue.lock(tmp_path):
+        queue.write_ticket(tmp_path, "b", queue.read_ticket(tmp_path, "b").model_copy(update={"stop_asked": True}))
+    assert list(queue.tickets(tmp_path)) == ["b", "a"]
+
+
+def test_a_run_of_another_host_is_not_started_again_and_holds_nobody_up(tmp_path):
+    theirs = elsewhere(Ticket.of(psutil.Process()))
+    with queue.lock(tmp_path):
+        queue.write_ticket(tmp_path, "mine", theirs)
+        queue.write_ticket(tmp_path, "trains", theirs.model_copy(update={"started": True}))
+    assert queue.read_ticket(tmp_path, "mine").alive
+    assert queue.waiting(tmp_path) == []
+    with pytest.raises(OrthoLoraError, match="run 'mine' waits or trains already on host other: choose another --name"):
+        queue.wait_for_turn(tmp_path, "mine")
+    queue.wait_for_turn(tmp_path, "another")  # each host has its own limit
+
+
+def test_one_that_waits_is_taken_out_from_another_host(tmp_path, join):
+    """Whose signals do not reach it: the ticket says it."""
+    assert join("first").stdout.readline() == "turn\n"
+    second = join("second")
+    assert second.stdout.readline() == "place 1\n"
+    with queue.lock(tmp_path):
+        ticket = queue.read_ticket(tmp_path, "second")
+        queue.write_ticket(tmp_path, "second", ticket.model_copy(update={"stop_asked": True}))
+    assert second.wait(timeout=20) == 1
+    assert queue.waiting(tmp_path) == []
+
+
+def test_litter_among_the_tickets_takes_no_queue_down(tmp_path, join):
+    torture.litter_queue(tmp_path)
+    with torture.permissions_hold():
+        assert queue.waiting(tmp_path) == []
+        assert {"r (copy)", "negative"} <= queue.tickets(tmp_path).keys()
+        assert len(queue.damaged(tmp_path)) == len(torture.FILES) + 1
+        assert queue.read_limit(tmp_path) == 1
+        assert join("mine").stdout.readline() == "turn\n"
+
+
+@pytest.mark.parametrize("place", [".launch", ".launch/lock", ".launch/mine.json"])
+def test_a_queue_that_cannot_be_written_is_told(place, tmp_path):
+    if place.endswith("mine.json"):
+        (tmp_path / place).mkdir(parents=True)
+    else:
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).symlink_to(place)
+    with pytest.raises(OrthoLoraError, match="cannot be (made or )?written"):
+        queue.wait_for_turn(tmp_path, "mine")

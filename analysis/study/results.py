@@ -10,6 +10,7 @@ from typing import TypeAlias
 import pandas as pd
 
 from analysis.runs import Run, list_runs
+from ortho_lora.reading import is_text
 from ortho_lora.study.record import FILE_NAME, Cell, Settings, Study, read_study
 
 Condition: TypeAlias = tuple[tuple[str, str], ...]
@@ -81,7 +82,10 @@ class Results:
     @property
     def version(self) -> tuple[object, ...]:
         """Another one whenever findings may differ; not when a run makes a step."""
-        written = (self.directory / FILE_NAME).stat().st_mtime_ns
+        try:
+            written = (self.directory / FILE_NAME).stat().st_mtime_ns
+        except OSError:
+            written = 0
         return written, *((run.run_id, run.state) for run in self.runs.values())
 
     @property
@@ -105,12 +109,11 @@ def read_results(directory: Path) -> Results:
 def find_studies(runs_dir: Path) -> dict[str, Path]:
     """Studies by name: those in directories of a runs directory, and before them itself, as `.`, where it is one."""
     try:
-        with os.scandir(runs_dir) as entries:
-            names = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
-    except FileNotFoundError:
+        names = sorted(name for name in os.listdir(runs_dir) if is_text(name) and not os.path.islink(runs_dir / name))
+    except OSError:
         return {}
     found = {".": runs_dir, **{name: runs_dir / name for name in names}}
-    return {name: path for name, path in found.items() if (path / FILE_NAME).is_file()}
+    return {name: path for name, path in found.items() if os.path.isfile(path / FILE_NAME)}
 
 
 def planned_runs(results: Results) -> pd.DataFrame:

@@ -12,7 +12,10 @@ from ortho_lora.schema import default_runs_dir
 def stop_button(run_id: str, label: str, *, asked: bool) -> None:
     """A button that ends a run after its step, or takes it out of the queue."""
     if st.button(label, key=f"stop-{run_id}", icon=":material/stop:", disabled=asked):
-        launcher.stop(default_runs_dir(), run_id)
+        try:
+            launcher.stop(default_runs_dir(), run_id)
+        except OrthoLoraError as error:
+            st.toast(state.plain(str(error)), icon=":material/error:")
         st.rerun()
 
 

@@ -17,7 +17,9 @@ def show(run: Run) -> None:
     for launch in launches:
         waiting(launch)
     with st.container(horizontal=True, vertical_alignment="center"):
-        if run.active:
+        if run.elsewhere:
+            st.caption(f"It goes on {state.plain(run.elsewhere)}. Whether it still does can only be seen there.")
+        elif run.active:
             stop_button(run.run_id, "Stop", asked=launcher.stop_asked(run))
         elif not any(launch.alive and launch.run_id == run.run_id for launch in launches):
             resume_button(run)
@@ -66,7 +68,7 @@ def _probe_button(run: Run) -> None:
 def _launches(run: Run) -> list[Launch]:
     """Processes that are to go on with the run or to probe it, and wait, load, or did not get that far."""
     every = launcher.launches(default_runs_dir())
-    return [launch for launch in every if run.run_id in (launch.run_id, launcher.probed(launch.run_id))]
+    return [one for one in every if one.run_id == run.run_id or launcher.probes(one.run_id, run.run_id)]
 
 
 def _probes(run: Run) -> list[Run]:

@@ -25,12 +25,13 @@ def show() -> dict[str, Any] | None:
         st.caption("A CSV, TSV, JSONL or Parquet file, with a row for each example.")
         return None
     try:
-        rows = _rows(str(path), _version(path))
+        rows, count = _head(str(path), _version(path))
     except OrthoLoraError as error:
         st.error(state.plain(str(error)))
         return None
-    st.dataframe(rows.head(100), height=220, hide_index=True, key="launch-preview", alt="The first rows of the file")
-    st.caption(f"{len(rows):,} rows, {len(rows.columns)} columns.")
+    st.dataframe(rows, height=220, hide_index=True, key="launch-preview", alt="The first rows of the file")
+    counted = f"The first {len(rows)}" if count is None else f"{count:,}"
+    st.caption(f"{counted} rows, {len(rows.columns)} columns.")
     return _task(path, rows)
 
 
@@ -102,7 +103,8 @@ def _task(path: Path, rows: pd.DataFrame) -> dict[str, Any] | None:
     }
     try:
         task = FileTask.model_validate(given)
-        _describe(given, _version(path), _version(validation) if validation else 0)
+        if _asked_for_all(path, validation):
+            _describe(given, _version(path), _version(validation) if validation else 0)
     except ValidationError as error:
         st.error(state.plain(explain(error)))
     except OrthoLoraError as error:
@@ -125,6 +127,18 @@ def _left_out(path: Path, label: str) -> tuple[list[str], bool]:
     )
     skip = right.checkbox("Leave out rows without a text or label", key=f"launch-skip-{path.name}")
     return labels, skip
+
+
+def _asked_for_all(*paths: Path | None) -> bool:
+    """Whether all of the files is to be read: of large ones only when somebody says so."""
+    size = sum(_size(path) for path in paths if path) / 2**20
+    if size <= uploads.MOST_MEGABYTES:
+        return True
+    return st.toggle(
+        f"Check all {size:,.0f} MB of it",
+        key=f"launch-check-{'-'.join(str(path) for path in paths)}",
+        help="Counts examples and labels. The run checks them too, before it loads a model.",
+    )
 
 
 def _describe(task: dict[str, Any], version: int, validation_version: int) -> None:
@@ -157,8 +171,8 @@ def _describe(task: dict[str, Any], version: int, validation_version: int) -> No
 
 
 @st.cache_data(show_spinner="Reading the file", max_entries=4)
-def _rows(path: str, version: int) -> pd.DataFrame:
-    return uploads.read(Path(path))
+def _head(path: str, version: int) -> tuple[pd.DataFrame, int | None]:
+    return uploads.head(Path(path))
 
 
 @st.cache_data(show_spinner="Checking the file", max_entries=20)
@@ -178,6 +192,13 @@ def _version(path: Path) -> int:
         return path.stat().st_mtime_ns
     except OSError:
         return 0  # for the reader to say
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _guess(rows: pd.DataFrame) -> tuple[str, str]:

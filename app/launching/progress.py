@@ -2,6 +2,7 @@
 
 import streamlit as st
 
+import ortho_lora.queue as queue
 from analysis.runs import Run, list_runs
 from app import launcher, state
 from app.launcher import Launch
@@ -26,9 +27,12 @@ def show() -> None:
         st.fragment(run_every=state.LIVE_SECONDS)(_watch)(before)
     for run in _active():
         training.show(run)
-    for launch in launcher.launches(default_runs_dir()):
+    launches = launcher.launches(default_runs_dir())
+    for launch in launches:
         waiting(launch)
-    ended.show([run_id for run_id, *_ in before])
+    if damaged := queue.damaged(default_runs_dir()):
+        state.left_out("Not tickets of the queue, so left out", damaged)
+    ended.show({*(run_id for run_id, *_ in before), *(launch.run_id for launch in launches)})
 
 
 def _watch(before: list[tuple[str, str, int | None]]) -> None:
@@ -79,20 +83,28 @@ def waiting(launch: Launch) -> None:
     words = _WORDS.get(launch.state, "")
     if launch.place is not None:
         words = f"queued, {'the next one' if launch.place == 1 else f'at place {launch.place}'}"
+    elif launch.host is not None:
+        words = f"{launch.state} on host {state.plain(launch.host)}"
     if launch.resumes and launch.state == "failed":
         words = "did not go on. This is what it said:"
     with st.container(border=True):
         if launch.alive:
             with st.container(horizontal=True, vertical_alignment="center"):
                 st.markdown(f"**{name}** · {state.SYMBOLS.get(launch.state, '▶')} {words}", width="stretch")
-                label = "Stop" if launch.place is None else "Take out"
+                label = "Take out" if launch.state == "queued" else "Stop"
                 stop_button(launch.run_id, label, asked=launch.state == "stopping")
+                if launch.host is not None:
+                    _dismiss_button(launch)
             return
         st.error(f"**{name}** {words}")
         if launch.output:
             st.code(launch.output, language=None)
         with st.container(horizontal=True):
             again_button(launch.run_id)
-            if st.button("Dismiss", key=f"dismiss-{launch.run_id}"):
-                launcher.dismiss(default_runs_dir(), launch.run_id)
-                st.rerun()
+            _dismiss_button(launch)
+
+
+def _dismiss_button(launch: Launch) -> None:
+    if st.button("Dismiss", key=f"dismiss-{launch.run_id}"):
+        launcher.dismiss(default_runs_dir(), launch.run_id)
+        st.rerun()

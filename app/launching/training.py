@@ -46,6 +46,8 @@ def _headline(run: Run) -> None:
     with buttons.container(horizontal=True, horizontal_alignment="right"):
         show_button(run.run_id)
         stop_button(run.run_id, "Stop", asked=asked)
+    if now.elsewhere:
+        st.caption(f"It goes on {state.plain(now.elsewhere)}.")
     if shown == "stalled":
         st.warning("It has given no sign for longer than its steps took so far; its process lives.")
     if status.total:

@@ -11,7 +11,7 @@ import pandas as pd
 import streamlit as st
 
 from analysis.library import find_runs
-from analysis.runs import Run, list_runs, runs_table
+from analysis.runs import Run, list_runs, runs_table, survey
 from app import glossary, run_panel, state
 from ortho_lora.schema import default_runs_dir
 
@@ -21,7 +21,10 @@ ROWS_SHOWN = 14
 
 def page() -> None:
     st.title("Runs")
-    runs = list_runs(default_runs_dir())
+    found = survey(default_runs_dir())
+    runs = found.runs
+    if found.left_out:
+        state.left_out("Not runs, so left out", found.left_out)
     if not runs:
         st.info("There are no runs yet.")
         st.markdown(state.HOW_TO_START)
@@ -30,10 +33,13 @@ def page() -> None:
     live = any(run.active for run in runs)
     st.fragment(run_every=state.LIVE_SECONDS if live else None)(_table)(wanted, order, live)
     by_name = {run.run_id: run for run in runs}
-    if compared := st.session_state.get("compare"):
-        run_panel.several([by_name[name] for name in (st.session_state["run"], *compared)])
+    wanted_runs = [st.session_state["run"], *st.session_state.get("compare", [])]
+    if not set(wanted_runs) <= by_name.keys():
+        st.rerun()  # one went since the sidebar listed it
+    if len(wanted_runs) > 1:
+        run_panel.several([by_name[name] for name in wanted_runs])
     else:
-        run_panel.one(by_name[st.session_state["run"]])
+        run_panel.one(by_name[wanted_runs[0]])
 
 
 def _filters(runs: Sequence[Run]) -> tuple[dict[str, Any], str]:

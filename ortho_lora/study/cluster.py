@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from ortho_lora.config import load_config
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.processes import find
+from ortho_lora.processes import Origin, find
 from ortho_lora.study.executors import Handle, begin
 from ortho_lora.study.folder import Folder
 
@@ -102,8 +102,8 @@ def attend(path: str, run_id: str, directory: str) -> int:
     folder = Folder(Path(path))
     # A worker that was lost may have left its process behind: here, or elsewhere with the run's lock.
     if process := folder.process(run_id):
-        started = process.create_time()
-        while find(process.pid, started) and not _stop_file(folder).exists():
+        origin = Origin.of(process)
+        while find(origin) and not _stop_file(folder).exists():
             time.sleep(LOOK_SECONDS)
     if (folder.path / run_id).exists():
         with FileLock(folder.path / run_id / "lock", poll_interval=LOOK_SECONDS):

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import psutil
 
-from ortho_lora.processes import environment, find
+from ortho_lora.processes import Origin, environment, find
 from ortho_lora.study.folder import Folder
 
 
@@ -63,10 +63,10 @@ class Found:
     """A process that an earlier command started: its exit status went with that command."""
 
     def __init__(self, process: psutil.Process) -> None:
-        self._process, self._started = process, process.create_time()
+        self._process, self._origin = process, Origin.of(process)
 
     def ended(self) -> int | None:
-        return 0 if find(self._process.pid, self._started) is None else None
+        return 0 if find(self._origin) is None else None
 
     def stop(self) -> None:
         if self.ended() is None:

@@ -11,6 +11,7 @@
 """
 
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,8 +24,9 @@ from pydantic import ValidationError
 from ortho_lora.admission import lock_run
 from ortho_lora.config import Config, load_config
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.processes import find
+from ortho_lora.processes import Origin, find
 from ortho_lora.queue import Ticket
+from ortho_lora.reading import read_bytes
 from ortho_lora.schema import ACTIVE_STATES, CHECKPOINT, check_run_id, read_identity, read_status, replace_text
 from ortho_lora.study.plan import meaning
 
@@ -91,13 +93,10 @@ class Folder:
     def process(self, run_id: str) -> psutil.Process | None:
         """The living process that trains a run on this machine, or is about to."""
         status = read_status(self.path / run_id)
-        known = [(status.pid, status.process_start_time)] if status and status.state in ACTIVE_STATES else []
-        try:
-            ticket = Ticket.model_validate_json(self._ticket(run_id).read_text(encoding="utf-8"))
-            known.append((ticket.pid, ticket.process_start_time))
-        except (OSError, ValidationError):
-            pass
-        return next((process for one in known if (process := find(*one))), None)
+        known: list[Origin] = [status] if status and status.state in ACTIVE_STATES else []
+        with suppress(OSError, ValidationError):
+            known.append(Ticket.model_validate_json(read_bytes(self._ticket(run_id))))
+        return next((process for one in known if (process := find(one))), None)
 
     def _ticket(self, run_id: str) -> Path:
         return self.hidden / f"{run_id}.json"
@@ -105,7 +104,7 @@ class Folder:
     def failure(self, run_id: str) -> str | None:
         """Why a run failed; None where it did not."""
         try:
-            return (self.hidden / f"{run_id}.failed").read_text(encoding="utf-8")
+            return read_bytes(self.hidden / f"{run_id}.failed").decode("utf-8", "replace")
         except FileNotFoundError:
             return None
 
@@ -165,8 +164,8 @@ class Folder:
     def last_words(self, run_id: str) -> str:
         """What the last process of a run said of why it ended."""
         try:
-            lines = self.output(run_id).read_text(encoding="utf-8", errors="replace").splitlines()
-        except FileNotFoundError:
+            lines = read_bytes(self.output(run_id)).decode("utf-8", "replace").splitlines()
+        except OSError:
             lines = []
         if said := [line for line in lines if line.startswith("error: ")]:
             return said[-1].removeprefix("error: ")

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from ortho_lora.errors import OrthoLoraError
+from ortho_lora.reading import read_bytes, why
 from ortho_lora.schema import replace_text
 
 STUDY_VERSION = 1
@@ -97,11 +98,13 @@ def read_study(directory: Path) -> Study:
     """
     path = Path(directory) / FILE_NAME
     try:
-        return Study.model_validate_json(path.read_bytes())
+        return Study.model_validate_json(read_bytes(path))
     except FileNotFoundError:
         raise OrthoLoraError(
             f"{directory}: not a study (no {FILE_NAME}); expected a directory made by `study`."
         ) from None
+    except OSError as error:
+        raise OrthoLoraError(f"{path}: cannot be read ({why(error)}).") from error
     except OrthoLoraError as error:
         raise OrthoLoraError(f"{path}: {error}") from None
     except ValidationError as error:

@@ -132,7 +132,7 @@ def test_a_torn_roll_up_is_named_and_the_rows_tell_instead(
     part = read_manifest(copy).of(rollup)[0]
     (copy / rollup / part.name).write_bytes(b"torn")
     assert [words.split(":")[0] for words in problems(copy)] == [str(copy / rollup / part.name)]
-    assert sound(copy).of(rollup) == ()
+    assert sound(copy, read_manifest(copy), [rollup]).of(rollup) == ()
     question = {"step": QUESTIONS["over_steps"], "layer": QUESTIONS["layer_step"]}.get(
         rollup.rsplit("_", 1)[-1], lambda path, _: agreement.block_cosines(path, ALL, 1).drop(columns="p")
     )

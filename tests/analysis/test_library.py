@@ -79,7 +79,7 @@ def test_run_leaves_the_list_before_its_files_are_removed(library, monkeypatch):
 def test_nothing_outside_is_deleted(library, name):
     (library.parent / "elsewhere").mkdir(exist_ok=True)
     (library.parent / "elsewhere" / "run.json").touch()
-    with pytest.raises(OrthoLoraError, match="expected 1 to 100"):
+    with pytest.raises(OrthoLoraError, match="expected that of a directory among the runs"):
         delete_run(library, name)
     assert (library.parent / "elsewhere" / "run.json").exists()
 

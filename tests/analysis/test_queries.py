@@ -294,7 +294,7 @@ def test_parts_that_are_replaced_while_they_are_asked_are_asked_again(
     """A resumed run publishes other parts, and then removes the ones that this reader has just looked up."""
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
-    plain = database.read_manifest
+    plain = database.counted
 
     def replace(path: Path) -> Manifest:
         manifest: Manifest = plain(path)
@@ -305,7 +305,7 @@ def test_parts_that_are_replaced_while_they_are_asked_are_asked_again(
             (copy / "manifest.json").write_text(manifest.replaced("pairs", [moved, *others]).model_dump_json())
         return manifest
 
-    monkeypatch.setattr(database, "read_manifest", replace)
+    monkeypatch.setattr(database, "counted", replace)
     asked = queries.projection_by_pair(copy, ALL)
     monkeypatch.undo()
     assert_frame_equal(asked, queries.projection_by_pair(run, ALL))

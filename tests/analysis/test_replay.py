@@ -1,5 +1,6 @@
 """Replay against `ortho_lora.projection`, and against what runs recorded of themselves."""
 
+import dataclasses
 import json
 from dataclasses import replace
 from itertools import permutations
@@ -179,11 +180,27 @@ def test_nothing_to_replay(records: ModuleType, tmp_path: Path) -> None:
         replay(bare, "sum")
 
 
-def test_a_missing_part_is_named(records: ModuleType, tables: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+def test_steps_of_which_rows_are_missing_are_left_out(
+    records: ModuleType, tables: dict[str, pd.DataFrame], tmp_path: Path
+) -> None:
+    """The others are replayed as if these had never been recorded."""
     info = records.run_info("torn", [records.task_info(name) for name in TASKS])
-    torn = tables | {"pairs": tables["pairs"].iloc[:-1]}
+    numbers = sorted(tables["pairs"]["step"].unique())
+    some = tables | {"pairs": tables["pairs"].iloc[:-1], "norms": tables["norms"].iloc[1:]}
+    torn = records.write_run(tmp_path / "torn", info, records.status(), some)
+    kept = {name: rows[rows["step"].between(numbers[1], numbers[-2])] for name, rows in tables.items()}
+    whole = records.write_run(tmp_path / "whole", info, records.status(), kept)
+    found, expected = replay(torn, "pcgrad"), replay(whole, "pcgrad")
+    assert (found.left_out, expected.left_out) == (2, 0)
+    assert found == dataclasses.replace(expected, left_out=2)
+    assert found.steps == len(numbers) - 2
+
+
+def test_no_whole_step_is_told(records: ModuleType, tables: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+    info = records.run_info("torn", [records.task_info(name) for name in TASKS])
+    torn = tables | {"pairs": tables["pairs"][tables["pairs"]["layer"] == 0]}
     path = records.write_run(tmp_path / "torn", info, records.status(), torn)
-    with pytest.raises(OrthoLoraError, match="959 norms|a part of the record is missing"):
+    with pytest.raises(OrthoLoraError, match="no step has all of its rows, 24 norms and 24 pairs"):
         replay(path, "sum")
 
 

@@ -99,7 +99,10 @@ def test_final_states_need_no_process(records: ModuleType, empty_run: Path) -> N
         assert open_run(empty_run.parent, "one").state == state
 
 
-@pytest.mark.parametrize(("name", "message"), [("../first", "expected 1 to 100"), ("absent", "'absent': not in")])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("../first", "no path, not hidden"), (".first", "no path, not hidden"), ("absent", "'absent': not in")],
+)
 def test_open_run_refuses(run: Path, name: str, message: str) -> None:
     with pytest.raises(OrthoLoraError, match=message):
         open_run(run.parent, name)
@@ -211,6 +214,7 @@ def test_identity_is_the_run_without_its_modules(
         "one", [records.task_info(f"task{n}") for n in range(count)], layers=300, versions={"x": "1"}
     )
     (tmp_path / "run.json").write_text(info.model_dump_json(indent=indent))
+    info = info.model_copy(update={"run_id": tmp_path.name})  # where it stands
     expected = Identity(**{name: getattr(info, name) for name in Identity.model_fields})
     assert read_identity(tmp_path) == expected
     document = json.loads(info.model_dump_json())

@@ -67,7 +67,7 @@ def test_time_is_told_from_the_runs_that_are_finished(add_run, runs_dir):
 
 def test_a_process_that_is_gone_is_known(runs_dir):
     mine = Ticket.of(psutil.Process())
-    earlier = mine.model_copy(update={"process_start_time": mine.process_start_time - 100})  # had the same pid
+    earlier = mine.model_copy(update={"ticks": mine.ticks - 100})  # had the same pid
     with queue.lock(runs_dir):
         queue.write_ticket(runs_dir, "one", mine)
         queue.write_ticket(runs_dir, "other", earlier)

@@ -1,0 +1,92 @@
+"""The real server, started from any folder: on loopback only, and it sends no statistics."""
+
+import os
+import subprocess
+import sys
+import time
+import tomllib
+import urllib.request
+import zipfile
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MAIN = str(ROOT / "app" / "main.py")
+
+
+@pytest.fixture
+def serve(tmp_path):
+    """Starts a server in another folder, where settings ask for all the world: serve(*command)."""
+    (tmp_path / ".streamlit").mkdir()
+    (tmp_path / ".streamlit" / "config.toml").write_text('[server]\naddress = "0.0.0.0"\n')
+    (tmp_path / "runs").mkdir()
+    started = []
+
+    def start(*command):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "ORTHO_LORA_RUNS_DIR": "runs"}
+        with (tmp_path / "output").open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *command], cwd=tmp_path, env=environment, stdout=output, stderr=output
+            )
+        started.append(process)
+        deadline = time.monotonic() + 120
+        while not (found := listening(process.pid)):
+            assert process.poll() is None, (tmp_path / "output").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        return found, (tmp_path / "output").read_text()
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def listening(pid):
+    return [one.laddr for one in psutil.Process(pid).net_connections("inet") if one.status == psutil.CONN_LISTEN]
+
+
+@pytest.mark.parametrize("command", [["streamlit", "run", MAIN], ["app"]])
+def test_it_listens_on_loopback_alone_and_sends_nothing(command, serve):
+    ((address, port),), said = serve(*command, "--server.port", "0")
+    assert address == "127.0.0.1"
+    assert "usage statistics" not in said
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health") as answer:
+        assert answer.read() == b"ok"
+
+
+def test_who_says_so_is_served_elsewhere(serve):
+    """That the test above can fail: an address that is asked for is taken."""
+    ((address, _),), _ = serve("app", "--server.port", "0", "--server.address", "0.0.0.0")
+    assert address == "0.0.0.0"
+
+
+def test_what_is_installed_has_the_settings(tmp_path):
+    """A wheel, made of this tree."""
+    made = tmp_path / "wheel"
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        ".",
+        "--no-deps",
+        "--no-build-isolation",
+        "--quiet",
+        "-w",
+        str(made),
+    ]
+    copied = tmp_path / "tree"
+    copied.mkdir()
+    for name in ("ortho_lora", "analysis", "app"):
+        (copied / name).symlink_to(ROOT / name)
+    for path in (*ROOT.glob("*.toml"), *ROOT.glob("requirements*.txt")):
+        (copied / path.name).write_bytes(path.read_bytes())
+    subprocess.run(command, cwd=copied, check=True, capture_output=True)
+    with zipfile.ZipFile(next(made.iterdir())) as wheel:
+        settings = tomllib.loads(wheel.read("app/.streamlit/config.toml").decode())
+        assert "app/icon.svg" in wheel.namelist()
+    assert settings["server"]["address"] == "127.0.0.1"
+    assert settings["browser"]["gatherUsageStats"] is False
