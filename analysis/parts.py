@@ -90,12 +90,9 @@ def _counted(run: Path) -> tuple[Manifest, str | None]:
     path = run / "manifest.json"
     try:
         manifest = read_manifest(run)
-        if all(_PART.fullmatch(part.name) for table in SCHEMAS for part in manifest.of(table)):
-            if manifest.parts or path.exists() or _not_published(run):
-                return manifest, None
-            problem = f"{path}: is not there"
-        else:
-            problem = f"{path}: names files that are not of its run"
+        if manifest.parts or path.exists() or _not_published(run):
+            return manifest, None
+        problem = f"{path}: is not there"
     except OrthoLoraError as error:
         problem = str(error).rstrip(".")
     except OSError as error:

@@ -41,7 +41,8 @@ def littered(good, runs_dir):
 def test_every_page_goes_on_among_litter(page, littered, open_page):
     test = open_page(page, run="r (copy)", compare="good")
     assert not test.exception
-    assert not [one.value for one in test.error if page != "diagnosis"]  # a conflict is told as an error
+    if page not in ("launch", "diagnosis"):  # which tell launches that were lost, and conflicts, as errors
+        assert not [one.value for one in test.error]
     assert test.session_state["run"] == "r (copy)"
 
 
