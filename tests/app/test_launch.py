@@ -132,7 +132,7 @@ def test_bad_name_is_refused_in_words(runs_dir, open_page):
     test = open_page("launch")
     test.text_input(key="launch-name").set_value("../up").run()
     button(test, "Start training").click().run()
-    assert "expected that of a directory among the runs" in words(test)
+    assert "expected 1 to 100 letters" in words(test)
     assert not runs_dir.exists()
 
 
