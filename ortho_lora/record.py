@@ -33,7 +33,7 @@ from ortho_lora.schema import (
 )
 from ortho_lora.store import Batch, Store
 from ortho_lora.tables import SCHEMAS, Event
-from ortho_lora.writer import StatusFile, Writer, gone, new_status
+from ortho_lora.writer import StatusFile, Writer, gone, new_status, refusal
 
 _VERSIONS = ("torch", "transformers", "peft", "numpy", "scikit-learn", "pyarrow", "ortho-lora")
 
@@ -223,7 +223,7 @@ class Recorder:
         finally:
             self._writer.close()
             self._release()
-            with suppress(OSError):  # a disk that refuses even this has been reported by `finish`
+            with suppress(OrthoLoraError):  # a disk that refuses even this has been reported by `finish`
                 self._say_at_once(state, phase="done", message=message)
 
     def _release(self) -> None:
@@ -401,7 +401,10 @@ class Recorder:
         said = self._status.say(
             **{"state": state, "total": self.total, "eta_seconds": None, "metrics": self._metrics} | fields
         )
-        self._status.write()
+        try:
+            self._status.write()
+        except OSError as error:
+            raise refusal(self.run_dir, error) from error
         return said
 
 
