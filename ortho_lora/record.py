@@ -1,7 +1,5 @@
 """Writes the record of a run: Parquet parts, the manifest that says which count, and the run's status."""
 
-import importlib.metadata
-import platform
 import shutil
 import threading
 import time
@@ -26,7 +24,6 @@ from ortho_lora.schema import (
     RunInfo,
     State,
     Status,
-    read_manifest,
     read_run,
     read_status,
     replace_text,
@@ -34,13 +31,6 @@ from ortho_lora.schema import (
 from ortho_lora.store import Batch, Store
 from ortho_lora.tables import SCHEMAS, Event
 from ortho_lora.writer import StatusFile, Writer, gone, new_status, refusal
-
-_VERSIONS = ("torch", "transformers", "peft", "numpy", "scikit-learn", "pyarrow", "ortho-lora")
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of the packages that decide what a run does."""
-    return {name: importlib.metadata.version(name) for name in _VERSIONS} | {"python": platform.python_version()}
 
 
 class Recorder:
@@ -109,7 +99,7 @@ class Recorder:
             if not self.begun:
                 self._lock = lock_run(self.run_dir)
                 self.begun = self._closed = True  # to be opened where the training goes on
-                self._places = Places(_last_steps(self.run_dir))
+                self._places = Places.of(self.run_dir)
             return
         check_free(self.run_dir.parent, info.run_id)
         status = self._new_status()
@@ -182,7 +172,7 @@ class Recorder:
         status = self._new_status()
         status.step = before["steps"]
         self._closed = False
-        self._places = Places(_last_steps(self.run_dir))
+        self._places = Places.of(self.run_dir)
         self._start(lock, store, status)
         self._status.write()
 
@@ -406,9 +396,3 @@ class Recorder:
         except OSError as error:
             raise refusal(self.run_dir, error) from error
         return said
-
-
-def _last_steps(run_dir: Path) -> dict[str, int]:
-    """By table, the last step that is recorded."""
-    manifest = read_manifest(run_dir)
-    return {table: max((part.last for part in manifest.of(table)), default=-1) for table in TABLES}
