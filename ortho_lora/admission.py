@@ -4,11 +4,12 @@ import time
 import warnings
 from collections.abc import Hashable, Mapping
 from pathlib import Path
+from typing import Self
 
 from filelock import FileLock, Timeout
 
 from ortho_lora.errors import OrthoLoraError, OrthoLoraWarning
-from ortho_lora.schema import ACTIVE_STATES, RunInfo, check_run_id, read_status
+from ortho_lora.schema import ACTIVE_STATES, TABLES, RunInfo, check_run_id, read_manifest, read_status
 
 WATCH_SECONDS = 60.0
 """How long a run that another host may be writing is watched for a sign of it, before it is taken over."""
@@ -93,6 +94,12 @@ class Places:
         """From the last step in each table; -1: none."""
         self.last = dict(last)
         self._seen: dict[str, set[Hashable]] = {}  # by table, what was recorded of its last step
+
+    @classmethod
+    def of(cls, run_dir: Path) -> Self:
+        """As they are on disk."""
+        manifest = read_manifest(run_dir)
+        return cls({table: max((part.last for part in manifest.of(table)), default=-1) for table in TABLES})
 
     def admit(self, run_dir: Path, table: str, first: int, last: int, of: Hashable = None) -> None:
         """Let rows of the steps `first` to `last` enter.

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 
 from ortho_lora.adapters import Block, module_infos
 from ortho_lora.config import Config
-from ortho_lora.record import versions
 from ortho_lora.schema import ProbeInfo, RunInfo, TaskInfo
 from ortho_lora.tasks import Split, TaskData
 from ortho_lora.tasks.metrics import majority_baseline
+from ortho_lora.versions import versions
 
 
 def identity(

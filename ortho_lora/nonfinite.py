@@ -56,7 +56,7 @@ def record_nonfinite(recorder: Recorder, step: int, found: Sequence[Nonfinite], 
     """Add a step's rows of `events`."""
     for of in found:
         recorder.event(step, "nonfinite", of.task, str(of))
-    if skipped:
+    if found and skipped:
         recorder.event(step, "skipped", reason=sentence(found, f"at step {step}"))
 
 

@@ -1,7 +1,5 @@
 """Writes the record of a run: Parquet parts, the manifest that says which count, and the run's status."""
 
-import importlib.metadata
-import platform
 import shutil
 import threading
 import time
@@ -25,21 +23,13 @@ from ortho_lora.schema import (
     RunInfo,
     State,
     Status,
-    read_manifest,
     read_run,
     read_status,
     replace_text,
 )
 from ortho_lora.store import Batch, Store
 from ortho_lora.tables import SCHEMAS, Event
-from ortho_lora.writer import StatusFile, Writer, gone, new_status
-
-_VERSIONS = ("torch", "transformers", "peft", "numpy", "scikit-learn", "pyarrow", "ortho-lora")
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of the packages that decide what a run does."""
-    return {name: importlib.metadata.version(name) for name in _VERSIONS} | {"python": platform.python_version()}
+from ortho_lora.writer import StatusFile, Writer, gone, new_status, refusal
 
 
 class Recorder:
@@ -108,7 +98,7 @@ class Recorder:
             if not self.begun:
                 self._lock = lock_run(self.run_dir)
                 self.begun = self._closed = True  # to be opened where the training goes on
-                self._places = Places(_last_steps(self.run_dir))
+                self._places = Places.of(self.run_dir)
             return
         check_free(self.run_dir.parent, info.run_id)
         status = new_status(self.total)
@@ -181,7 +171,7 @@ class Recorder:
         status = new_status(self.total)
         status.step = before["steps"]
         self._closed = False
-        self._places = Places(_last_steps(self.run_dir))
+        self._places = Places.of(self.run_dir)
         self._start(lock, store, status)
         self._status.write()
 
@@ -218,7 +208,7 @@ class Recorder:
         finally:
             self._writer.close()
             self._release()
-            with suppress(OSError):  # a disk that refuses even this has been reported by `finish`
+            with suppress(OrthoLoraError):  # a disk that refuses even this has been reported by `finish`
                 self._say_at_once(state, phase="done", message=message)
 
     def _release(self) -> None:
@@ -396,11 +386,8 @@ class Recorder:
         said = self._status.say(
             **{"state": state, "total": self.total, "eta_seconds": None, "metrics": self._metrics} | fields
         )
-        self._status.write()
+        try:
+            self._status.write()
+        except OSError as error:
+            raise refusal(self.run_dir, error) from error
         return said
-
-
-def _last_steps(run_dir: Path) -> dict[str, int]:
-    """By table, the last step that is recorded."""
-    manifest = read_manifest(run_dir)
-    return {table: max((part.last for part in manifest.of(table)), default=-1) for table in TABLES}

@@ -10,10 +10,11 @@ from ortho_lora.config import load_config
 from ortho_lora.errors import OrthoLoraError, OrthoLoraWarning
 from ortho_lora.life import log, log_to, stop_on_signal
 from ortho_lora.projection import check_rule
-from ortho_lora.record import Recorder, versions
+from ortho_lora.record import Recorder
 from ortho_lora.schema import TABLES, Status, read_run, read_status
 from ortho_lora.tasks import tasks_of
 from ortho_lora.train import Training
+from ortho_lora.versions import versions
 
 
 def resume(run_dir: Path, *, report: Callable[[Status], None] = lambda status: None) -> Path:

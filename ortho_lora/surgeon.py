@@ -21,11 +21,12 @@ from ortho_lora.measure import Measured, layout_of, record_gradients, record_ste
 from ortho_lora.methods import Branches, OnNonfinite, Order, Rule, Scope, name_of
 from ortho_lora.nonfinite import nonfinite, record_nonfinite, settle
 from ortho_lora.projection import all_orders, check_rule
-from ortho_lora.record import Recorder, versions
+from ortho_lora.record import Recorder
 from ortho_lora.schema import RunInfo, TaskInfo
 from ortho_lora.step import Step
 from ortho_lora.update import Projector, average, measured
 from ortho_lora.verification import Verification
+from ortho_lora.versions import versions
 
 PENDING_BYTES = 32 * 2**20
 """Gradients that wait during a backward pass to be projected together: too few to matter beside the activations, and

@@ -158,17 +158,22 @@ class Writer:
         except OrthoLoraError as error:
             return error
         except OSError as error:
-            if isinstance(error, FileNotFoundError) or not self.run_dir.is_dir():
-                return gone(self.run_dir)
-            return OrthoLoraError(
-                f"{error.filename or self.run_dir}: the record cannot be written ({error.strerror or error}): free"
-                " space, or make the directory writable. What was recorded before is kept."
-            )
+            return refusal(self.run_dir, error)
         except Exception as error:  # of another kind, as a column of the wrong type: whoever trains must hear of it
             failed = OrthoLoraError(f"{self.run_dir}: rows cannot be recorded ({error}).")
             failed.__cause__ = error
             return failed
         return None
+
+
+def refusal(run_dir: Path, error: OSError) -> OrthoLoraError:
+    """What to say where the disk refuses what is to be written of a run."""
+    if isinstance(error, FileNotFoundError) or not run_dir.is_dir():
+        return gone(run_dir)
+    return OrthoLoraError(
+        f"{error.filename or run_dir}: the record cannot be written ({error.strerror or error}): free space, or make"
+        " the directory writable. What was recorded before is kept."
+    )
 
 
 def gone(run_dir: Path) -> OrthoLoraError:

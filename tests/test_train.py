@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -273,6 +274,49 @@ def test_non_finite_loss_fails_naming_task_and_step_and_keeps_what_was_measured(
     assert event == {"step": 2, "event": "nonfinite", "task": "movies", "reason": "its loss is not finite (loss nan)"}
     assert math.isnan(status.losses["movies"])
     assert math.isfinite(status.losses["trec"])
+
+
+def test_a_step_whose_loss_is_not_finite_can_be_skipped(tmp_path, monkeypatch):
+    """The heads too stay as they are; of method `single` only the task's own adapter misses the step."""
+    plain = train_module.MultiTaskModel.loss
+    plain_step = train_module.Training._train_step
+    seen, bad = [], []
+
+    def look(self):
+        bad[:] = [self.place.step == 2]
+        before = {name: value.clone() for name, value in self.checkpoint.trained.items()}
+        plain_step(self)
+        seen.append({name for name, value in self.checkpoint.trained.items() if not value.equal(before[name])})
+
+    monkeypatch.setattr(train_module.Training, "_train_step", look)
+    monkeypatch.setattr(
+        train_module.MultiTaskModel,
+        "loss",
+        lambda self, task, *of: plain(self, task, *of) * (float("nan") if bad[0] and task == 1 else 1),
+    )
+    for method in ("ortho-lora", "single"):
+        seen.clear()
+        train(config(method=method, tasks=["trec", "movies"], on_nonfinite="skip"), tmp_path, method)
+        status = read_status(tmp_path / method)
+        assert (status.state, status.step) == ("finished", 5)
+        events = table(tmp_path / method, "events")
+        assert list(zip(events["step"], events["event"], strict=True)) == [(2, "nonfinite"), (2, "skipped")]
+        assert list(events["task"].dropna()) == ["movies"]
+        losses = table(tmp_path / method, "steps").pivot(index="step", columns="task", values="loss")
+        assert list(losses.index[losses["movies"].isna()]) == [2]
+        assert [bool(changed) for changed in seen] == [True, True, method == "single", True, True]
+        if method == "single":
+            assert not any("task1" in name or "heads.1" in name for name in seen[2])
+            assert any("task1" in name for name in seen[3])
+
+
+def test_a_directory_that_is_deleted_during_training_ends_it_with_the_reason(tmp_path):
+    def delete(status):
+        if status.step == 2:
+            shutil.rmtree(tmp_path / "x", ignore_errors=True)
+
+    with pytest.raises(OrthoLoraError, match="x: the run's directory is gone: it was deleted, moved or unmounted"):
+        train(config(steps=10_000, flush_seconds=0.01), tmp_path, "x", report=delete)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

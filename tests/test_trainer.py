@@ -20,7 +20,8 @@ from transformers import (
 
 from ortho_lora import OrthoLoRA, OrthoLoraError, OrthoLoRATrainer, Recorder
 from ortho_lora.schema import part_files, read_run, read_status
-from ortho_lora.trainer import STATE_NAME, TaskCollator, TaskDataset
+from ortho_lora.task_dataset import TaskCollator, TaskDataset
+from ortho_lora.trainer import STATE_NAME
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -12,7 +12,7 @@ from texts import adapter, arguments, collate, datasets, llama
 from torch.utils.data import DataLoader
 
 from ortho_lora import OrthoLoRA, OrthoLoRATrainer, Recorder
-from ortho_lora.trainer import TaskCollator, TaskDataset
+from ortho_lora.task_dataset import TaskCollator, TaskDataset
 
 SETTINGS = {
     "train_sampling_strategy": "sequential", "gradient_accumulation_steps": 2, "max_steps": 4, "max_grad_norm": 0.5,
