@@ -7,9 +7,9 @@ The estimand. With g_i the gradient of a batch of task i and u_i = g_i / |g_i|, 
 Batch noise is in neither: the tasks' batches are drawn apart, so the mean of <u_i, u_j> estimates the product; two
 halves a, b of one batch are drawn apart, so r = mean <a, b> / ((|a|^2 + |b|^2) / 2) tells what they share, and 2 r /
 (1 + r) what whole batches do (Spearman and Brown). Gradients of length 1 count alike: with the lengths that they came
-with, a few outlying batches decide, and pull the ratio to 0. Sign and strength come from this one number. (It
-is too large by about 1 / 2d of itself, where noise has d dimensions: hundreds over a model.) The mean
-cosine of single batches has its sign, and is smaller by as much as batches are noise: it is what a rule saw.
+with, a few outlying batches decide, and pull the ratio to 0. Sign and strength come from this one number. It is too
+large by about 1 / 2d of itself, where noise has d dimensions. The mean cosine of single batches has its sign, and is
+smaller by as much as batches are noise: it is what a rule saw.
 
 Tasks that draw the same texts share their noise. Of them the cosine of the batches itself is told: their power is 1.
 

@@ -98,7 +98,7 @@ def _projected(branch: Branch, pair: Pair) -> str:
     ]
     return (
         f"Projection against each other: {'; '.join(shares)}. After it the mean batch cosine is "
-        f"{signed(branch.cosine_after)} and {share(branch.conflict_rate_after)} of the measurements still conflict."
+        f"{signed(branch.cosine_after)} and {share(branch.conflict_rate_after)} of the measurements are still negative."
     )
 
 
