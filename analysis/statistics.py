@@ -167,9 +167,9 @@ def rate_interval(series: Floats, *, independent: bool = False) -> tuple[Floats,
     return np.clip(centre - half_width, 0.0, 1.0), np.clip(centre + half_width, 0.0, 1.0)
 
 
-def clear_mean(series: Floats, *, independent: bool = False) -> Floats:
+def clear_mean(series: Floats) -> Floats:
     """Mean of each row where it is clearly positive, [rows]: by more than `CLEAR` standard errors; else NaN."""
-    found = means(series, independent=independent)
+    found = means(series)
     return np.where(found.value > CLEAR * found.error, found.value, np.nan)
 
 
