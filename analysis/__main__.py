@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import pandas as pd
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -40,16 +40,17 @@ _MATRIX = [
     "branch",
     "task_i",
     "task_j",
+    "verdict",
+    "cosine",
+    "cosine_low",
+    "cosine_high",
+    "q",
     "cos_before",
     "cos_low",
     "cos_high",
-    "effective",
     "rate_before",
     "rate_low",
     "rate_high",
-    "corrected",
-    "corrected_low",
-    "corrected_high",
     "cos_after",
 ]
 
@@ -64,7 +65,7 @@ def summary(
     run_dir: Annotated[Path, typer.Argument(help=_RUN_HELP)],
     as_json: Annotated[bool, typer.Option("--json", help=_JSON_HELP)] = False,
 ) -> None:
-    """State, final metrics beside the majority baseline, and how the tasks' gradients agree."""
+    """State, final metrics beside the majority baseline, and a verdict on each pair of tasks."""
     with _refusals():
         document = summarise(run_dir)
     if as_json:
@@ -78,7 +79,7 @@ def diagnose(
     run_dirs: Annotated[list[Path], typer.Argument(help="Directories of runs.")],
     as_json: Annotated[bool, typer.Option("--json", help=_JSON_HELP)] = False,
 ) -> None:
-    """A verdict on each pair of tasks: conflict, aligned, indistinguishable from noise, or not enough data."""
+    """A verdict on each pair of tasks: conflict, aligned, no conflict worth the name, or not enough data."""
     with _refusals():
         found = [diagnosis_of(_opened(run_dir)[0]) for run_dir in run_dirs]
     if as_json:
@@ -305,7 +306,7 @@ def _print(document: dict[str, Any]) -> None:
     for branch in sorted({row["branch"] for row in document["pairs"]}):
         console.print(_pairs([row for row in document["pairs"] if row["branch"] == branch], branch))
     console.print(Text(plain(document["sentence"])))
-    console.print("Unrelated tasks conflict about half of the time by chance: read the cosines and their intervals.")
+    console.print("negative: share of batch cosines; half by chance. after: mean batch cosine after the rule.")
 
 
 def _metrics(rows: list[dict[str, Any]]) -> Table:
@@ -323,23 +324,21 @@ def _metrics(rows: list[dict[str, Any]]) -> Table:
 
 
 def _pairs(rows: list[dict[str, Any]], branch: str) -> Table:
-    """A line a pair; without the corrected cosine where none could be told."""
-    corrected = any(row["corrected"] is not None for row in rows)
-    table = Table(box=SIMPLE_HEAD, title=f"Cosines on branch {branch}", title_justify="left")
+    table = Table(box=SIMPLE_HEAD, title=f"Branch {branch}", title_justify="left")
     table.add_column("tasks", overflow="fold")
-    headings = ["before", "95% interval", "conflicts", *(["corrected", "95% interval"] if corrected else []), "after"]
-    for heading in headings:
+    table.add_column("verdict", min_width=17)
+    for heading in ("cosine", "95% interval", "batch\ncosine", "negative", "after"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        cells: list[RenderableType] = [
+        table.add_row(
             Text(plain(f"{row['task_i']} – {row['task_j']}")),
+            row["verdict"],
+            _number(row["cosine"], "+.2f"),
+            _interval(row["cosine_low"], row["cosine_high"]),
             _number(row["cos_before"], "+.2f"),
-            _interval(row["cos_low"], row["cos_high"]),
             _number(row["rate_before"], ".0%"),
-        ]
-        if corrected:
-            cells += [_number(row["corrected"], "+.2f"), _interval(row["corrected_low"], row["corrected_high"])]
-        table.add_row(*cells, _number(row["cos_after"], "+.2f"))
+            _number(row["cos_after"], "+.2f"),
+        )
     return table
 
 

@@ -7,8 +7,9 @@ from typing import Literal
 import numpy as np
 
 from analysis.estimates import MANY, missed_by_chance
+from analysis.judge import TOLD, WORTH
 from analysis.outcomes import Outcome
-from analysis.verdicts import WEAK, Pair
+from analysis.verdicts import Pair
 from ortho_lora.schema import RunInfo
 
 IMBALANCED = 3.0
@@ -36,14 +37,14 @@ def advise(info: RunInfo, pairs: Sequence[Pair], outcomes: Sequence[Outcome]) ->
                 "more data",
                 (),
                 f"{'Probe more batches' if info.probe else 'Record more steps'} before judging these pairs.",
-                f"{_names(short)}: fewer than 8 measured steps, or an interval wider than 0.25 to each side.",
+                f"{_names(short)}: their intervals leave open both 0 and -{WORTH:g}.",
             )
         )
     if not suggestions:
         evidence = (
             f"The conflicts are weak: {_names(conflicts)}."
             if conflicts
-            else "No pair has a mean cosine that is below 0 by more than noise."
+            else f"No pair has a cosine that may be below -{WORTH:g}."
         )
         suggestions.append(Suggestion("nothing", (), "Nothing in these gradients asks for a change.", evidence))
     summary = _verdict(pairs, conflicts, short)
@@ -56,7 +57,7 @@ def advise(info: RunInfo, pairs: Sequence[Pair], outcomes: Sequence[Outcome]) ->
 def groups(names: Sequence[str], pairs: Sequence[Pair]) -> tuple[tuple[str, ...], ...]:
     """Tasks that go together: average-linkage clusters of 1 - cosine, apart where it exceeds 1 on average.
 
-    Only cosines told apart from noise count; the others are 0.
+    Only pairs in conflict or aligned count, by the cosine of their strongest branch; the others are 0.
     """
     from scipy.cluster.hierarchy import fcluster, linkage  # slow to import, and few pages need it
     from scipy.spatial.distance import squareform
@@ -64,9 +65,9 @@ def groups(names: Sequence[str], pairs: Sequence[Pair]) -> tuple[tuple[str, ...]
     place = {name: index for index, name in enumerate(names)}
     distance = 1 - np.eye(len(names))
     for pair in pairs:
-        if pair.verdict in ("conflict", "aligned") and pair.whole.strength is not None:
+        if pair.verdict in TOLD:
             i, j = place[pair.task_i], place[pair.task_j]
-            distance[i, j] = distance[j, i] = 1 - np.clip(pair.whole.strength, -1, 1)
+            distance[i, j] = distance[j, i] = 1 - pair.strongest.at_least
     labels = fcluster(linkage(squareform(distance, checks=False), "average"), 1.0 + 1e-9, "distance")
     return tuple(
         tuple(name for name, label in zip(names, labels, strict=True) if label == wanted)
@@ -75,24 +76,20 @@ def groups(names: Sequence[str], pairs: Sequence[Pair]) -> tuple[tuple[str, ...]
 
 
 def _separate(info: RunInfo, pairs: Sequence[Pair]) -> list[Suggestion]:
-    clear = [
-        pair
-        for pair in pairs
-        if pair.verdict == "conflict" and pair.whole.strength is not None and pair.whole.strength <= -WEAK
-    ]
+    clear = [pair for pair in pairs if pair.verdict == "conflict" and pair.strongest.at_least <= -WORTH]
     if not clear:
         return []
     found = groups(info.task_names, pairs)
     if len(found) < 2:
         return []
     listed = " and ".join("{" + ", ".join(group) + "}" for group in found)
-    cosines = "; ".join(f"{pair.task_i} – {pair.task_j} {pair.whole.strength:+.2f}" for pair in clear)
+    cosines = "; ".join(f"{pair.task_i} – {pair.task_j} {pair.strongest.at_least:+.2f}" for pair in clear)
     return [
         Suggestion(
             "separate adapters",
             found,
-            f"Train separate adapters for {listed}. Tasks whose cosines are noise would fit either group.",
-            f"Cosines of the whole gradients: {cosines}; average-linkage clusters of 1 - cosine.",
+            f"Train separate adapters for {listed}. Tasks without a verdict would fit either group.",
+            f"Cosines: {cosines}; average-linkage clusters of 1 - cosine.",
         )
     ]
 
@@ -136,12 +133,12 @@ def _weights(pairs: Sequence[Pair]) -> list[Suggestion]:
 
 def _verdict(pairs: Sequence[Pair], conflicts: Sequence[Pair], short: Sequence[Pair]) -> str:
     if conflicts:
-        return f"{len(conflicts)} of {len(pairs)} pairs conflict by more than noise: {_names(conflicts)}."
+        return f"{len(conflicts)} of {len(pairs)} pairs conflict: {_names(conflicts)}."
     if len(short) == len(pairs):
         return "There is not enough data to tell whether any pair conflicts."
     if short:
-        return "No conflict is found; for some pairs there is not enough data to tell."
-    return "These tasks do not conflict measurably: no pair's mean cosine is below 0 by more than noise."
+        return f"No conflict is found; for {len(short)} of {len(pairs)} pairs there is not enough data to tell."
+    return f"No pair conflicts worth the name: each cosine is above -{WORTH:g}."
 
 
 def _shown(outcomes: Sequence[Outcome]) -> str:

@@ -1,28 +1,22 @@
 """How each pair of tasks agrees, with intervals: over a selection, by window of steps, and how much more it takes.
 
-A row of the frames is one pair on one branch. Raw cosines are those of single batches, averaged: noise pulls them to
-zero. Corrected ones estimate the cosine of the gradients without batch noise, from half products (see `noise`).
+A row of the frames is one pair on one branch. Its `cosine` is that of the tasks' mean gradients (`analysis.cosines`),
+and the verdict of `analysis.judge` is on it. Mean cosines of single batches, `cos`, are what a rule saw: noise pulls
+them to 0.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from analysis.cosines import Cosines, groups_of, of_steps, pooled
 from analysis.database import BINNED, Selection, ask, ask_once
-from analysis.statistics import (
-    FEWEST_STEPS,
-    Floats,
-    clear_mean,
-    cosine_interval,
-    cosine_of_sums,
-    means,
-    p_in_part,
-    rate_interval,
-    row_means,
-    steps_for_width,
-)
+from analysis.judge import Estimates, judge, times_needed
+from analysis.statistics import FEWEST_STEPS, Floats, clear_mean, means, p_in_part, rate_interval, row_means
 from ortho_lora.schema import RunInfo, TaskInfo, read_run
 
 PAIR = ["branch", "task_i", "task_j"]
@@ -41,9 +35,8 @@ def task_matrix(run: Path, selection: Selection) -> pd.DataFrame:
         cos_low, cos_high, rate_low, rate_high: 95% interval of cos_before and rate_before (`analysis.statistics`),
         null with fewer than 8 steps; cos_after_low, cos_after_high, rate_after_low, rate_after_high: the same after;
         cos_change, rate_change: after less before; with _low, _high: interval of the change from step to step;
-        effective: effective sample size, the independent steps that cos_before is worth; null with fewer than 8;
-        corrected, corrected_low, corrected_high: as in `agreement`;
-        shares_texts: whether the two tasks draw the same texts, so that their raw cosine is the right one.
+        steps, cosine, cosine_low, cosine_high, q, verdict, more: as in `agreement`;
+        shares_texts: whether the two tasks draw the same texts.
     """
     by_step = _sums(run, selection)
     series = BySteps(by_step, PAIR)
@@ -65,8 +58,8 @@ def task_matrix(run: Path, selection: Selection) -> pd.DataFrame:
         shares_texts(info.tasks, one, other) for one, other in zip(frame["task_i"], frame["task_j"], strict=True)
     ]
     found = agreement(of_steps, info)
-    columns = ["cos_low", "cos_high", "rate_low", "rate_high", "effective"]
-    columns += ["corrected", "corrected_low", "corrected_high"]
+    columns = ["cos_low", "cos_high", "rate_low", "rate_high", "cosine", "cosine_low", "cosine_high"]
+    columns += ["q", "verdict", "more", "steps"]
     frame = frame.merge(found[[*PAIR, *columns]], how="left", on=PAIR)
     return frame.sort_values(PAIR, key=configured(run), ignore_index=True)
 
@@ -113,7 +106,8 @@ def task_steps(run: Path, selection: Selection) -> pd.DataFrame:
     """Each task in each recorded step (as in `pair_steps`), over the blocks selected.
 
     Returns:
-        branch, task, step; half, whole: sums of h and of 2 norm^2 - h as in `noise`; null: none; measured: number of h.
+        branch, task, step; half, whole: sums of h and of 2 norm^2 - h as in `noise`; null: none; measured: number of h;
+        squares: sum of norm^2; shared: half / whole where every block with a gradient is halved.
     """
     return ask_once(
         run,
@@ -122,7 +116,9 @@ def task_steps(run: Path, selection: Selection) -> pd.DataFrame:
         WITH {_unit("norm_cells")}
         SELECT branch, task, {_STEP},
             CASE WHEN sum(halved) > 0 THEN sum(half) END AS half,
-            CASE WHEN sum(halved) > 0 THEN sum(whole) END AS whole, CAST(sum(halved) AS BIGINT) AS measured
+            CASE WHEN sum(halved) > 0 THEN sum(whole) END AS whole, CAST(sum(halved) AS BIGINT) AS measured,
+            sum(squares) AS squares,
+            CASE WHEN sum(halved) >= sum(with_gradient) THEN sum(half) / nullif(sum(whole), 0) END AS shared
         FROM norm_cells, unit GROUP BY ALL ORDER BY ALL
         """,
         selection,
@@ -141,7 +137,8 @@ def pair_steps(run: Path, selection: Selection) -> pd.DataFrame:
     Returns:
         branch, task_i, task_j, step;
         cos, cos_after: mean cosine of the blocks; rate, rate_after: share of them that is negative; null: none;
-        product, half_i, half_j: sums of <g_i, g_j> and of each task's half products, over the blocks that have both.
+        whole: cosine of the gradients on all these blocks together; half_i, half_j: of those of two halves of each
+        task's batch, null where a block has none; steps: how many it stands for.
     """
     frame = _means(_sums(run, selection))
     return frame.sort_values([*PAIR, "step"], key=configured(run), ignore_index=True)
@@ -169,20 +166,25 @@ _SUMS = ["measured", "measured_after", "cosines", "cosines_after", "conflicts", 
 def _sums(run: Path, selection: Selection) -> pd.DataFrame:
     """Of each pair in each step or bin of steps, what means are made of."""
     added = ", ".join(f"CAST(sum({name}) AS DOUBLE) AS {name}" for name in _SUMS)
-    halves = ", ".join(
-        f"CASE WHEN sum(halved) > 0 THEN sum({name}) END AS {name}" for name in ("product", "half_i", "half_j")
-    )
-    return ask_once(
+    sums = ask_once(
         run,
         ["joint_cells"],
         f"""
         WITH {_unit("joint_cells")}
-        SELECT branch, task_i, task_j, {_STEP}, {added}, {halves} FROM joint_cells, unit GROUP BY ALL
+        SELECT branch, task_i, task_j, {_STEP}, {added}, sum(inner_product) AS inner_product,
+            CAST(count(DISTINCT step) AS DOUBLE) AS steps
+        FROM joint_cells, unit GROUP BY ALL
         """,
         selection,
         {"most": MOST_STEPS},
         level="by_step",
     )
+    of_tasks = task_steps(run, selection).set_index(["branch", "task", "step"])[["squares", "shared"]]
+    for side in "ij":
+        rows = pd.MultiIndex.from_frame(sums[["branch", f"task_{side}", "step"]])
+        sums[[f"square_{side}", f"half_{side}"]] = of_tasks.reindex(rows).to_numpy()
+    scale = np.sqrt(sums["square_i"] * sums["square_j"])
+    return sums.assign(whole=sums["inner_product"] / scale.where(scale > 0))
 
 
 def _means(sums: pd.DataFrame) -> pd.DataFrame:
@@ -194,7 +196,7 @@ def _means(sums: pd.DataFrame) -> pd.DataFrame:
             "cos_after": sums["cosines_after"] / after,
             "rate": sums["conflicts"] / before,
             "rate_after": sums["conflicts_after"] / after,
-            **{name: sums[name] for name in ("product", "half_i", "half_j")},
+            **{name: sums[name] for name in ("whole", "half_i", "half_j", "steps")},
         }
     )
 
@@ -203,67 +205,89 @@ def model_steps(run: Path) -> pd.DataFrame:
     """Each pair in each recorded step, its gradients on all blocks taken as one.
 
     Returns:
-        task_i, task_j, step; inner_product: <g_i, g_j>; square_i, square_j: squared norms;
-        product, half_i, half_j: as in `pair_steps`.
+        task_i, task_j, step; square_i, square_j: squared norms; signal_i, signal_j: sums of half products, null where
+        there are none; cos, rate: the cosine, and 1 where it is negative; whole, half_i, half_j, steps: as in
+        `pair_steps`.
     """
-    return ask(
+    frame = ask(
         run,
         ["joint_cells"],
         """
-        SELECT task_i, task_j, step,
-            sum(inner_product) AS inner_product, sum(square_i) AS square_i, sum(square_j) AS square_j,
-            CASE WHEN sum(halved) > 0 THEN sum(product) END AS product,
-            CASE WHEN sum(halved) > 0 THEN sum(half_i) END AS half_i,
-            CASE WHEN sum(halved) > 0 THEN sum(half_j) END AS half_j
+        SELECT task_i, task_j, step, sum(square_i) AS square_i, sum(square_j) AS square_j,
+            CASE WHEN sum(halved) > 0 THEN sum(half_i) END AS signal_i,
+            CASE WHEN sum(halved) > 0 THEN sum(half_j) END AS signal_j, 1.0 AS steps,
+            sum(inner_product) / nullif(sqrt(sum(square_i) * sum(square_j)), 0) AS whole,
+            sum(halved) >= sum(measured) AS all_halved,
+            CASE WHEN all_halved THEN signal_i / nullif(2 * sum(square_i) - signal_i, 0) END AS half_i,
+            CASE WHEN all_halved THEN signal_j / nullif(2 * sum(square_j) - signal_j, 0) END AS half_j
         FROM joint_cells GROUP BY ALL ORDER BY ALL
         """,
         level="by_step",
     )
+    return frame.assign(cos=frame["whole"], rate=(frame["whole"] < 0).astype(float).where(frame["whole"].notna()))
 
 
 def agreement(by_step: pd.DataFrame, info: RunInfo, keys: Sequence[str] = PAIR) -> pd.DataFrame:
-    """What `pair_steps` of a run says of each pair in all its steps, with 95% intervals.
+    """What `pair_steps` of a run says of each pair in all its steps, with 95% intervals and a verdict.
 
     Returns:
         `keys`, by default branch, task_i, task_j;
-        steps: steps with a cosine; effective: independent steps that these are worth, null with fewer than 8;
-        cos, cos_low, cos_high: mean over steps of the blocks' mean cosine; p: two-sided, of its being 0;
+        steps: steps with a cosine;
+        cos, cos_low, cos_high: mean over steps of the blocks' mean cosine, as the batches had it;
         rate, rate_low, rate_high: mean share of negative cosines, 0 to 1;
-        corrected: sum <g_i, g_j> / sqrt(sum h_i sum h_j) with the half products h, the cosine of the gradients without
-        their batch noise, so of more steps and blocks and weighted by their norms; null unless both sums exceed
-        three standard errors, and for tasks that draw the same texts: their noise is shared, their raw cosine the
-        right one; corrected_low, corrected_high: its interval by Fieller's theorem.
+        cosine, cosine_low, cosine_high: of the tasks' mean gradients, as of `analysis.cosines`; the first is null where
+        only its interval is known; p: two-sided, of its being 0;
+        q, verdict: of `judge`, on all these rows together; more: further steps until it has one, if they go on like
+        these: 0 where it has, null: not known, or more than a thousand times as many.
     """
-    series = BySteps(by_step, keys)
+    series, independent = BySteps(by_step, keys), info.probe is not None
+    cosines = _cosines(series, info)
+    frame = _with(_measured(series, independent), cosines)
+    found = judge(Estimates.of(cosines))
+    frame["q"], frame["verdict"] = found.q, found.verdict
+    steps = (~np.isnan(series["whole"])).sum(axis=1)  # or bins of them
+
+    def freedom(times: float) -> Floats:
+        later = np.rint(times * steps).astype(np.int64)
+        return np.asarray(groups_of(later, independent=independent) - 1, dtype=np.float64)
+
+    times = times_needed(cosines, freedom)
+    frame["more"] = np.ceil(frame["steps"] * (np.where(np.isinf(times), np.nan, times) - 1))
+    return frame
+
+
+def _measured(series: "BySteps", independent: bool) -> pd.DataFrame:
     frame = series.keys
-    independent = info.probe is not None  # nothing changes from batch to batch
-    cosines = means(series["cos"], independent=independent)
-    frame["steps"], frame["effective"], frame["cos"] = cosines.steps, cosines.effective, cosines.value
-    low, high = cosines.interval()
+    batches = means(series["cos"], independent=independent)
+    frame["steps"] = np.where(np.isnan(series["whole"]), 0.0, series["steps"]).sum(axis=1).astype(np.int64)
+    frame["cos"] = batches.value
+    low, high = batches.interval()
     frame["cos_low"], frame["cos_high"] = np.maximum(low, -1.0), np.minimum(high, 1.0)
-    frame["p"] = cosines.p_value()
     rates = series["rate"]
     frame["rate"] = row_means(rates)
     frame["rate_low"], frame["rate_high"] = rate_interval(rates, independent=independent)
-
-    sums = [series[column] for column in ("product", "half_i", "half_j")]
-    low, high = cosine_interval(*sums, independent=independent)
-    signals = [clear_mean(half, independent=independent) for half in sums[1:]]
-    clear = ~np.isnan([*signals, low]).any(axis=0)
-    twins = [shares_texts(info.tasks, one, other) for one, other in zip(frame["task_i"], frame["task_j"], strict=True)]
-    usable = clear & ~np.array(twins, dtype=bool)
-    found = {"": cosine_of_sums(*sums), "_low": np.maximum(low, -1.0), "_high": np.minimum(high, 1.0)}
-    for name, values in found.items():
-        frame[f"corrected{name}"] = np.where(usable, values, np.nan)
     return frame
+
+
+def _cosines(series: "BySteps", info: RunInfo) -> Cosines:
+    pairs = series.keys[["task_i", "task_j"]].itertuples(index=False, name=None)
+    shared = np.array([shares_texts(info.tasks, *pair) for pair in pairs], dtype=bool)
+    values = [series[name] for name in ("whole", "half_i", "half_j")]
+    return of_steps(*values, shares_texts=shared, independent=info.probe is not None)
+
+
+def _with(frame: pd.DataFrame, cosines: Cosines) -> pd.DataFrame:
+    low, high = cosines.interval()
+    return frame.assign(cosine=cosines.value, cosine_low=low, cosine_high=high, p=cosines.p_value())
 
 
 def windows(run: Path, selection: Selection, count: int = 8) -> pd.DataFrame:
     """How each pair agrees in each of up to `count` windows of as many recorded steps, of at least 8.
 
     Returns:
-        step, step_end (first and last recorded step of the window); the columns of `agreement`; same_task_i,
-        same_task_j: cosine of the two half batches of each task, as in `noise`, null where not halved.
+        step, step_end (first and last recorded step of the window); the columns of `agreement` up to p, with the errors
+        of its cosines pooled over the windows; same_task_i, same_task_j: cosine of the two half batches of each task,
+        as in `noise`, null where not halved.
     """
     frame = by_window(pair_steps(run, selection), read_run(run), count)
     if frame.empty:
@@ -281,12 +305,14 @@ def windows(run: Path, selection: Selection, count: int = 8) -> pd.DataFrame:
 
 def by_window(by_step: pd.DataFrame, info: RunInfo, count: int) -> pd.DataFrame:
     """The same from the rows of `pair_steps`, in their order."""
-    steps = np.unique(by_step["step"])
+    every = BySteps(by_step, PAIR)
+    count = min(count, max(len(every.steps) // FEWEST_STEPS, 1))
+    parts = [every.part(columns) for columns in np.array_split(np.arange(len(every.steps)), count)]
     frames = []
-    for chosen in np.array_split(steps, min(count, max(len(steps) // FEWEST_STEPS, 1))) if len(steps) else [steps]:
-        frame = agreement(by_step[by_step["step"].isin(chosen)], info)
-        frame.insert(0, "step", chosen[0] if len(chosen) else 0)
-        frame.insert(1, "step_end", chosen[-1] if len(chosen) else 0)
+    for part, cosines in zip(parts, pooled([_cosines(part, info) for part in parts]), strict=True):
+        frame = _with(_measured(part, info.probe is not None), cosines)
+        frame.insert(0, "step", part.steps[0] if len(part.steps) else 0)
+        frame.insert(1, "step_end", part.steps[-1] if len(part.steps) else 0)
         frames.append(frame)
     return pd.concat(frames, ignore_index=True)
 
@@ -315,40 +341,14 @@ def block_cosines(run: Path, selection: Selection, bins: int = 64) -> pd.DataFra
     return found.sort_values(keys, key=configured(run), ignore_index=True)
 
 
-def batches_needed(run: Path, selection: Selection, half_width: float = 0.05) -> pd.DataFrame:
-    """How many more recorded steps, a batch of every task each, a pair needs, if these go on like those recorded.
-
-    The error of a mean falls with the root of the number of steps.
-
-    Args:
-        run, selection: as everywhere.
-        half_width: wanted half width of the 95% intervals.
+def batches_needed(run: Path, selection: Selection) -> pd.DataFrame:
+    """How many more recorded steps, a batch of every task each, it takes until a pair has a verdict.
 
     Returns:
-        branch, task_i, task_j, steps, effective: as in `agreement`;
-        half_width, corrected_half_width: of the interval now; null where there is none;
-        to_exclude_zero, corrected_to_exclude_zero: more steps until the interval of a cosine as found excludes 0; 0: it
-        does; null: not known, or the cosine is 0;
-        to_width, corrected_to_width: more steps until it is as narrow as wanted.
+        branch, task_i, task_j, steps, verdict, more: as in `agreement`.
     """
-    frame = needed(agreement(pair_steps(run, selection), read_run(run)), half_width)
+    frame = agreement(pair_steps(run, selection), read_run(run))[[*PAIR, "steps", "verdict", "more"]]
     return frame.sort_values(PAIR, key=configured(run), ignore_index=True)
-
-
-def needed(found: pd.DataFrame, half_width: float = 0.05) -> pd.DataFrame:
-    """The same from a frame of `agreement`."""
-    frame = found[[*PAIR, "steps", "effective"]].copy()
-    steps = found["steps"].to_numpy(np.float64)
-    for prefix, name in (("", "cos"), ("corrected_", "corrected")):
-        value, low, high = (found[column].to_numpy(np.float64) for column in (name, f"{name}_low", f"{name}_high"))
-        now = (high - low) / 2
-        excluded = np.where(np.abs(value) > 0, np.abs(value), np.nan)
-        frame[f"{prefix}half_width"] = now
-        for goal, wanted in (("to_exclude_zero", excluded), ("to_width", np.full(len(found), half_width))):
-            more = steps_for_width(steps, now, wanted) - steps
-            frame[f"{prefix}{goal}"] = np.maximum(more, 0)
-        frame.loc[(low > 0) | (high < 0), f"{prefix}to_exclude_zero"] = 0
-    return frame
 
 
 def shares_texts(tasks: Sequence[TaskInfo], one: str, other: str) -> bool:
@@ -369,12 +369,24 @@ class BySteps:
     def __init__(self, frame: pd.DataFrame, keys: Sequence[str]) -> None:
         self._frame = frame
         self._row = frame.groupby(list(keys), sort=False, observed=True).ngroup().to_numpy()
-        steps, self._column = np.unique(frame["step"], return_inverse=True)
-        self.keys = frame[list(keys)].drop_duplicates(ignore_index=True)  # of each row
-        self._shape = (len(self.keys), len(steps))
+        self.steps, self._column = np.unique(frame["step"], return_inverse=True)
+        self._keys = frame[list(keys)].drop_duplicates(ignore_index=True)
+        self._shape = (len(self._keys), len(self.steps))
+        self._chosen: NDArray[np.int64] | slice = slice(None)
+
+    @property
+    def keys(self) -> pd.DataFrame:
+        """Of each row; a copy."""
+        return self._keys.copy()
+
+    def part(self, columns: NDArray[np.int64]) -> "BySteps":
+        """Some of the steps, given by place, of all keys."""
+        part = copy.copy(self)
+        part.steps, part._chosen = self.steps[columns], columns
+        return part
 
     def __getitem__(self, value: str) -> Floats:
         """The values of a column, [rows, steps]; NaN where the frame has none."""
         values = np.full(self._shape, np.nan)
         values[self._row, self._column] = self._frame[value].to_numpy(np.float64, na_value=np.nan)
-        return values
+        return values[:, self._chosen]

@@ -163,7 +163,10 @@ def _create_cells(
         return
     _create_view(connection, run, manifest, found.rollup, [found.rolled], selection, name="rolled")
     edges = f"UNION ALL BY NAME {RAW[view]}" if found.raw else ""
-    connection.execute(f"CREATE VIEW {view} AS SELECT * FROM rolled {edges}")
+    # Roll-ups of layers and blocks have products of halved batches only.
+    lacks = view == "joint_cells" and level != "by_step"
+    product = ", CASE WHEN halved > 0 THEN product END AS inner_product" if lacks else ""
+    connection.execute(f"CREATE VIEW {view} AS SELECT *{product} FROM rolled {edges}")
 
 
 def _create_view(

@@ -12,7 +12,7 @@ from analysis.runs import final_metrics
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.schema import read_run
 
-_NAMES = {"cos_before": "cosine", "cos_low": "low", "cos_high": "high"}
+_NAMES = {"cosine": "cosine", "cosine_low": "low", "cosine_high": "high"}
 
 
 def answers(runs: Mapping[float, Path]) -> pd.DataFrame:
@@ -23,7 +23,7 @@ def answers(runs: Mapping[float, Path]) -> pd.DataFrame:
 
     Returns:
         rho, branch;
-        cosine, low, high: mean over the steps and its 95% interval;
+        cosine, low, high: that a verdict is on, of twins that of their batches, and its 95% interval;
         projected: share of the gradients that pcgrad on each block changes, 0 to 1, and removed: mean share of the norm
         that it takes, both of a replay of the recorded steps on all blocks;
         original, twin: last validation value of each task's primary metric; null: not evaluated.

@@ -12,11 +12,10 @@ from typing import Any, get_args
 
 import pandas as pd
 
-from analysis import agreement, queries, replay
+from analysis import queries, replay
 from analysis.database import Selection
 from analysis.diagnosis import diagnose
 from analysis.outcomes import Outcome, outcomes
-from analysis.statistics import false_discovery
 from analysis.verdicts import Branch, Harm, Pair
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.schema import read_run
@@ -145,11 +144,6 @@ def _each_pair(question: Callable[[Path, tuple[str, str], Selection], pd.DataFra
     return asked
 
 
-def _blocks(run: Path, selection: Selection) -> pd.DataFrame:
-    frame = agreement.block_cosines(run, selection)
-    return frame.assign(q=false_discovery(frame["p"].to_numpy()))
-
-
 def _verdicts(run: Path, selection: Selection) -> pd.DataFrame:
     return verdict_table(diagnose(run).pairs if queries.extent(run).pairs else ())
 
@@ -211,7 +205,7 @@ def replay_table(run: Path) -> list[replay.Replay]:
 
 DATA: dict[str, Data] = {
     "matrix": Data(
-        "How each pair of tasks agrees: mean cosine, share of conflicts, intervals, corrected cosine.",
+        "How each pair of tasks agrees: cosine with its verdict, cosines of batches, share of conflicts, intervals.",
         (*_PART, "pair"),
         _by_pair(queries.task_matrix),
     ),
@@ -232,9 +226,9 @@ DATA: dict[str, Data] = {
         _each_pair(queries.pair_over_steps),
     ),
     "blocks": Data(
-        "Mean cosine of each pair on each block, with p and q (Benjamini and Hochberg).",
+        "Mean cosine of each pair on each block, and where the verdict on the pair shows.",
         (*_PART, "pair"),
-        _by_pair(_blocks),
+        _by_pair(queries.blocks),
     ),
     "worst-blocks": Data(
         "The 20 pairs and blocks with the lowest mean cosine, and how sure that is.",
@@ -247,7 +241,7 @@ DATA: dict[str, Data] = {
         _whole(queries.norms_over_steps),
     ),
     "batches-needed": Data(
-        "How many more steps each pair needs for an interval that excludes 0, or is narrow.",
+        "How many more steps it takes until each pair has a verdict.",
         (*_PART, "pair"),
         _by_pair(queries.batches_needed),
     ),

@@ -1,48 +1,55 @@
-"""What is known of one pair of tasks on one branch, in words that tell conflict from noise."""
+"""The verdict on a pair of tasks on one branch, in words: the same on every page, in every report and command."""
 
-import math
-from collections.abc import Mapping
-from typing import Any
+from analysis.judge import TOLD, WORTH
+from analysis.statistics import FEWEST_STEPS
+from analysis.verdicts import Agreement, strength_word
 
-from analysis.sentences import MANY
-from analysis.verdicts import strength_word
+MANY = 10_000
+"""More batches than these are as good as never."""
 
 
-def pair_sentence(row: Mapping[Any, Any]) -> str:
-    """One sentence on a row of `queries.task_matrix`. Its intervals are of this pair alone, not corrected for all."""
-    where = f"On branch {row['branch']} "
-    cosine, low, high = row["cos_before"], row["cos_low"], row["cos_high"]
-    if math.isnan(cosine):
-        return f"{where}nothing is measured: a gradient is zero in every step."
-    if math.isnan(low):
-        return f"{where}the mean cosine is {cosine:+.2f}, of too few steps (fewer than 8) to tell it from noise."
-    interval = f"95% interval {low:+.2f} to {high:+.2f}"
-    if low <= 0 <= high:
-        said = f"{where}nothing is told from noise: mean cosine {cosine:+.2f}, {interval} includes 0"
+def verdict_sentence(branch: Agreement, shares_texts: bool) -> str:
+    """The verdict with the cosine that it is on."""
+    said = f"On branch {branch.branch}: {branch.verdict}"
+    if branch.steps == 0:
+        return f"{said}: nothing is measured, as a gradient is zero in every step."
+    if branch.cosine_low is None or branch.cosine_high is None:
+        return f"{said}: {branch.steps} measured steps, and it takes {FEWEST_STEPS}."
+    between = f"{branch.cosine_low:+.2f} to {branch.cosine_high:+.2f}"
+    if branch.cosine is None:
+        cosine = f"the cosine lies within {between}, more is not known"
     else:
-        strength = cosine if math.isnan(row["corrected"]) else row["corrected"]
-        does = "pull against each other" if cosine < 0 else "agree"
-        clear = "below" if cosine < 0 else "above"
-        said = f"{where}they {does}, {_adverb(strength)}: mean cosine {cosine:+.2f}, {interval} is {clear} 0"
-    if row["shares_texts"]:
-        return f"{said}; they draw the same texts and so share their noise: no correction is needed."
-    if math.isnan(row["corrected"]):
-        return f"{said}; the signal is too weak to correct it for batch noise."
+        strength = f", {strength_word(branch.cosine)}" if branch.verdict in TOLD else ""
+        cosine = f"cosine {branch.cosine:+.2f} (95% interval {between})"
+        said += strength
+    of = ", of the batches themselves, as the tasks draw the same texts" if shares_texts else ""
+    return f"{said}: {cosine}{of}{_why(branch)}."
+
+
+def batch_sentence(branch: Agreement) -> str:
+    """What the rule saw: cosines of single batches."""
+    if branch.batch_cosine is None:
+        return ""
     return (
-        f"{said}; without batch noise it is {row['corrected']:+.2f} "
-        f"({row['corrected_low']:+.2f} to {row['corrected_high']:+.2f})."
+        f"What the rule saw: a mean batch cosine of {branch.batch_cosine:+.2f}, {branch.conflict_rate or 0:.0%} of the "
+        "measurements negative, where chance gives 50%."
     )
 
 
-def more_steps(row: Mapping[Any, Any]) -> str:
-    """How many more recorded steps the interval of a row of `queries.batches_needed` takes to exclude 0."""
-    wanted = row["to_exclude_zero"]
-    if math.isnan(wanted):
-        return "unknown"
-    if wanted == 0:
-        return "clear"
-    return f"{wanted:,.0f} more" if wanted < MANY else f"over {MANY:,}"
+def more_words(more: float | None) -> str:
+    """How many more batches of every task a verdict takes."""
+    if more is None or more > MANY:
+        return f"over {MANY:,} more"
+    return f"about {more:,.0f} more"
 
 
-def _adverb(cosine: float) -> str:
-    return {"weak": "weakly", "moderate": "moderately", "strong": "strongly"}[strength_word(cosine)]
+def _why(branch: Agreement) -> str:
+    """What the verdict is for, where it is not the interval's side of 0."""
+    low, high = branch.cosine_low or 0.0, branch.cosine_high or 0.0
+    if branch.verdict == "no conflict worth the name":
+        return f", above -{WORTH:g}"
+    if branch.verdict == "not enough data":
+        chance = low > 0 or high < 0
+        alone = ", on one side of 0, as one of so many pairs may be by chance" if chance else ""
+        return f"{alone}; a verdict takes {more_words(branch.more_steps)} batches of every task"
+    return ""

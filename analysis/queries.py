@@ -8,10 +8,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from analysis.agreement import batches_needed, block_cosines, configured, noise, shares_texts, task_matrix, windows
+from analysis.agreement import (
+    PAIR,
+    batches_needed,
+    block_cosines,
+    configured,
+    noise,
+    shares_texts,
+    task_matrix,
+    windows,
+)
 from analysis.database import BINNED, Selection, ask
+from analysis.judge import LEVEL
 from analysis.parts import counted
 from analysis.statistics import false_discovery
 
@@ -278,15 +289,19 @@ def worst_blocks(run: Path, selection: Selection, count: int = 20) -> pd.DataFra
 
 
 def blocks(run: Path, selection: Selection) -> pd.DataFrame:
-    """The mean cosine of each pair on each block, and whether it is more than chance.
+    """The mean cosine of each pair on each block, and where the verdict on the pair shows.
 
     Returns:
         branch, layer, module, task_i, task_j, cos: as of `block_cosines`; q: its p by Benjamini and Hochberg's
-        procedure over all pairs and blocks, so that of those with q below .05 at most 5% are chance's.
+        procedure over all pairs and blocks; verdict: on the pair and branch, as of `task_matrix`; clear: whether q is
+        at most `judge.LEVEL` and cos on the side of a verdict of conflict or aligned.
     """
     found = block_cosines(run, selection)
-    found["q"] = false_discovery(found["p"].to_numpy())
-    return found.drop(columns="p")
+    found["q"] = false_discovery(found.pop("p").to_numpy())
+    verdicts = task_matrix(run, selection)[[*PAIR, "verdict"]]
+    found = found.merge(verdicts, how="left", on=PAIR)
+    side = found["verdict"].map({"conflict": -1.0, "aligned": 1.0})
+    return found.assign(clear=(found["q"] <= LEVEL) & (np.sign(found["cos"]) == side))
 
 
 def one_step(run: Path, step: int, selection: Selection = Selection()) -> pd.DataFrame:  # noqa: B008  # frozen

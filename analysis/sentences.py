@@ -2,17 +2,18 @@
 
 from collections.abc import Sequence
 
-from analysis.diagnosis import WIDE, Diagnosis
-from analysis.verdicts import Branch, Harm, Pair, strength_word
+from analysis.diagnosis import Diagnosis
+from analysis.judge import TOLD, WORTH
+from analysis.pair_words import batch_sentence, more_words, verdict_sentence
+from analysis.verdicts import Branch, Harm, Pair
 from analysis.words import layer_name, span
 
-MANY = 10_000
-"""More batches than these are as good as never."""
 HOW_TO_READ = (
-    "Intervals are for 95% and respect correlated steps; the chance of any wrong conflict or alignment in a run is "
-    "meant to be 5% (Holm). With fewer than 100 steps that resemble their neighbours it is more: on noise, 8% for 40 "
-    "steps correlated by 0.6, 15 to 19% for 20. Unrelated tasks conflict in about half of the measurements: a rate "
-    "near 50% with a mean cosine near 0 is what noise looks like."
+    "A verdict is on the cosine of two tasks' mean gradients, without the noise of batches, which half batches tell. "
+    f"Conflict: below 0 by more than chance, and it may be below -{WORTH:g}. Aligned: above 0 by more than chance. No "
+    f"conflict worth the name: its 95% interval excludes -{WORTH:g}. Not enough data: none of these. Of the pairs told "
+    "at most 5% are told by chance (Benjamini and Hochberg), and where nothing conflicts, any in at most 5% of runs. "
+    "Batch cosines are what the rule saw: noise pulls them to 0, and of unrelated tasks half are negative."
 )
 
 
@@ -30,38 +31,33 @@ def notes_on(pairs: Sequence[Pair]) -> list[str]:
     for name in sorted({branch.branch for branch in branches if branch.steps == 0}):
         why = ", as those of A are wherever B = 0, and LoRA starts there" if name == "A" else ""
         notes.append(f"Branch {name} has no cosine where the gradients are zero{why}.")
-    if any(branch.verdict == "not enough data" for branch in branches):
-        notes.append(f"Not enough data: fewer than 8 measured steps, or an interval wider than ±{WIDE}.")
-    if any(branch.corrected is None for branch in branches):
+    if any(branch.cosine is None and branch.steps for branch in branches):
         notes.append(
-            "No corrected cosine (–): the tasks draw the same texts, or two halves of a task's own batches do not "
-            "agree clearly enough to divide by."
+            "No cosine (–): half batches of a task do not agree clearly enough to tell its gradient from noise; its "
+            "interval is all that is known."
         )
     return notes
 
 
 def sentences(pair: Pair) -> list[str]:
     """Where, when, how strong, how uneven, enough to hurt, what projection removed, what remains."""
-    strongest = pair.strongest
     found = []
     for branch in pair.branches:
-        if branch.verdict in ("conflict", "aligned"):
-            found += [_how(branch, pair.shares_texts), _where(branch)]
+        found.append(verdict_sentence(branch, pair.shares_texts))
+        if branch.verdict in TOLD:
+            found += [batch_sentence(branch), _where(branch)]
             found += [_when(branch)] if len(branch.windows) > 1 else []
             found += [_projected(branch, pair)] if branch.verdict == "conflict" else []
-        else:
-            found.append(f"On branch {branch.branch}: {branch.verdict}.")
-    return [*found, *_whole(pair.whole, strongest)]
+    return [*found, *_whole(pair.whole, pair.verdict == "conflict")]
 
 
 def undecided(pairs: Sequence[Pair]) -> list[str]:
-    """How many more batches it takes to tell each pair without a verdict from 0, and what takes them."""
-    asked = [pair for pair in pairs if pair.verdict not in ("conflict", "aligned")]
-    found = [f"  {pair.task_i} – {pair.task_j}: {more}" for pair in asked if (more := more_batches(pair))]
+    """How many more batches it takes until each pair without one has a verdict, and what takes them."""
+    found = [f"  {pair.task_i} – {pair.task_j}: {more}" for pair in pairs if (more := more_batches(pair))]
     if not found:
         return []
     return [
-        "Further batches until the interval of a mean cosine excludes 0, if the cosine is as found:",
+        "Batches of every task until a verdict, if they go on like these:",
         *found,
         "python -m ortho_lora probe RUN_DIR --batches N takes so many at the last checkpoint of a run, without "
         "training.",
@@ -70,32 +66,9 @@ def undecided(pairs: Sequence[Pair]) -> list[str]:
 
 
 def more_batches(pair: Pair) -> str:
-    """How many it takes on each branch, where that is known."""
-    known = [(branch.branch, branch.steps_to_exclude_zero) for branch in pair.branches]
-    return ", ".join(f"{_many(steps)} on branch {branch}" for branch, steps in known if steps is not None)
-
-
-def _many(steps: int) -> str:
-    if steps == 0:
-        return "none, but of so many intervals one may exclude it by chance"
-    return f"more than {MANY:,}" if steps > MANY else f"{steps:,}"
-
-
-def _how(branch: Branch, twins: bool) -> str:
-    strength = branch.strength or 0.0
-    corrected = (
-        f"corrected for batch noise {branch.corrected:+.2f} ({interval(branch.corrected_low, branch.corrected_high)})"
-        if branch.corrected is not None
-        else "the tasks draw the same texts, so nothing needs correcting"
-        if twins
-        else "too noisy to correct, so the true one may be stronger"
-    )
-    return (
-        f"On branch {branch.branch}: {branch.verdict}, {strength_word(strength)}: mean cosine {branch.cosine:+.2f} "
-        f"({interval(branch.cosine_low, branch.cosine_high)}); {corrected}; negative in {share(branch.conflict_rate)} "
-        f"of the measurements, where chance gives 50%; {branch.steps} steps, worth {branch.effective_steps:.0f} "
-        "independent ones."
-    )
+    """How many it takes on each branch that has a cosine and no verdict."""
+    short = [branch for branch in pair.branches if branch.verdict == "not enough data" and branch.steps]
+    return ", ".join(f"{more_words(branch.more_steps)} on branch {branch.branch}" for branch in short)
 
 
 def _where(branch: Branch) -> str:
@@ -115,7 +88,7 @@ def _when(branch: Branch) -> str:
 
 def _projected(branch: Branch, pair: Pair) -> str:
     if not branch.projected_i and not branch.projected_j:
-        return f"Projection: none; after the rule the mean cosine is {signed(branch.cosine_after)}."
+        return f"Projection: none; after the rule the mean batch cosine is {signed(branch.cosine_after)}."
     shares = [
         f"{one} in {share(often)} of the measurements, each taking {share(far)} of its norm"
         for one, often, far in (
@@ -124,23 +97,23 @@ def _projected(branch: Branch, pair: Pair) -> str:
         )
     ]
     return (
-        f"Projection against each other: {'; '.join(shares)}. After it the mean cosine is "
-        f"{signed(branch.cosine_after)} and {share(branch.conflict_rate_after)} of the measurements still conflict."
+        f"Projection against each other: {'; '.join(shares)}. After it the mean batch cosine is "
+        f"{signed(branch.cosine_after)} and {share(branch.conflict_rate_after)} of the measurements are still negative."
     )
 
 
-def _whole(whole: Harm, strongest: Branch) -> list[str]:
+def _whole(whole: Harm, conflict: bool) -> list[str]:
     if whole.norm_ratio is None or whole.magnitude_similarity is None:
         return []
-    of = "without batch noise" if whole.from_corrected else "of batches"
+    of = "without batch noise" if whole.from_signal else "of batches"
     found = [
         f"Magnitudes {of}, all blocks together: norm ratio {whole.norm_ratio:.2f}, similarity "
         f"{whole.magnitude_similarity:.2f} (1: equal)."
     ]
-    if strongest.verdict == "conflict" and whole.enough is not None:
+    if conflict and whole.enough is not None:
         found.append(
             f"PCGrad's own condition (cosine at most {-whole.magnitude_similarity:.2f}) is "
-            f"{'met' if whole.enough else 'not met'} by the mean of {signed(whole.strength)}, and by the batches in "
+            f"{'met' if whole.enough else 'not met'} by the cosine of {signed(whole.cosine)}, and by the batches in "
             f"{share(whole.share_of_steps)} of the steps."
         )
     return found

@@ -14,8 +14,7 @@ independent values; at most n.
 
 Measured on synthetic gradients with known cosines, the intervals cover 92 to 98% with 40 or more steps whose
 correlation is up to 0.6, and with 200 or more where it is 0.8; 40 steps with 0.8, worth 4 independent ones, cover 85 to
-92%. Of corrected cosines this holds where the signal is usually clear (`CLEAR`); where it is clear in few repetitions
-only, those that are told are chance's favourites, and their intervals covered as little as 80%.
+92%. The verdicts on pairs rest on more cautious ones (`analysis.cosines`).
 
 The interval is one for the mean over the steps that were made. That a cosine drifts in the course of training is no
 noise, but widens it; windows of steps show the drift.
@@ -64,8 +63,8 @@ class Means:
         """Two-sided, of the mean being zero; 1 where every value is zero.
 
         With the cautious error: of many means tested, those whose error came out small by chance are found first. So
-        families of 12 to 90 tests, corrected by Holm, err in at most 5% where 20 or more steps are correlated by up to
-        0.36 and 200 or more by up to 0.6; in 15 to 19% where 20 steps are correlated by 0.6.
+        families of 12 to 90 tests, corrected for their number, err in at most 5% where 20 or more steps are correlated
+        by up to 0.36 and 200 or more by up to 0.6; in 15 to 19% where 20 steps are correlated by 0.6.
         """
         with np.errstate(divide="ignore", invalid="ignore"):
             t = np.abs(self.value) / self.cautious
@@ -168,61 +167,10 @@ def rate_interval(series: Floats, *, independent: bool = False) -> tuple[Floats,
     return np.clip(centre - half_width, 0.0, 1.0), np.clip(centre + half_width, 0.0, 1.0)
 
 
-def clear_mean(series: Floats, *, independent: bool = False) -> Floats:
+def clear_mean(series: Floats) -> Floats:
     """Mean of each row where it is clearly positive, [rows]: by more than `CLEAR` standard errors; else NaN."""
-    found = means(series, independent=independent)
+    found = means(series)
     return np.where(found.value > CLEAR * found.error, found.value, np.nan)
-
-
-def cosine_interval(
-    product: Floats, half_i: Floats, half_j: Floats, *, independent: bool = False
-) -> tuple[Floats, Floats]:
-    """Low and high end of the 95% interval of sum product / sqrt(sum half_i sum half_j), [rows] each.
-
-    By Fieller's theorem for the ratio of mean product to the geometric mean of the halves, which is taken as linear
-    in them: the values of the ratio that the series do not contradict. So it is not symmetric where the halves vary
-    much. NaN where a half's sum is not positive, or where no ratio is contradicted.
-
-    Args:
-        product: [rows, steps], measured in the same steps as the others
-        half_i: [rows, steps]
-        half_j: [rows, steps]
-        independent: as of `means`.
-    """
-    above = row_means(product)
-    mean_i, mean_j = (np.where(mean > 0, mean, np.nan) for mean in (row_means(half_i), row_means(half_j)))
-    below = np.sqrt(mean_i * mean_j)
-    ratio = above / below
-    linear = (below / mean_i / 2)[:, None] * half_i + (below / mean_j / 2)[:, None] * half_j  # of mean `below`
-    rest = means(product - ratio[:, None] * linear, independent=independent)
-
-    (of_product, batches), (of_linear, _) = batch_means(product), batch_means(linear)
-    known = np.maximum(batches, 1)
-    one, other = (np.nan_to_num(batch - row_means(batch)[:, None]) for batch in (of_product, of_linear))
-    scale = 1 / (known * np.maximum(known - 1, 1))
-    aa, ab, bb = ((x * y).sum(axis=1) * scale for x, y in ((one, one), (one, other), (other, other)))
-    # Batch means know how the two vary together; the means' own error, how much that is in all.
-    along = aa - 2 * ratio * ab + ratio**2 * bb
-    factor = rest.quantile() ** 2 * np.divide(rest.error**2, along, out=np.ones(len(ratio)), where=along > 0)
-    square = below**2 - factor * bb
-    middle = above * below - factor * ab
-    root = middle**2 - square * (above**2 - factor * aa)
-    bounded = (square > 0) & (root >= 0)
-    square, spread = np.where(bounded, square, np.nan), np.sqrt(np.where(bounded, root, np.nan))
-    return (middle - spread) / square, (middle + spread) / square
-
-
-def cosine_of_sums(product: Floats, half_i: Floats, half_j: Floats) -> Floats:
-    """Sum product / sqrt(sum half_i sum half_j) of each row, [rows]; NaN where a half's sum is not positive."""
-    above, of_i, of_j = (np.nansum(series, axis=1) for series in (product, half_i, half_j))
-    power = np.where((of_i > 0) & (of_j > 0), of_i * of_j, np.nan)
-    ratio: Floats = above / np.sqrt(power)
-    return ratio
-
-
-def steps_for_width(steps: Floats, half_width: Floats, wanted: Floats) -> Floats:
-    """Steps in all until a half width shrinks to `wanted`, by its fall with the root of their number, [rows]."""
-    return np.ceil(steps * (half_width / wanted) ** 2)
 
 
 def p_in_part(series: Floats, windows: int) -> Floats:
@@ -238,16 +186,6 @@ def p_in_part(series: Floats, windows: int) -> Floats:
     counts = (~np.isnan(of_windows)).sum(axis=0)
     least = np.where(np.isnan(of_windows), np.inf, of_windows).min(axis=0)
     return np.minimum(2 * np.fmin(whole, np.where(counts > 0, least, np.nan) * counts), 1.0)
-
-
-def holm(p_values: Floats) -> Floats:
-    """Holm's adjusted p-values: rejecting below a level errs anywhere with at most that chance. NaN stays out."""
-    adjusted = np.full(len(p_values), np.nan)
-    known = np.flatnonzero(~np.isnan(p_values))
-    order = known[np.argsort(p_values[known], kind="stable")]
-    factors = np.arange(len(order), 0, -1)
-    adjusted[order] = np.minimum(np.maximum.accumulate(p_values[order] * factors), 1.0)
-    return adjusted
 
 
 def false_discovery(p_values: Floats) -> Floats:

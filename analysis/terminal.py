@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.diagnosis import Diagnosis
+from analysis.judge import TOLD
 from analysis.outcomes import Outcome
 from analysis.replay import NOTE, Replay
 from analysis.sentences import HOW_TO_READ, interval, notes_on, sentences, share, signed, title, undecided
@@ -28,7 +29,7 @@ def print_diagnosis(console: Console, diagnosis: Diagnosis) -> None:
     for line in undecided(diagnosis.pairs):
         console.print(Text(plain(line)))
     for pair in diagnosis.pairs:
-        if pair.verdict in ("conflict", "aligned"):
+        if pair.verdict in TOLD:
             console.print(Text(plain(f"{pair.task_i} – {pair.task_j}: {pair.verdict}"), "bold"))
             for sentence in sentences(pair):
                 console.print(Text(plain(f"  {sentence}")))
@@ -91,26 +92,21 @@ def _tasks(one: Replay) -> Table:
 
 
 def _verdicts(pairs: Sequence[Pair]) -> RenderableType:
-    corrected = any(branch.corrected is not None for pair in pairs for branch in pair.branches)
     table = Table(box=SIMPLE_HEAD)
     table.add_column("tasks", overflow="fold")
     table.add_column("", no_wrap=True)
     table.add_column("verdict", min_width=17)
-    for heading in ("cosine\n95% interval", *(["corrected\n95% interval"] if corrected else []), "negative", "n_eff"):
+    for heading in ("cosine\n95% interval", "batch\ncosine", "negative"):
         table.add_column(heading, justify="right", no_wrap=True)
     for pair in pairs:
         for number, branch in enumerate(pair.branches):
-            cells = [_with_range(branch.cosine, branch.cosine_low, branch.cosine_high)]
-            if corrected:
-                cells.append(_with_range(branch.corrected, branch.corrected_low, branch.corrected_high))
-            effective = "–" if branch.effective_steps is None else f"{branch.effective_steps:.0f}"
             table.add_row(
                 Text(plain(f"{pair.task_i} – {pair.task_j}") if number == 0 else ""),
                 branch.branch,
                 branch.verdict,
-                *cells,
+                f"{signed(branch.cosine)}\n{interval(branch.cosine_low, branch.cosine_high)}",
+                signed(branch.batch_cosine),
                 share(branch.conflict_rate),
-                f"{effective}\nof {branch.steps}",
             )
     notes = [Text(line) for line in notes_on(pairs)]
     return Group(table, *notes, Text(""))
@@ -127,7 +123,3 @@ def _outcomes(outcomes: Sequence[Outcome]) -> Table:
         names = (Text(plain(name)) for name in (one.task, one.metric, one.method))
         table.add_row(*names, f"{one.difference:+.3f}", interval(one.low, one.high, "+.3f"), str(len(one.seeds)))
     return table
-
-
-def _with_range(value: float | None, low: float | None, high: float | None) -> str:
-    return "–" if value is None else f"{value:+.2f}\n{interval(low, high)}"

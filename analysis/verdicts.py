@@ -1,20 +1,15 @@
 """What a diagnosis says of a pair of tasks, as plain values; None: not known."""
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
-Verdict = Literal["conflict", "aligned", "indistinguishable from noise", "not enough data"]
+import pandas as pd
 
-MARKS: dict[Verdict, str] = {
-    "conflict": "▼",
-    "aligned": "▲",
-    "indistinguishable from noise": "≈",
-    "not enough data": "?",
-}
-"""Says a verdict beside its colour."""
+from analysis.judge import MARKS, TOLD, WORTH, Verdict
 
-WEAK, STRONG = 0.1, 0.3
-"""Conventions, no laws: cosines up to the first are called weak, from the second on strong, else moderate."""
+STRONG = 0.5
+"""A convention, no law: cosines from here on are called strong, up to `WORTH` weak, else moderate."""
 
 
 @dataclass(frozen=True)
@@ -29,34 +24,60 @@ class Place:
 
 @dataclass(frozen=True)
 class Window:
-    """The mean cosine of some consecutive recorded steps, with its own 95% interval."""
+    """Some consecutive recorded steps."""
 
     first: int
     last: int
     cosine: float | None
-    low: float | None
+    low: float | None  # 95% interval
     high: float | None
+    batch_cosine: float | None  # mean of the batches'
 
 
 @dataclass(frozen=True)
-class Branch:
-    """A pair on one branch; means over blocks and steps, 95% intervals."""
+class Agreement:
+    """How a pair agrees on a branch, over blocks and steps, and the verdict; 95% intervals."""
 
     branch: str
     verdict: Verdict
     steps: int  # with a cosine
-    effective_steps: float | None  # independent steps that these are worth
-    cosine: float | None  # raw, of batches
+    cosine: float | None  # of the tasks' mean gradients: the verdict is on it; None where only its interval is known
     cosine_low: float | None
     cosine_high: float | None
-    p_holm: float | None  # of a mean of 0, corrected for all pairs and branches of the run
-    corrected: float | None  # for batch noise; never for tasks that draw the same texts
-    corrected_low: float | None
-    corrected_high: float | None
+    q: float | None  # of a cosine of 0, adjusted for all pairs and branches
+    more_steps: int | None  # until there is a verdict, if they go on like these; None: not known, or over 1000 times
+    batch_cosine: float | None  # mean of single batches, blocks and steps
+    batch_low: float | None
+    batch_high: float | None
     conflict_rate: float | None  # share of negative cosines; chance gives half
     rate_low: float | None
     rate_high: float | None
-    steps_to_exclude_zero: int | None  # more of them, if the cosine is as found; 0: it is excluded
+
+    @classmethod
+    def of(cls, row: Mapping[Any, Any]) -> "Agreement":
+        """From a row of `agreement.agreement`, or of `queries.task_matrix`."""
+        before = "_before" if "cos_before" in row else ""
+        names = {"batch_cosine": f"cos{before}", "batch_low": "cos_low", "batch_high": "cos_high"}
+        names |= {"conflict_rate": f"rate{before}", "more_steps": "more"}
+        known: dict[str, Any] = {field.name: row[names.get(field.name, field.name)] for field in fields(cls)}
+        kinds = {"branch": str, "verdict": str, "steps": int, "more_steps": int}
+        for name, value in known.items():
+            known[name] = None if pd.isna(value) else kinds.get(name, float)(value)
+        return cls(**known)
+
+    @property
+    def at_least(self) -> float:
+        """The cosine, or where only its side of 0 is known the end nearest to 0; 0 where not even that is."""
+        if self.cosine is not None:
+            return self.cosine
+        low, high = self.cosine_low or 0.0, self.cosine_high or 0.0
+        return low if low > 0 else min(high, 0.0)
+
+
+@dataclass(frozen=True)
+class Branch(Agreement):
+    """The same with where and when, and what the rule did."""
+
     since: int | None  # first step of the first window that is clear by itself
     until: int | None  # last step of the last such window
     windows: tuple[Window, ...]
@@ -67,13 +88,8 @@ class Branch:
     projected_j: float | None
     removed_i: float | None  # mean share of task_i's norm that such a projection alone takes
     removed_j: float | None
-    cosine_after: float | None
+    cosine_after: float | None  # mean of single batches
     conflict_rate_after: float | None
-
-    @property
-    def strength(self) -> float | None:
-        """The corrected cosine where it is known, else the raw one."""
-        return self.cosine if self.corrected is None else self.corrected
 
 
 @dataclass(frozen=True)
@@ -81,25 +97,17 @@ class Harm:
     """The two tasks' gradients on all blocks together, and whether condition (a) of PCGrad's Theorem 2 holds of them.
 
     `norm_ratio` (n_i / n_j) and `magnitude_similarity` (2 n_i n_j / (n_i^2 + n_j^2)) are of the gradients without batch
-    noise where `from_corrected`, else of batches.
+    noise where `from_signal`, else of batches.
     """
 
-    cosine: float | None
+    cosine: float | None  # as of a `Branch`
     cosine_low: float | None
     cosine_high: float | None
-    corrected: float | None
-    corrected_low: float | None
-    corrected_high: float | None
     norm_ratio: float | None
     magnitude_similarity: float | None
-    from_corrected: bool
-    enough: bool | None  # cosine <= -magnitude similarity, of these means
+    from_signal: bool
+    enough: bool | None  # cosine <= -magnitude similarity
     share_of_steps: float | None  # in which the batches' gradients had it
-
-    @property
-    def strength(self) -> float | None:
-        """The corrected cosine where it is known, else the raw one."""
-        return self.cosine if self.corrected is None else self.corrected
 
 
 @dataclass(frozen=True)
@@ -109,23 +117,38 @@ class Pair:
     task_i: str
     task_j: str
     verdict: Verdict
-    shares_texts: bool  # one is the other's twin: their raw cosine is the right one
+    shares_texts: bool  # one is the other's twin: the cosine is that of their batches
     whole: Harm
     branches: tuple[Branch, ...]
 
     @property
     def strongest(self) -> Branch:
         """The branch that shows the verdict most clearly."""
-        alike = [branch for branch in self.branches if branch.verdict == self.verdict]
-        return max(alike, key=lambda branch: abs(branch.strength or 0.0))
+        alike = [branch for branch in self.branches if branch.verdict == self.verdict] or list(self.branches)
+        return max(alike, key=lambda branch: abs(branch.at_least))
 
 
 def worst_first(pair: Pair) -> tuple[int, float]:
     """Key: conflicts first, the strongest first; then those aligned; the others as they are configured."""
-    told = pair.verdict in ("conflict", "aligned")
-    return list(MARKS).index(pair.verdict), -abs(pair.strongest.strength or 0.0) if told else 0.0
+    return list(MARKS).index(pair.verdict), -abs(pair.strongest.at_least) if pair.verdict in TOLD else 0.0
+
+
+def worst_row(matrix: pd.DataFrame) -> dict[Any, Any]:
+    """Of `queries.task_matrix` the row with the worst verdict, of these the lowest cosine, then batch cosine."""
+    order = matrix.assign(
+        rank=matrix["verdict"].map({verdict: place for place, verdict in enumerate(MARKS)}),
+        least=[Agreement.of(row).at_least for row in matrix.to_dict("records")],
+    )
+    first = order.sort_values(["rank", "least", "cos_before"], kind="stable").iloc[0]
+    return first.drop(["rank", "least"]).to_dict()
+
+
+def worst_pair(matrix: pd.DataFrame) -> tuple[str, str]:
+    """The pair of that row."""
+    row = worst_row(matrix)
+    return row["task_i"], row["task_j"]
 
 
 def strength_word(cosine: float) -> str:
     """`weak`, `moderate` or `strong`."""
-    return "weak" if abs(cosine) < WEAK else "moderate" if abs(cosine) < STRONG else "strong"
+    return "weak" if abs(cosine) < WORTH else "moderate" if abs(cosine) < STRONG else "strong"

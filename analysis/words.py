@@ -2,6 +2,8 @@
 
 import pandas as pd
 
+from analysis.judge import MARKS
+
 
 def layer_name(layer: int) -> str:
     """A layer as shown: its index, or `other` for modules outside the numbered layers."""
@@ -34,7 +36,7 @@ def what_remains(frame: pd.DataFrame) -> str:
         return said
     most = frame.loc[frame["rate_after"].idxmax()]
     where = f"{most['task_i']} and {most['task_j']} on branch {most['branch']}"
-    return f"{said} Most remain between {where}: {most['rate_after']:.1%}, mean cosine {most['cos_after']:+.2f}."
+    return f"{said} Most remain between {where}: {most['rate_after']:.1%}, mean batch cosine {most['cos_after']:+.2f}."
 
 
 def describe(frame: pd.DataFrame) -> str:
@@ -47,19 +49,19 @@ def describe(frame: pd.DataFrame) -> str:
 
 
 def _pairs(frame: pd.DataFrame) -> str:
-    found = frame.dropna(subset="cos_before")
+    found = frame[frame["steps"] > 0]
     if found.empty:
         return "No pair of tasks is measured yet."
-    low = found.loc[found["cos_before"].idxmin()]
+    counts = found["verdict"].value_counts()
+    told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in MARKS if verdict in counts)
+    conflicts = found[found["verdict"] == "conflict"]
+    said = f"Verdicts on pairs and branches: {told}."
+    if conflicts.empty:
+        return said
+    low = conflicts.loc[conflicts["cosine"].fillna(conflicts["cosine_high"]).idxmin()]
+    cosine = f"at most {low['cosine_high']:+.2f}" if pd.isna(low["cosine"]) else f"{low['cosine']:+.2f}"
     pair = f"{low['task_i']} and {low['task_j']} on branch {low['branch']}"
-    corrected = "" if pd.isna(low["corrected"]) else f"; corrected for batch noise {low['corrected']:+.2f}"
-    clear = ", not clearly below 0" if low["cos_before"] < 0 and not low["cos_high"] < 0 else ""
-    after = "" if pd.isna(low["cos_after"]) else f", after it {low['cos_after']:+.2f}"
-    lowest = "Strongest conflict" if low["cos_before"] < 0 else "No pair conflicts on average; the lowest"
-    return (
-        f"{lowest}: {pair}, mean cosine before projection {low['cos_before']:+.2f}{clear} "
-        f"({low['rate_before']:.0%} negative{corrected}){after}."
-    )
+    return f"{said} Strongest conflict: {pair}, cosine {cosine}."
 
 
 def _layers(frame: pd.DataFrame) -> str:
@@ -68,12 +70,13 @@ def _layers(frame: pd.DataFrame) -> str:
         return "No layer is measured yet."
     low = found.loc[found["cos_before"].idxmin()]
     where = f"layer {layer_name(low['layer'])} of branch {low['branch']}, {span(low['step'], low['step_end'])}"
-    return f"Lowest mean cosine before projection: {low['cos_before']:+.2f} in {where}."
+    return f"Lowest mean batch cosine before projection: {low['cos_before']:+.2f} in {where}."
 
 
 def _windows(frame: pd.DataFrame) -> str:
-    below, above = (frame["cos_high"] < 0).sum(), (frame["cos_low"] > 0).sum()
-    return f"Of {len(frame)} windows the mean cosine is clearly below 0 in {below} and clearly above 0 in {above}."
+    known = frame.dropna(subset="cosine_low")
+    between = f" lies within {known['cosine_low'].min():+.2f} to {known['cosine_high'].max():+.2f}"
+    return f"{len(frame)} windows; the cosine{between if len(known) else ' is not known'}."
 
 
 def _one_step(frame: pd.DataFrame) -> str:
@@ -90,7 +93,7 @@ def _blocks(frame: pd.DataFrame) -> str:
         return "No block is measured yet."
     low = found.loc[found["cos_before"].idxmin()]
     where = f"{low['module']} of layer {layer_name(low['layer'])}, branch {low['branch']}"
-    return f"Lowest mean cosine before projection: {low['cos_before']:+.2f} on {where}."
+    return f"Lowest mean batch cosine before projection: {low['cos_before']:+.2f} on {where}."
 
 
 def _directed(frame: pd.DataFrame) -> str:
@@ -121,7 +124,7 @@ def _one_pair(frame: pd.DataFrame) -> str:
     listed = " and ".join(
         f"{row.cos_before:+.2f} before, {row.cos_after:+.2f} after on branch {row.Index}" for row in means.itertuples()
     )
-    return f"Mean cosine {listed}."
+    return f"Mean batch cosine {listed}."
 
 
 def _weights(frame: pd.DataFrame) -> str:
@@ -166,8 +169,8 @@ def _losses(frame: pd.DataFrame) -> str:
 _SENTENCES = [
     ({"series", "value"}, _curves),
     ({"agreement", "projected"}, _replayed),
-    ({"corrected", "cos_before"}, _pairs),
-    ({"corrected", "step"}, _windows),
+    ({"cosine_low", "cos_before"}, _pairs),
+    ({"cosine_low", "step"}, _windows),
     ({"norm_i"}, _one_step),
     ({"layer", "step"}, _layers),
     ({"layer", "cos_before"}, _blocks),

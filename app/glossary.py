@@ -43,7 +43,8 @@ TERMS = {
     ),
     "conflict": Term(
         "Conflict",
-        "A cosine below 0: a step for one task alone raises the loss of the other, to first order. Always red here.",
+        "A cosine below 0: a step for one task alone raises the loss of the other, to first order. Always red here."
+        " A *verdict* of conflict says that it is more than chance.",
     ),
     "conflict-rate": Term(
         "Conflict rate",
@@ -102,8 +103,8 @@ TERMS = {
     ),
     "interval": Term(
         "Interval",
-        "Where the mean over the steps lies with 95% confidence. Neighbouring steps are alike, so n of them are worth"
-        " fewer independent ones: the *effective sample size*.",
+        "Where a number lies with 95% confidence. Neighbouring steps are alike, so an error is told from 3 to 16 groups"
+        " of them; a cosine's may be all of -1 to 1, which says that nothing is known yet.",
     ),
     "noise": Term(
         "Batch noise",
@@ -116,14 +117,16 @@ TERMS = {
         " agree with another better than with itself.",
     ),
     "corrected-cosine": Term(
-        "Noise-corrected cosine",
-        "The cosine of two tasks' gradients without batch noise, estimated from half batches over many steps. Null"
-        " (*not enough signal*) where the signal is not clearly positive, and for tasks that draw the same texts.",
+        "Cosine without noise",
+        "The cosine of two tasks' mean gradients: what single batches show, divided by how well half batches of each"
+        " task agree. Where that is unclear only its interval is known. Tasks that draw the same texts share"
+        " their noise: of them it is the cosine of the batches.",
     ),
     "verdict": Term(
         "Verdict",
-        "*Conflict* or *aligned*: the interval of the cosine lies on one side of 0, also when corrected for the"
-        " number of pairs. *Noise*: it is near 0, as of unrelated tasks. *Not enough data*: it is too wide to tell.",
+        "On the cosine without noise, for all pairs at once. *Conflict*: below 0 by more than chance, and it may be"
+        " below -0.2. *Aligned*: above 0 by more than chance. *No conflict worth the name*: the interval excludes -0.2."
+        " *Not enough data*: none of these.",
     ),
     "magnitude-similarity": Term(
         "Magnitude similarity",

@@ -32,7 +32,7 @@ from ortho_lora.reading import open_regular, why
 from ortho_lora.schema import ACTIVE_STATES, CHECKPOINT, check_place, check_run_id, read_run, read_status
 
 HALF_WIDTH = 0.05
-"""Of the intervals of the mean cosines that a probe is to reach."""
+"""Of the intervals of the mean batch cosines that a probe is to reach."""
 
 ENDING_SECONDS = 20.0
 """How long a process may take to go, once its run has ended."""

@@ -25,7 +25,7 @@ def choose_limit() -> float:
         required=True,
         key="colours",
         bind="query-params",
-        help="Mean cosines of small batches are small: a narrower scale shows how they differ, and shows noise louder.",
+        help="Batch cosines are small: a narrower scale shows how they differ, and shows noise louder.",
     )
     return _LIMITS[chosen]
 

@@ -6,20 +6,22 @@ import pandas as pd
 import streamlit as st
 
 from analysis import figures
-from analysis.sentences import more_batches, sentences, share, signed
-from analysis.verdicts import MARKS, Branch, Pair
+from analysis.judge import MARKS, TOLD
+from analysis.pair_words import verdict_sentence
+from analysis.sentences import interval, sentences, share, signed
+from analysis.verdicts import Branch, Pair
 from app import figure, links, state
 
 COLOURS = {"conflict": "red", "aligned": "blue"}
 _TABLE = """
-| branch | verdict | mean cosine | corrected for noise | negative | steps (worth) |
+| branch | verdict | cosine | batch cosine | negative | steps |
 |:--|:--|--:|--:|--:|--:|
 """
 
 
 def card(pair: Pair) -> None:
-    """A card: the verdict first; of a pair told apart from noise also where, when, how much, and what helped."""
-    told = pair.verdict in ("conflict", "aligned")
+    """A card: the verdict first; of a pair in conflict or aligned also where, when, how much, and what helped."""
+    told = pair.verdict in TOLD
     with st.container(border=True):
         names = f"{state.plain(pair.task_i)} – {state.plain(pair.task_j)}"
         colour = COLOURS.get(pair.verdict, "gray")
@@ -29,9 +31,7 @@ def card(pair: Pair) -> None:
             st.markdown(_TABLE + "\n".join(map(_row, pair.branches)))
             _evidence(pair)
         else:
-            st.markdown("; ".join(f"branch {branch.branch}: {_cosine(branch)}" for branch in pair.branches))
-        if not told and (more := more_batches(pair)):
-            st.caption(f"Further batches until an interval excludes 0, if the cosine is as found: {more}.")
+            st.markdown("\n".join(_item(verdict_sentence(branch, pair.shares_texts)) for branch in pair.branches))
         with st.container(horizontal=True):
             links.to_evidence((pair.task_i, pair.task_j), pair.strongest.branch if told else None)
 
@@ -53,7 +53,7 @@ def _evidence(pair: Pair) -> None:
                 f"windows-{pair.task_i}-{pair.task_j}",
                 partial(figures.windows, timed, dark=state.is_dark()),
                 timed,
-                alt=f"Mean cosine of {pair.task_i} and {pair.task_j} in windows of steps, with 95% intervals.",
+                alt=f"Cosine of {pair.task_i} and {pair.task_j} in windows of steps, with 95% intervals.",
             )
 
 
@@ -68,19 +68,13 @@ def _row(branch: Branch) -> str:
         branch.branch,
         f"{MARKS[branch.verdict]} {branch.verdict}",
         _cosine(branch),
-        _ranged(branch.corrected, branch.corrected_low, branch.corrected_high),
+        signed(branch.batch_cosine),
         share(branch.conflict_rate),
-        f"{branch.steps} ({signed(branch.effective_steps, '.0f')})",
+        f"{branch.steps:,}",
     ]
     return f"| {' | '.join(cells)} |"
 
 
 def _cosine(branch: Branch) -> str:
-    return _ranged(branch.cosine, branch.cosine_low, branch.cosine_high)
-
-
-def _ranged(value: float | None, low: float | None, high: float | None) -> str:
-    if value is None:
-        return "–"
-    within = "" if low is None or high is None else f" ({signed(low)} to {signed(high)})"
-    return f"{signed(value)}{within}".replace(" ", "\N{NO-BREAK SPACE}")
+    between = f"({interval(branch.cosine_low, branch.cosine_high)})"
+    return f"{signed(branch.cosine)} {between}".replace(" ", "\N{NO-BREAK SPACE}")

@@ -121,8 +121,8 @@ def probe(
     half_width: Annotated[
         float | None,
         typer.Option(
-            help="Stop before, when the 95% interval of each mean cosine has at most this half width, as in 0.05; not"
-            f" before {FEWEST_BATCHES} batches."
+            help="Stop before, when the 95% interval of each mean batch cosine has at most this half width, as in 0.05;"
+            f" not before {FEWEST_BATCHES} batches."
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the batches; default that of the configuration.")] = None,

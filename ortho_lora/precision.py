@@ -1,4 +1,6 @@
-"""How precisely a probe knows the mean cosine of each pair, and when that is enough; importable without torch.
+"""How precisely a probe knows the mean batch cosine of each pair, and when that is enough; importable without torch.
+
+That is no verdict on a pair: verdicts are on the cosine without batch noise (`analysis.judge`).
 
 At fixed parameters batches are independent draws, so a mean of n of them has Student's interval with the plain standard
 error, s / sqrt(n). (Batches go through all examples once before any comes again: for a small data set that makes the
@@ -43,7 +45,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Goal:
-    """So many batches at most, and fewer where the 95% intervals of all mean cosines are narrow enough before."""
+    """So many batches at most, and fewer where the 95% intervals of all mean batch cosines are narrow enough before."""
 
     batches: int = 100
     half_width: float | None = None  # of the widest interval; None: all batches are taken
@@ -130,10 +132,10 @@ def conclude(batches: Sequence[Floats], rows: Sequence[Row], goal: Goal) -> str:
     if goal.half_width is None:
         return f"{taken}. {said}{unmeasured}"
     if width <= goal.half_width:
-        return f"{taken}: enough to know every mean cosine to within ±{goal.half_width:g}. {said}{unmeasured}"
+        return f"{taken}: enough to know every mean batch cosine to within ±{goal.half_width:g}. {said}{unmeasured}"
     needed = _needed(len(batches), width, goal.half_width)
     return (
-        f"{taken}: not enough to know every mean cosine to within ±{goal.half_width:g}, which would take about"
+        f"{taken}: not enough to know every mean batch cosine to within ±{goal.half_width:g}, which would take about"
         f" {needed:,.0f}. {said}{unmeasured}"
     )
 

@@ -18,6 +18,7 @@ SMALL = {
     "correlations": ["--studies", "3", "--tasks", "4"],
     "kills": ["--kills", "5"],
     "telemetry": ["--steps", "12", "--layers", "1", "--runs", "3"],
+    "judge": ["--quick"],
     "pages": ["--steps", "12", "--small", "9", "--layers", "1", "--repeats", "1", "--seconds", "5"],
 }
 

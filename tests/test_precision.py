@@ -97,9 +97,11 @@ def test_the_conclusion_says_how_narrow_and_which_is_the_widest():
     width = half_widths(cosines)[1]
     widest = f"that of trec – spam on branch B: {cosines[:, 1].mean():+.3f} ± {width:.3f}."
     assert conclude(cosines, ROWS, Goal(32)) == f"32 batches of every task. The widest 95% interval is {widest}"
-    assert "enough to know every mean cosine to within ±0.05. The widest" in conclude(cosines, ROWS, Goal(32, 0.05))
+    assert "enough to know every mean batch cosine to within ±0.05. The widest" in conclude(
+        cosines, ROWS, Goal(32, 0.05)
+    )
     short = conclude(cosines, ROWS, Goal(32, 0.01))
-    assert "not enough to know every mean cosine to within ±0.01, which would take about" in short
+    assert "not enough to know every mean batch cosine to within ±0.01, which would take about" in short
     assert f" {np.ceil(32 * (width / 0.01) ** 2):,.0f}. The widest" in short
     assert conclude(cosines[:1], ROWS, Goal(1)) == "1 batch of every task: an interval takes at least 16."
     assert conclude([], ROWS, Goal(1)) == "0 batches of every task: nothing was measured."

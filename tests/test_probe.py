@@ -204,7 +204,7 @@ def test_it_stops_when_the_intervals_are_narrow(run, tmp_path):
     found = probe(config_of(run), tmp_path, "x", of=run, goal=Goal(60, 0.5), report=reported.append)
     status = read_status(found)
     assert (status.state, status.step, status.total) == ("finished", 16, 16)  # as many as it took
-    assert status.message.startswith("16 batches of every task: enough to know every mean cosine to within ±0.5.")
+    assert status.message.startswith("16 batches of every task: enough to know every mean batch cosine to within ±0.5.")
     assert [one.step for one in reported] == [*range(1, 17), 16]
     assert [one.total for one in reported] == [0] * 15 + [16, 16]  # 0: not known
     assert [one.eta_seconds for one in reported] == [None] * 15 + [0, None]

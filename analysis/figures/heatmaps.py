@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 
 from analysis import theme
 from analysis.figures.hatching import hatch
+from analysis.judge import MARKS, TOLD
 from analysis.statistics import Floats
+from analysis.verdicts import Agreement
 
 _CELL = 44  # height of a row in a matrix of tasks, in pixels
 WITH_NUMBERS = 12  # tasks up to which a cell has room for its number
 
-View = Literal["corrected", "cosine", "rate"]
+View = Literal["cosine", "batch", "rate"]
 When = Literal["before", "after", "change"]
 WORDS: dict[When, str] = {"before": "before", "after": "after", "change": "difference"}
 
@@ -25,13 +27,13 @@ class _Cell(NamedTuple):
     value: float
     hover: str
     text: str = ""
-    mark: str = ""  # of a value that is more than chance: a cross for conflict, a dot for agreement
+    mark: str = ""  # of a verdict of conflict or aligned
 
 
 def task_heatmap(
     frame: pd.DataFrame,
     tasks: Sequence[str],
-    value: View = "cosine",
+    value: View = "batch",
     *,
     when: Sequence[When] = ("before", "after"),
     noise: pd.DataFrame | None = None,
@@ -41,14 +43,14 @@ def task_heatmap(
 ) -> go.Figure:
     """How each pair of tasks agrees: rows branch A and B, columns before and after projection, and what it changes.
 
-    A cell whose 95% interval excludes chance is in bold, or among many tasks marked: a cross below, a dot above it.
+    Before projection a pair in conflict or aligned is in bold, or among many tasks its mark stands alone.
     Invisible markers on the cells take clicks; their `customdata` is the pair, as the frame names it.
 
     Args:
         frame: of `queries.task_matrix`.
         tasks: in the order of rows and columns.
-        value: mean cosine; share of negative cosines; or cosine corrected for batch noise, before projection only, and
-            for tasks that share their texts the mean cosine, in italics.
+        value: the cosine that the verdict is on, before projection only; mean cosine of batches; or share of negative
+            ones.
         when: the columns; one alone has the branches side by side.
         noise: of `queries.noise`; writes each task's cosine with itself, between half batches, on the diagonal of the
             cosines before projection.
@@ -57,11 +59,11 @@ def task_heatmap(
         dark: for a dark page.
     """
     theme.need_rows(frame)
-    shown: list[When] = ["before"] if value == "corrected" else list(when)
+    shown: list[When] = ["before"] if value == "cosine" else list(when)
     branches = sorted(frame["branch"].unique())
     pairs = set(zip(frame["task_i"], frame["task_j"], strict=True))
     places = [(branch, moment) for branch in branches for moment in shown]
-    titles = [f"branch {branch}" if value == "corrected" else f"branch {branch}, {WORDS[m]}" for branch, m in places]
+    titles = [f"branch {branch}" if value == "cosine" else f"branch {branch}, {WORDS[m]}" for branch, m in places]
     columns = len(branches) if len(shown) == 1 else len(shown)
     rows = len(places) // columns
     height = _matrix_height(len(tasks), rows)
@@ -73,7 +75,7 @@ def task_heatmap(
             one, other = pair["task_i"], pair["task_j"]
             cells[one, other] = cells[other, one] = _pair_cell(pair, value, moment)
         diagonal = {}
-        if noise is not None and value != "rate" and moment == "before":
+        if noise is not None and value == "batch" and moment == "before":
             own = noise[noise["branch"] == branch].dropna(subset="same_task_cosine")
             diagonal = dict(zip(own["task"], own["same_task_cosine"], strict=True))
         axis = "coloraxis2" if value == "rate" and moment == "change" else "coloraxis"
@@ -172,7 +174,7 @@ def gram_heatmap(frame: pd.DataFrame, tasks: Sequence[str], *, dark: bool = Fals
     return theme.finish(figure, dark=dark, height=_matrix_height(len(tasks), 1))
 
 
-_BARS = {"cosine": "mean cosine", "corrected": "corrected cosine", "rate": "share of conflicts"}
+_BARS = {"cosine": "cosine", "batch": "batch cosine", "rate": "share negative"}
 
 
 def cosine_colours(title: str, limit: float) -> dict[str, Any]:
@@ -195,39 +197,32 @@ def _pair_cell(pair: Mapping[Any, Any], value: View, when: When) -> _Cell:
     """What a cell shows of a row of `queries.task_matrix`."""
     names = f"{theme.label(pair['task_i'])} – {theme.label(pair['task_j'])}"
     where = f"<b>{names}</b>, branch {pair['branch']}<br>"
-    twins = value == "corrected" and pair["shares_texts"]
-    name = "rate" if value == "rate" else "cos"
-    column = "corrected" if value == "corrected" and not twins else f"{name}_{when}"
-    bounds = f"{name}" if column == f"{name}_before" else column
-    number, low, high = pair[column], pair[f"{bounds}_low"], pair[f"{bounds}_high"]
-    if pd.isna(number):
-        said = (
-            "no corrected cosine: too little signal above the batch noise"
-            if value == "corrected"
-            else "not measured: a gradient is zero in every step"
-        )
-        return _Cell(np.nan, where + said)
-    style = ".1%" if value == "rate" else ".3f"
-    sign = "" if value == "rate" and when != "change" else "+"
-    what = {"cos": f"mean cosine {when}", "rate": f"negative {when}", "corrected": "corrected for batch noise"}[
-        "corrected" if column == "corrected" else name
-    ]
-    if when == "change":
-        what = "mean cosine, after less before" if name == "cos" else "share negative, after less before"
-    lines = [f"{what} {number:{sign}{style}}"]
-    if not pd.isna(low):
-        lines.append(f"95% interval {low:{sign}{style}} to {high:{sign}{style}}")
-    if column == "corrected":
-        lines.append(f"raw mean cosine {pair['cos_before']:+.3f}")
-    if twins:
-        lines.append("the tasks share their texts and so their noise: the raw cosine is the right one")
+    judged = Agreement.of(pair)
+    if judged.steps == 0:
+        return _Cell(np.nan, f"{where}not measured: a gradient is zero in every step")
+    number = pair["cosine"] if value == "cosine" else pair[f"{'cos' if value == 'batch' else 'rate'}_{when}"]
+    mark = MARKS[judged.verdict] if when == "before" and judged.verdict in TOLD else ""
+    lines = [f"{judged.verdict}: cosine {_range(judged.cosine, judged.cosine_low, judged.cosine_high)}"]
+    lines += ["of the batches themselves, as the tasks draw the same texts"] * bool(pair["shares_texts"])
+    lines += [_seen(pair, name, when) for name in ("cos", "rate")]
     count = pair["measured" if when == "before" else "measured_after"]
     lines.append(f"{count:,} measured")
-    chance = 0.5 if value == "rate" and when != "change" else 0.0
-    above, below = ("×", "•") if name == "rate" else ("•", "×")
-    mark = above if low > chance else below if high < chance else ""
-    text = _number(number, ".0%" if name == "rate" else "z.2f")
-    return _Cell(number, where + "<br>".join(lines), f"<i>{text}</i>" if twins else text, mark)
+    shown = _number(number, ".0%" if value == "rate" else "z.2f") or mark
+    return _Cell(number, where + "<br>".join(lines), shown, mark)
+
+
+def _seen(pair: Mapping[Any, Any], name: Literal["cos", "rate"], when: When) -> str:
+    """What the batches' cosines were."""
+    number, bounds = pair[f"{name}_{when}"], name if when == "before" else f"{name}_{when}"
+    style = "+.3f" if name == "cos" else "+.1%" if when == "change" else ".1%"
+    what = "mean batch cosine" if name == "cos" else "negative"
+    moment = "after less before" if when == "change" else when
+    return f"{what} {moment} {_range(number, pair[f'{bounds}_low'], pair[f'{bounds}_high'], style)}"
+
+
+def _range(value: float | None, low: float | None, high: float | None, style: str = "+.3f") -> str:
+    said = "not known" if pd.isna(value) else f"{value:{style}}"
+    return said if pd.isna(low) else f"{said}, 95% interval {low:{style}} to {high:{style}}"
 
 
 def _number(number: float, style: str) -> str:
@@ -369,7 +364,7 @@ def _heatmap(
     figure.add_heatmap(z=z, text=text, coloraxis=coloraxis, row=row, col=col, **shared)
     figure.add_heatmap(
         z=missing,
-        text=np.where(np.isnan(missing) | (len(x) > WITH_NUMBERS), "", "–"),
+        text=np.where(np.isnan(missing), "", np.where(text != "", text, "" if len(x) > WITH_NUMBERS else "–")),
         colorscale=[[0, grey], [1, grey]],
         showscale=False,
         row=row,

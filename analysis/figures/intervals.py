@@ -6,11 +6,11 @@ import plotly.graph_objects as go
 from analysis import theme
 from analysis.words import span
 
-_SERIES = {"cos": "mean cosine", "corrected": "corrected for batch noise"}
+_SERIES = {"cosine": "cosine", "cos": "batch cosine"}
 
 
 def window_intervals(frame: pd.DataFrame, pair: tuple[str, str], *, dark: bool = False) -> go.Figure:
-    """A pair's mean and noise-corrected cosine in each window, with 95% intervals, a panel a branch.
+    """A pair's cosine and its mean batch cosine in each window, with 95% intervals, a panel a branch.
 
     Beside them, in grey, what two half batches of each task agree on.
 
@@ -48,6 +48,20 @@ def window_intervals(frame: pd.DataFrame, pair: tuple[str, str], *, dark: bool =
                 row=1,
                 col=col,
             )
+        only = rows[rows["cosine"].isna()]
+        half = (only["cosine_high"] - only["cosine_low"]) / 2
+        figure.add_scatter(
+            x=middle[only.index],
+            y=only["cosine_low"] + half,
+            error_y={"array": half, "thickness": 2, "width": 4, "color": theme.line(0, dark)["color"]},
+            mode="markers",
+            marker={"opacity": 0},
+            name="only the cosine's interval is known",
+            showlegend=False,
+            hovertemplate="only its interval is known<extra></extra>",
+            row=1,
+            col=col,
+        )
         for index, side in enumerate("ij"):
             colour = theme.muted(dark)
             figure.add_scatter(

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from analysis import theme
 from analysis.figures.hatching import hatch
 from analysis.figures.heatmaps import WORDS, When, cosine_colours
+from analysis.judge import MARKS
 from analysis.words import layer_name
 
 Block = tuple[str, int, str]
@@ -73,11 +74,11 @@ def block_heatmap(
 ) -> go.Figure:
     """The mean cosine of a pair on every block: modules by layers, columns branch A and B.
 
-    A block whose cosine is clear (q below .05) is marked: a cross below 0, a dot above. Invisible markers on the cells
-    take clicks; their `customdata` is branch, layer and module.
+    A block that shows the verdict on its pair by itself has the verdict's mark. Invisible markers on the cells take
+    clicks; their `customdata` is branch, layer and module.
 
     Args:
-        frame: of `queries.module_layer`, with the column q of `queries.blocks` where it is known.
+        frame: of `queries.module_layer`, with the columns clear and verdict of `queries.blocks` where they are known.
         when: before or after projection, or what it changes.
         chosen: the block that is outlined.
         limit: colours span -limit to limit.
@@ -92,9 +93,8 @@ def block_heatmap(
     for col, branch in enumerate(branches, 1):
         rows = frame[frame["branch"] == branch]
         z = _grid(rows, "value", layers, modules)
-        q = _grid(rows, "q", layers, modules) if "q" in rows else np.full(z.shape, np.nan)
-        clear = (q < 0.05) & (when == "before")
-        text = np.where(clear, np.where(z < 0, "×", "•"), "")
+        clear = _grid(rows, "clear", layers, modules) == 1 if "clear" in rows else np.full(z.shape, False)
+        text = np.where(clear & (when == "before"), np.where(z < 0, MARKS["conflict"], MARKS["aligned"]), "")
         _cells(figure, 1, col, z, x=names, y=numbers, dark=dark, gap=1, text=text, hover={"hoverinfo": "skip"})
         figure.add_scatter(
             x=[theme.label(module) for module in rows["module"]],
@@ -117,7 +117,7 @@ def block_heatmap(
     figure.update_xaxes(type="category", showgrid=False, range=[-0.5, len(modules) - 0.5])
     figure.update_yaxes(type="category", showgrid=False, range=[-0.5, len(layers) - 0.5])
     figure.update_yaxes(title_text="layer", col=1)
-    figure.update_layout(coloraxis=cosine_colours("mean cosine", limit), clickmode="event+select", hovermode="closest")
+    figure.update_layout(coloraxis=cosine_colours("batch cosine", limit), clickmode="event+select", hovermode="closest")
     return theme.finish(figure, dark=dark, height=max(140, 20 * len(layers)) + 110)
 
 
@@ -205,11 +205,11 @@ def _maps(
     for col in range(1, columns + 1):
         lowest = rows if (rows - 1) * columns + col <= len(panels) else rows - 1
         figure.update_xaxes(title_text="step", showticklabels=True, row=lowest, col=col)
-    figure.update_layout(coloraxis=cosine_colours("mean cosine", limit))
+    figure.update_layout(coloraxis=cosine_colours("batch cosine", limit))
     return theme.finish(figure, dark=dark, height=whole)
 
 
-_SENTENCES = {"before": "mean cosine before", "after": "mean cosine after", "change": "after less before"}
+_SENTENCES = {"before": "mean batch cosine before", "after": "mean batch cosine after", "change": "after less before"}
 
 
 def _with_value(frame: pd.DataFrame, when: When) -> pd.DataFrame:
@@ -258,7 +258,7 @@ def _block_words(block: Mapping[Any, Any], when: When) -> str:
     if pd.isna(block["value"]):
         return where + "not measured: a gradient is zero in every step"
     lines = [f"{_SENTENCES[when]} {block['value']:+.3f}"]
-    if not pd.isna(block.get("q", np.nan)):
-        lines.append(f"q {block['q']:.3f}: {'clear' if block['q'] < 0.05 else 'no more than noise'} before projection")
+    if "verdict" in block and not pd.isna(block["verdict"]):
+        lines.append(f"the pair: {block['verdict']}{', and so on this block alone' if block['clear'] else ''}")
     lines.append(f"{block['measured']:,} measured")
     return where + "<br>".join(lines)

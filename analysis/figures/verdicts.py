@@ -6,15 +6,13 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from analysis import theme
-from analysis.verdicts import MARKS, Verdict
+from analysis.judge import MARKS, WORTH, Verdict
 
 _ROW = 34  # height of a row, in pixels
-_NARROWEST = 0.2  # the axis shows cosines from minus to plus this at least
-_KINDS = [("cosine", "raw", "circle-open", -0.15), ("corrected", "corrected for noise", "diamond", 0.15)]
 
 
 def strengths(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
-    """The cosine of each pair on each branch with its 95% interval, raw and corrected for batch noise.
+    """The cosine of each pair on each branch with its 95% interval, and beside it the mean cosine of batches.
 
     Args:
         frame: of `export.verdict_table`; the first row is on top.
@@ -23,32 +21,39 @@ def strengths(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
     theme.need_rows(frame)
     names = frame["task_i"].map(theme.label) + " – " + frame["task_j"].map(theme.label)
     rows = frame.assign(place=range(len(frame)), names=names)
-    both = frame["corrected"].notna().any()
+    middle = (rows["cosine_low"] + rows["cosine_high"]) / 2
+    rows["x"] = rows["cosine"].fillna(middle)  # where only the interval is known it has no marker
     figure = go.Figure()
     for verdict, mark in MARKS.items():
-        for column, kind, symbol, lift in _KINDS:
-            shown = rows[rows["verdict"] == verdict].dropna(subset=column)
-            if shown.empty:
-                continue
-            low, high = f"{column}_low", f"{column}_high"
-            figure.add_scatter(
-                x=shown[column],
-                y=shown["place"] + (lift if both else 0),
-                error_x=_errors(shown[high] - shown[column], shown[column] - shown[low]),
-                mode="markers",
-                marker={"symbol": symbol, "size": 10, "color": _colour(verdict, dark), "line": {"width": 2}},
-                name=f"{mark} {verdict}, {kind}",
-                customdata=shown[["names", "branch", low, high]],
-                hovertemplate=(
-                    f"<b>%{{customdata[0]}}</b>, branch %{{customdata[1]}}: {verdict}<br>cosine, {kind}: %{{x:+.3f}}, "
-                    "95% %{customdata[2]:+.3f} to %{customdata[3]:+.3f}<extra></extra>"
-                ),
-            )
-    ends = frame[[f"{column}{end}" for column, *_ in _KINDS for end in ("", "_low", "_high")]].abs().max().max()
-    reach = min(1.08 * max(_NARROWEST, ends if pd.notna(ends) else 0.0), 1.05)
-    figure.add_vrect(-reach, 0, **_shade(dark))
+        shown = rows[rows["verdict"] == verdict].dropna(subset="x")
+        if shown.empty:
+            continue
+        figure.add_scatter(
+            x=shown["x"],
+            y=shown["place"],
+            error_x=_errors(shown["cosine_high"] - shown["x"], shown["x"] - shown["cosine_low"]),
+            mode="markers",
+            marker={"symbol": "diamond", "size": 10.0 * shown["cosine"].notna(), "color": _colour(verdict, dark)},
+            name=f"{mark} {verdict}",
+            customdata=[
+                f"<b>{row.names}</b>, branch {row.branch}: {verdict}<br>"
+                f"cosine {'not known' if pd.isna(row.cosine) else f'{row.cosine:+.3f}'}, "
+                f"95% {row.cosine_low:+.3f} to {row.cosine_high:+.3f}"
+                for row in shown.itertuples()
+            ],
+            hovertemplate="%{customdata}<extra></extra>",
+        )
+    figure.add_scatter(
+        x=rows["batch_cosine"],
+        y=rows["place"],
+        mode="markers",
+        marker={"symbol": "line-ns", "size": 12, "line": {"width": 2, "color": theme.ink(dark)}},
+        name="batch cosine",
+        hovertemplate="mean batch cosine %{x:+.3f}: what the rule saw<extra></extra>",
+    )
+    figure.add_vrect(-1.05, -WORTH, **_shade(dark))
     figure.add_vline(0, line={"color": theme.muted(dark), "width": 1})
-    figure.update_xaxes(title_text="cosine (conflict below 0)", range=[-reach, reach], tickformat="+.2f")
+    figure.update_xaxes(title_text=f"cosine (shaded: below -{WORTH:g})", range=[-1.05, 1.05], tickformat="+.2f")
     marks = frame["verdict"].map(MARKS)
     figure.update_yaxes(
         tickvals=rows["place"],
@@ -60,35 +65,43 @@ def strengths(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
 
 
 def windows(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
-    """The mean cosine of a pair in windows of steps, each with its own 95% interval.
+    """The cosine of a pair in windows of steps, each with its own 95% interval, and the mean cosine of batches.
 
     Args:
-        frame: branch, first and last step, cosine, low, high; a row a window.
+        frame: branch and the fields of `Window`; a row a window.
         dark: for a dark page.
     """
     theme.need_rows(frame)
     figure = go.Figure()
     for index, (branch, rows) in enumerate(frame.groupby("branch")):
+        middle, steps = (rows["first"] + rows["last"]) / 2, rows[["first", "last", "low", "high"]]
         figure.add_scatter(
-            x=(rows["first"] + rows["last"]) / 2,
+            x=middle,
             y=rows["cosine"],
             error_y=_errors(rows["high"] - rows["cosine"], rows["cosine"] - rows["low"]),
             mode="lines+markers",
             line=theme.line(index, dark),
             marker={"symbol": theme.symbol(index), "size": 8},
             name=f"branch {branch}",
-            customdata=rows[["first", "last", "low", "high"]],
+            customdata=steps,
             hovertemplate=(
                 f"branch {branch}, steps %{{customdata[0]}} to %{{customdata[1]}}<br>cosine %{{y:+.3f}}, 95% "
                 "%{customdata[2]:+.3f} to %{customdata[3]:+.3f}<extra></extra>"
             ),
         )
-    lowest = min(float(frame[["cosine", "low"]].min().min()) * 1.15, -0.05)
-    highest = max(float(frame[["cosine", "high"]].max().max()) * 1.15, 0.05)
-    figure.add_hrect(lowest, 0, **_shade(dark))
+        figure.add_scatter(
+            x=middle,
+            y=rows["batch_cosine"],
+            mode="lines",
+            line=theme.line(index, dark) | {"dash": "dot", "width": 1},
+            name=f"batch cosine {branch}",
+            customdata=steps,
+            hovertemplate="steps %{customdata[0]} to %{customdata[1]}<br>mean batch cosine %{y:+.3f}<extra></extra>",
+        )
+    figure.add_hrect(-1.05, -WORTH, **_shade(dark))
     figure.add_hline(0, line={"color": theme.muted(dark), "width": 1})
     figure.update_xaxes(title_text="step")
-    figure.update_yaxes(title_text="mean cosine", range=[lowest, highest], tickformat="+.2f")
+    figure.update_yaxes(title_text="cosine", range=[-1.05, 1.05], tickformat="+.2f")
     return theme.finish(figure, dark=dark, height=250, margin={"l": 10, "r": 10, "t": 10, "b": 10})
 
 

@@ -17,6 +17,7 @@ from analysis.figures import standalone
 from analysis.replay import NOTE
 from analysis.report.content import content
 from analysis.runs import Run
+from analysis.sentences import HOW_TO_READ
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.schema import replace_text
 
@@ -76,6 +77,7 @@ def render(runs: Sequence[Run], now: datetime) -> str:
         policy=_policy(scripts),
         config=standalone.CONFIG,
         theorem=THEOREM,
+        reading=HOW_TO_READ,
         note=NOTE,
     )
 

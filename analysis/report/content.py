@@ -10,6 +10,7 @@ import pandas as pd
 from analysis import queries
 from analysis.diagnosis import Diagnosis, diagnose
 from analysis.export import replay_table
+from analysis.judge import TOLD
 from analysis.outcomes import Outcome, outcomes
 from analysis.replay import Replay
 from analysis.report.figures import (
@@ -51,7 +52,6 @@ class RunContent:
     summary: str
     diagnosis: Diagnosis | None
     pairs: tuple[Pair, ...]  # as they are listed
-    corrected: bool  # whether any cosine could be corrected for batch noise
     told: tuple[PairWords, ...]
     outcomes: tuple[Outcome, ...]
     parts: tuple[Part, ...]
@@ -143,7 +143,7 @@ def _run(run: Run, key: str) -> RunContent:
     except OrthoLoraError as error:
         no_replay = f"No replay: {error}"
     pairs = tuple(sorted(diagnosis.pairs, key=worst_first)) if diagnosis else ()
-    told = tuple(PairWords(pair, tuple(sentences(pair))) for pair in pairs if pair.verdict in ("conflict", "aligned"))
+    told = tuple(PairWords(pair, tuple(sentences(pair))) for pair in pairs if pair.verdict in TOLD)
     parts = [Part(f"{key}-metrics", "Metrics and losses", "", tuple(metric_figures([run], key)))]
     if diagnosis:
         parts = [*agreement_parts(run, key, found, diagnosis), projection_part(run, key, found), *parts]
@@ -158,7 +158,6 @@ def _run(run: Run, key: str) -> RunContent:
         summary=summary,
         diagnosis=diagnosis,
         pairs=pairs,
-        corrected=any(branch.corrected is not None for pair in pairs for branch in pair.branches),
         told=told,
         outcomes=diagnosis.outcomes if diagnosis else outcomes(run.path),
         parts=tuple(parts),

@@ -13,7 +13,7 @@ from analysis.diagnosis import Diagnosis
 from analysis.figures import standalone
 from analysis.report.tables import Table, table_of
 from analysis.runs import Run
-from analysis.verdicts import worst_first
+from analysis.verdicts import worst_first, worst_pair
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.schema import Identity
 
@@ -71,38 +71,34 @@ def agreement_parts(run: Run, key: str, extent: queries.Extent, diagnosis: Diagn
     shown = [
         _figure(
             f"{key}-matrix",
-            "Mean cosine of each pair",
-            "Red is conflict, blue agreement. On the diagonal, in italics: what two halves of a task's own batch agree "
-            "on; no task can be expected to agree with another better than with itself.",
+            "Cosine of each pair",
+            "Of the tasks' mean gradients, without batch noise; the verdict is on it, and bold where it is conflict "
+            "(red) or aligned (blue). Hatched: only its interval is known.",
+            lambda: matrix,
+            lambda frame, dark: figures.task_heatmap(frame, tasks, "cosine", dark=dark),
+            export_command(run, "matrix"),
+        ),
+        _figure(
+            f"{key}-batches",
+            "Mean batch cosine of each pair",
+            "What the rule saw, before and after it. On the diagonal, in italics: what two halves of a task's own "
+            "batch agree on; no task can be expected to agree with another better than with itself.",
             lambda: matrix,
             lambda frame, dark: figures.task_heatmap(frame, tasks, noise=noise, dark=dark),
             export_command(run, "matrix"),
-        )
+        ),
     ]
-    if matrix["corrected"].notna().any():
-        shown.append(
-            _figure(
-                f"{key}-corrected",
-                "Cosine corrected for batch noise",
-                "An estimate for the gradients without their batch noise, from half batches; a dash where their signal "
-                "is not clear, or the tasks draw the same texts.",
-                lambda: matrix,
-                lambda frame, dark: figures.task_heatmap(frame, tasks, "corrected", dark=dark),
-                export_command(run, "matrix"),
-            )
-        )
     conflicts = sorted((pair for pair in diagnosis.pairs if pair.verdict == "conflict"), key=worst_first)
     pairs = [(pair.task_i, pair.task_j) for pair in conflicts[:MOST_PAIRS]]
     text = (
-        "The pairs that conflict by more than noise, the strongest first."
+        "The pairs that conflict, the strongest first."
         if len(conflicts) <= MOST_PAIRS
-        else f"The {MOST_PAIRS} strongest of {len(conflicts)} pairs that conflict by more than noise; "
-        "`export` has them all."
+        else f"The {MOST_PAIRS} strongest of {len(conflicts)} pairs that conflict; `export` has them all."
     )
     if not conflicts:
-        text = "No pair conflicts by more than noise; this is the one with the lowest mean cosine."
-        measured = matrix.dropna(subset="cos_before").sort_values("cos_before", kind="stable")
-        pairs = list(measured[["task_i", "task_j"]].head(1).itertuples(index=False, name=None))
+        text = "No pair is found in conflict; this is the one with the lowest cosine of its verdict."
+        measured = matrix[matrix["steps"] > 0]
+        pairs = [worst_pair(measured)] if len(measured) else []
     parts = [Part(f"{key}-agreement", "Task by task", "", tuple(shown))]
     if pairs:
         layers = [one for place, pair in enumerate(pairs) for one in _of_pair(run, f"{key}-pair{place}", pair)]
@@ -116,8 +112,8 @@ def _of_pair(run: Run, key: str, pair: tuple[str, str]) -> list[Figure]:
         _figure(
             f"{key}-layers",
             f"{names}: where and since when",
-            "Mean cosine by layer and step, before projection above, after it below. Hatched grey: not measured, as"
-            " branch A at step 0, where its gradient is zero.",
+            "Mean batch cosine by layer and step, before projection above, after it below. Hatched grey: not measured, "
+            "as branch A at step 0, where its gradient is zero.",
             lambda: queries.layer_step(run.path, pair, _ALL),
             lambda frame, dark: figures.layer_step_heatmap(frame, dark=dark),
             export_command(run, "layer-step", pair),
@@ -125,7 +121,7 @@ def _of_pair(run: Run, key: str, pair: tuple[str, str]) -> list[Figure]:
         _figure(
             f"{key}-steps",
             f"{names}: over the steps",
-            "Mean cosine of all blocks; the band reaches from the lowest to the highest of them.",
+            "Mean batch cosine of all blocks; the band reaches from the lowest to the highest of them.",
             lambda: queries.pair_over_steps(run.path, pair, _ALL),
             lambda frame, dark: figures.pair_lines(frame, pair, dark=dark),
             export_command(run, "pair-over-steps", pair),

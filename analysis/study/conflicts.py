@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.agreement import BySteps, shares_texts
+from analysis.agreement import BySteps, agreement, model_steps
 from analysis.database import ask
 from analysis.remembered import remembered
 from analysis.runs import Run
-from analysis.statistics import clear_mean, cosine_of_sums
 from analysis.study.results import Results, name_of
 from ortho_lora.schema import read_run
 
@@ -54,7 +53,7 @@ def conflicts(run: Path) -> pd.DataFrame:
 
     Returns:
         task_i, task_j; cosine: mean over blocks and steps, before projection; corrected: cosine of the whole gradients
-        without batch noise, null where their signal is not clear and for tasks of the same texts; conflict_rate: share
+        that a verdict would be on (`analysis.cosines`), null where only its interval is known; conflict_rate: share
         of negative cosines; projected: share of the directed measurements in which the rule projected.
 
     Raises:
@@ -65,23 +64,17 @@ def conflicts(run: Path) -> pd.DataFrame:
         ["joint_cells"],
         """
         SELECT task_i, task_j, step, sum(measured) AS measured, sum(cosines) AS cosines, sum(conflicts) AS conflicts,
-            sum(projected_ij + projected_ji) / 2 AS projections,
-            CASE WHEN sum(halved) > 0 THEN sum(product) END AS product,
-            CASE WHEN sum(halved) > 0 THEN sum(half_i) END AS half_i,
-            CASE WHEN sum(halved) > 0 THEN sum(half_j) END AS half_j
+            sum(projected_ij + projected_ji) / 2 AS projections
         FROM joint_cells GROUP BY ALL ORDER BY ALL
         """,
         level="by_step",
     )
-    series, info = BySteps(by_step, PAIR), read_run(run)
+    series = BySteps(by_step, PAIR)
     found = series.keys
     measured = np.nansum(series["measured"], axis=1)
     measured[measured == 0] = np.nan
     for name, sums in (("cosine", "cosines"), ("conflict_rate", "conflicts"), ("projected", "projections")):
         found[name] = np.nansum(series[sums], axis=1) / measured
-    product, half_i, half_j = (series[name] for name in ("product", "half_i", "half_j"))
-    clear = ~np.isnan([clear_mean(half_i), clear_mean(half_j)]).any(axis=0)
-    twins = [shares_texts(info.tasks, *pair) for pair in found[PAIR].itertuples(index=False, name=None)]
-    usable = clear & ~np.array(twins, dtype=bool)
-    found["corrected"] = np.where(usable, cosine_of_sums(product, half_i, half_j), np.nan)
+    whole = agreement(model_steps(run), read_run(run), PAIR)[[*PAIR, "cosine"]].rename(columns={"cosine": "corrected"})
+    found = found.merge(whole, how="left", on=PAIR)
     return found[[*PAIR, *MEASURED]].astype(dict.fromkeys(PAIR, str))

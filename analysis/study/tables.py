@@ -101,7 +101,7 @@ def _every(findings: Findings) -> Iterator[Table]:
         findings.conflicts[findings.conflicts["method"].isin([baseline, *_projecting(findings.conflicts)])],
         "Conflict",
         "Cosine of each pair's gradients before projection, and the share below 0: means over blocks, steps and seeds."
-        " Corrected for batch noise where the signal is clear; tasks that draw the same texts have no such value."
+        " *Corrected*: without batch noise, where the signal is clear; of tasks that draw the same texts, of batches."
         " Projected: in how many of all cases the rule did.",
         {
             "pair": lambda row: f"{row['task_i']}, {row['task_j']}",

@@ -53,8 +53,8 @@ def _probe_button(run: Run) -> None:
         "Probe its checkpoint",
         key=f"probe-{run.run_id}",
         icon=":material/troubleshoot:",
-        help="Measure how its tasks' gradients agree there, batch after batch, until every mean cosine is known within"
-        f" ±{launcher.HALF_WIDTH:g}. Nothing is trained, and the run stays as it is: the probe is a run of its own.",
+        help="Measure how its tasks' gradients agree there, batch after batch, until every mean batch cosine is known"
+        f" within ±{launcher.HALF_WIDTH:g}. Nothing is trained, and the run stays as it is; the probe is another run.",
     ):
         return
     try:

@@ -102,7 +102,7 @@ def _metric_figure(run: str, rows: int, dark: bool, _values: pd.DataFrame, _info
 
 
 def _conflicts(run: Run) -> None:
-    """The map of conflicts as it fills: corrected for noise where there is enough signal for it."""
+    """The map of conflicts as it fills: of cosines where any is known, else of batch cosines."""
     assert run.info is not None
     if len(run.info.tasks) < 2 or run.info.method == "single":
         st.caption("No two tasks share an adapter here: there is nothing to conflict.")
@@ -111,26 +111,14 @@ def _conflicts(run: Run) -> None:
     if frame.empty or frame["cos_before"].isna().all():
         st.caption("No gradients are recorded yet.")
         return
-    # Twins share their noise: nothing corrects their cosine, which is clear as it is.
-    twins = any(task.twin_of for task in run.info.tasks)
-    corrected = not twins and bool(frame["corrected"].notna().any())
-    figure = figures.task_heatmap(
-        frame, run.info.task_names, "corrected" if corrected else "cosine", dark=state.is_dark()
-    )
+    known = bool(frame["cosine"].notna().any())
+    figure = figures.task_heatmap(frame, run.info.task_names, "cosine" if known else "batch", dark=state.is_dark())
     st.plotly_chart(
         figure, theme=None, width="stretch", key=f"live-conflicts-{run.run_id}", alt=figures.describe(frame)
     )
-    if corrected:
-        st.caption(
-            "Cosines of the tasks' gradients, corrected for [batch noise](learn#noise); grey: not enough signal yet."
-        )
-    elif twins:
-        st.caption(
-            "Mean [cosines](learn#cosine) as measured: near 0 they are mostly batch noise, but a twin shares its"
-            " original's."
-        )
-    else:
-        st.caption(
-            "Mean cosines as measured, mostly [batch noise](learn#noise): there is not enough signal yet to correct"
-            " them."
-        )
+    st.caption(
+        "[Cosines](learn#corrected-cosine) of the tasks' gradients, without [batch noise](learn#noise); hatched: not"
+        " enough data yet."
+        if known
+        else "Mean [batch cosines](learn#cosine), mostly [noise](learn#noise): there is not enough data yet for more."
+    )

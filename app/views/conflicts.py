@@ -1,4 +1,4 @@
-"""Which tasks conflict, since when, and is it more than noise?"""
+"""Which tasks conflict, since when, and is it more than chance?"""
 
 from functools import partial
 from typing import Any
@@ -8,25 +8,24 @@ import streamlit as st
 
 from analysis import figures, queries
 from analysis.figures.heatmaps import WITH_NUMBERS, View
-from analysis.pair_words import more_steps, pair_sentence
+from analysis.pair_words import verdict_sentence
 from analysis.queries import Extent, Selection
 from analysis.runs import Run
+from analysis.sentences import share, signed
+from analysis.verdicts import Agreement, worst_pair
 from app import figure, glossary, scale, state
 from app.selection import Pair, choose_pair, select, select_pair
 
-VIEWS: dict[str, View] = {"Noise-corrected cosine": "corrected", "Mean cosine": "cosine", "Conflict rate": "rate"}
+VIEWS: dict[str, View] = {"Cosine": "cosine", "Batch cosine": "batch", "Share negative": "rate"}
 HELP = {
-    "corrected": (
-        "The [gradient](learn#gradient) of a small batch is mostly [noise](learn#noise), and noise pulls every raw"
-        " cosine towards 0; here it is [taken out](learn#corrected-cosine) with the help of half batches. A dash: the"
-        " signal is not clear of the noise. *Italics*: tasks that draw the same texts share their noise, so their raw"
-        " cosine is shown."
-    ),
     "cosine": (
-        "The plain mean over steps, layers and modules. The [gradient](learn#gradient) of a small batch is mostly"
-        " [noise](learn#noise), and noise pulls every cosine towards 0: compare with the *italics* on the diagonal,"
-        " the [same-task cosine](learn#same-task-cosine) of two halves of one task's own batch. No task can be"
-        " expected to agree with another better than with itself."
+        "The [cosine](learn#corrected-cosine) of the tasks' mean [gradients](learn#gradient), without batch"
+        " [noise](learn#noise); the [verdict](learn#verdict) is on it. Hatched: only its interval is known."
+    ),
+    "batch": (
+        "The plain mean over steps, layers and modules: what the rule saw. Most of a batch's"
+        " [gradient](learn#gradient) is [noise](learn#noise), which pulls every cosine towards 0: compare with the"
+        " *italics* on the diagonal, the [same-task cosine](learn#same-task-cosine) of two halves of one task's batch."
     ),
     "rate": (
         "The [share of cosines](learn#conflict-rate) below zero. Two tasks that have nothing to do with each other"
@@ -52,7 +51,7 @@ def _body(run: Run) -> None:
     st.subheader("Task by task", anchor=False)
     space = st.container()  # the map is drawn when the pair that it outlines is known
     st.subheader("One pair", anchor=False)
-    pair = select_pair(extent, most_conflicting(matrix))
+    pair = select_pair(extent, worst_pair(matrix))
     with space:
         _matrix(run, extent, selection, matrix, pair)
     _pair(run, selection, matrix, pair)
@@ -72,36 +71,20 @@ def select_matrix(run: Run) -> tuple[Extent, Selection, pd.DataFrame] | None:
     return extent, selection, matrix
 
 
-def most_conflicting(matrix: pd.DataFrame) -> Pair:
-    """The pair of `queries.task_matrix` with the lowest mean cosine."""
-    lowest = matrix.sort_values("cos_before", kind="stable").iloc[0]
-    return lowest["task_i"], lowest["task_j"]
-
-
 def _matrix(run: Run, extent: Extent, selection: Selection, matrix: pd.DataFrame, pair: Pair) -> None:
-    corrected = matrix["corrected"].notna().any()
-    views = [name for name, view in VIEWS.items() if corrected or view != "corrected"]
-    if st.session_state.get("view") not in views:
-        st.session_state.pop("view", None)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         chosen = st.segmented_control(
-            "Measure", views, default=views[0], required=True, key="view", bind="query-params"
+            "Measure", list(VIEWS), default=next(iter(VIEWS)), required=True, key="view", bind="query-params"
         )
         view = VIEWS[chosen]
-        when = (
-            () if view == "corrected" else scale.choose_moments("All" if len(extent.tasks) <= MANY_TASKS else "Before")
-        )
+        when = () if view == "cosine" else scale.choose_moments("All" if len(extent.tasks) <= MANY_TASKS else "Before")
         limit = 1.0 if view == "rate" else scale.choose_limit()
     st.markdown(HELP[view])
     few = len(extent.tasks) <= WITH_NUMBERS
     st.caption(
-        ("**Bold**" if few else "**×** (conflict) or **•** (agreement)")
-        + f": the 95% [interval](learn#interval) excludes {'the 50% of chance' if view == 'rate' else '0'}; anything"
-        " else may be noise, and of mere noise one cell in twenty is marked all the same. Red is conflict. Click a cell"
-        " to follow its pair."
+        f"{'**Bold**' if few else '**▼** or **▲**'}: the verdict on what is selected is conflict or aligned, corrected"
+        " for the number of pairs. Red is conflict. Click a cell to follow its pair."
     )
-    if not corrected:
-        st.caption("There is no noise-corrected cosine yet: no half batches show a clear signal. More steps would.")
     noise = state.ask(queries.noise, run, selection)
     figure.show(
         "task-by-task",
@@ -135,15 +118,15 @@ def _follow(point: dict[str, Any]) -> None:
 
 def _pair(run: Run, selection: Selection, matrix: pd.DataFrame, pair: Pair) -> None:
     dark = state.is_dark()
-    needed = of_pair(state.ask(queries.batches_needed, run, selection), pair).set_index("branch")
     for row in of_pair(matrix, pair).to_dict("records"):
         with st.container(border=True):
-            st.markdown(state.plain(pair_sentence(row)))
-            _numbers(row, more_steps(needed.loc[row["branch"]]))
-    st.markdown("**Window by window**: does it conflict all the time, and is that more than noise?")
+            known = Agreement.of(row)
+            st.markdown(state.plain(verdict_sentence(known, row["shares_texts"])))
+            _numbers(known, row)
+    st.markdown("**Window by window**: is it so all the time?")
     windows = of_pair(state.ask(queries.windows, run, selection), pair)
     figure.show("windows", partial(figures.window_intervals, windows, pair, dark=dark), windows)
-    st.markdown("**Step by step**: the mean over all blocks; the band reaches from the lowest to the highest of them.")
+    st.markdown("**Step by step**: batch cosines, mean over blocks; the band reaches from the lowest to the highest.")
     steps = state.ask(queries.pair_over_steps, run, pair, selection)
     figure.show("pair-over-steps", partial(figures.pair_lines, steps, pair, dark=dark), steps)
 
@@ -153,23 +136,13 @@ def of_pair(frame: pd.DataFrame, pair: Pair) -> pd.DataFrame:
     return frame[(frame["task_i"] == pair[0]) & (frame["task_j"] == pair[1])].reset_index(drop=True)
 
 
-def _numbers(row: dict[Any, Any], more: str) -> None:
+def _numbers(known: Agreement, row: dict[Any, Any]) -> None:
     shown = {
-        "Noise-corrected": (_number(row["corrected"], "+.2f"), glossary.help("corrected-cosine")),
-        "Mean cosine before": (
-            _number(row["cos_before"], "+.2f"),
-            f"Of batches, before projection. {glossary.help('cosine')}",
-        ),
-        "Mean cosine after": (_number(row["cos_after"], "+.2f"), "Of batches, after projection."),
-        "Negative before": (_number(row["rate_before"], ".0%"), glossary.help("conflict-rate")),
-        "Magnitude similarity": (
-            _number(row["similarity"], ".2f"),
-            glossary.help("magnitude-similarity"),
-        ),
-        "More steps until clear": (
-            more,
-            "More recorded steps until the interval of the mean cosine excludes 0, if they go on like these.",
-        ),
+        "Cosine": (signed(known.cosine), glossary.help("corrected-cosine")),
+        "Batch cosine": (signed(known.batch_cosine), f"Mean before the rule. {glossary.help('cosine')}"),
+        "Batch cosine after": (_number(row["cos_after"], "+.2f"), "Mean after the rule."),
+        "Negative": (share(known.conflict_rate), glossary.help("conflict-rate")),
+        "Magnitude similarity": (_number(row["similarity"], ".2f"), glossary.help("magnitude-similarity")),
     }
     with st.container(horizontal=True):
         for label, (value, words) in shown.items():

@@ -1,4 +1,4 @@
-"""Which pairs of tasks conflict by more than noise, where and since when, does it show, and what is there to try?"""
+"""Which pairs of tasks conflict, where and since when, does it show, and what is there to try?"""
 
 import json
 from datetime import UTC, datetime
@@ -10,10 +10,11 @@ import streamlit as st
 from analysis import figures, queries
 from analysis.diagnosis import Diagnosis, diagnose
 from analysis.export import outcome_table, verdict_table
+from analysis.judge import MARKS
 from analysis.report import default_path, render
 from analysis.runs import Run, list_runs, open_run
 from analysis.sentences import HOW_TO_READ, notes_on, title
-from analysis.verdicts import MARKS, Pair, worst_first
+from analysis.verdicts import Pair, worst_first
 from app import figure, glossary, links, state
 from app.verdict import card
 
@@ -22,7 +23,7 @@ LIVE_SECONDS = 30.0
 MOST_CARDS = 10
 ORDERS = {
     "Worst first": worst_first,
-    "Lowest cosine first": lambda pair: pair.strongest.strength or 0.0,
+    "Lowest cosine first": lambda pair: min(branch.at_least for branch in pair.branches),
     "By name": lambda pair: (pair.task_i, pair.task_j),
 }
 
@@ -102,9 +103,8 @@ def _pairs(found: Diagnosis) -> None:
     )
     frame = verdict_table(pairs)
     st.caption(
-        "Mean [cosines](learn#cosine) with their 95% [intervals](learn#interval): of batches as they"
-        " were, and [corrected for batch noise](learn#corrected-cosine) where two halves"
-        " of each task's batches agree clearly enough. The mark beside a name is the verdict on that branch."
+        "[Cosines](learn#corrected-cosine) with their 95% [intervals](learn#interval), and the mean batch"
+        " [cosine](learn#cosine), which is what the rule saw. The mark beside a name is the verdict on that branch."
     )
     figure.show("verdicts", partial(figures.strengths, frame, dark=state.is_dark()), frame, alt=_in_words(pairs))
     shown = pairs
@@ -115,12 +115,7 @@ def _pairs(found: Diagnosis) -> None:
 
 
 def _in_words(pairs: list[Pair]) -> str:
-    told = [
-        f"{pair.task_i} – {pair.task_j} {pair.verdict}, cosine {pair.strongest.strength:+.2f}"
-        for pair in pairs
-        if pair.strongest.strength is not None
-    ]
-    return f"Cosine of each pair with its interval: {'; '.join(told)}."
+    return f"Cosine of each pair with its interval: {'; '.join(f'{p.task_i} – {p.task_j} {p.verdict}' for p in pairs)}."
 
 
 def _outcomes(found: Diagnosis) -> None:

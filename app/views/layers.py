@@ -11,10 +11,11 @@ from analysis.figures.heatmaps import When
 from analysis.figures.layers import Block
 from analysis.queries import Extent, Selection
 from analysis.runs import Run
+from analysis.verdicts import worst_pair
 from analysis.words import layer_name
 from app import address, figure, scale, state
 from app.selection import Pair, choose_pair, name_of, select_pair
-from app.views.conflicts import most_conflicting, of_pair, select_matrix
+from app.views.conflicts import of_pair, select_matrix
 
 MOST_CELLS = 100_000
 """That a figure brings to the browser."""
@@ -33,7 +34,7 @@ def _body(run: Run) -> None:
         return
     extent, selection, matrix = selected
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        pair = select_pair(extent, most_conflicting(matrix))
+        pair = select_pair(extent, worst_pair(matrix))
         when = scale.choose_moments("Before")
         limit = scale.choose_limit()
     st.caption(
@@ -60,14 +61,14 @@ def _bins(rows: int, most: int) -> int:
 def _blocks(run: Run, extent: Extent, selection: Selection, pair: Pair, when: When, limit: float) -> None:
     dark = state.is_dark()
     everywhere = state.ask(queries.blocks, run, selection)
-    q = of_pair(everywhere, pair)[["branch", "layer", "module", "q"]]
+    clear = of_pair(everywhere, pair)[["branch", "layer", "module", "clear", "verdict"]]
     blocks = state.ask(queries.module_layer, run, pair, selection).merge(
-        q, how="left", on=["branch", "layer", "module"]
+        clear, how="left", on=["branch", "layer", "module"]
     )
     st.subheader("Block by block", anchor=False)
     st.markdown(
-        "A [block](learn#block) is one matrix of one adapted layer. **×** conflict and **•** agreement that are more"
-        " than noise, corrected for the number of blocks and pairs. Click a cell, or a row of the list, to follow its"
+        "A [block](learn#block) is one matrix of one adapted layer; cosines are of batches. **▼** and **▲**: the pair's"
+        " [verdict](learn#verdict), where this block alone shows it. Click a cell, or a row of the list, to follow its"
         " block."
     )
     space = st.container()
@@ -93,9 +94,9 @@ def _blocks(run: Run, extent: Extent, selection: Selection, pair: Pair, when: Wh
 
 
 def _worst(everywhere: pd.DataFrame) -> None:
-    """The blocks and pairs with the lowest mean cosines of the run."""
+    """The blocks and pairs with the lowest mean batch cosines of the run."""
     worst = everywhere.nsmallest(LISTED, "cos").reset_index(drop=True)
-    st.markdown("**Most conflicting, of all pairs**")
+    st.markdown("**Lowest batch cosines, of all pairs**")
 
     def chosen() -> None:
         if rows := st.session_state["worst"].selection.rows:
@@ -109,11 +110,12 @@ def _worst(everywhere: pd.DataFrame) -> None:
         on_select=chosen,
         selection_mode="single-row",
         hide_index=True,
-        column_order=["pair", "branch", "layer", "module", "cos", "q"],
+        column_order=["pair", "branch", "layer", "module", "cos", "verdict", "clear"],
         column_config={
-            "cos": st.column_config.NumberColumn("cosine", format="%+.3f"),
-            "q": st.column_config.NumberColumn(
-                "q", format="%.3f", help="Below .05: clear, corrected for the number of blocks and pairs."
+            "cos": st.column_config.NumberColumn("batch cosine", format="%+.3f"),
+            "verdict": st.column_config.TextColumn("verdict on the pair"),
+            "clear": st.column_config.CheckboxColumn(
+                "on this block alone", help="Whether the block shows it too, corrected for their number."
             ),
         },
     )

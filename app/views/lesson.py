@@ -216,9 +216,9 @@ def _unrelated(run: Run) -> None:
     matrix = state.ask(queries.task_matrix, run, Selection())
     noise = state.ask(queries.noise, run, Selection())
     _pair_lines(run, lesson.UNRELATED)
-    shown = matrix[["branch", "rate_before", "rate_low", "rate_high", "cos_before", "cos_low", "cos_high", "measured"]]
+    shown = ["branch", "rate_before", "rate_low", "rate_high", "cos_before", "verdict", "cosine_low", "cosine_high"]
     st.dataframe(
-        shown,
+        matrix[shown],
         hide_index=True,
         key="lesson-unrelated-numbers",
         column_config={
@@ -226,10 +226,10 @@ def _unrelated(run: Run) -> None:
             "rate_before": st.column_config.NumberColumn("Conflict rate", format="percent"),
             "rate_low": st.column_config.NumberColumn("from (95%)", format="percent"),
             "rate_high": st.column_config.NumberColumn("to", format="percent"),
-            "cos_before": st.column_config.NumberColumn("Mean cosine", format="%+.3f"),
-            "cos_low": st.column_config.NumberColumn("from (95%)", format="%+.3f"),
-            "cos_high": st.column_config.NumberColumn("to", format="%+.3f"),
-            "measured": "Cosines",
+            "cos_before": st.column_config.NumberColumn("Mean batch cosine", format="%+.3f"),
+            "verdict": "Verdict",
+            "cosine_low": st.column_config.NumberColumn("Cosine from (95%)", format="%+.2f"),
+            "cosine_high": st.column_config.NumberColumn("to ", format="%+.2f"),
         },
     )
     same = ", ".join(
@@ -242,9 +242,8 @@ def _unrelated(run: Run) -> None:
         ("Right: " if guess.startswith("about 50%") else "Not so: ")
         + "about half. Gradients that have nothing in common scatter around a right angle, and half of what scatters"
         " around 0 is negative. Projection would be at work in half of all measurements, on chance. **Read a"
-        f" [conflict rate]({link('conflict-rate')}) only beside the mean, its interval and the"
-        f" [same-task cosine]({link('same-task-cosine')})**: here the mean is near 0, its interval tells how near, and"
-        " even a task's own half batches agree little, so 40 steps show no more."
+        f" [conflict rate]({link('conflict-rate')}) only beside the [verdict]({link('verdict')})**: it is on the cosine"
+        f" without [batch noise]({link('noise')}), and says how much 40 steps can tell of it."
     )
 
 

@@ -1,22 +1,27 @@
 """What gradient conflict is, in one picture, and the ways on."""
 
 from functools import partial
+from typing import Any
 
 import pandas as pd
 import streamlit as st
 
 from analysis import figures, queries
+from analysis.pair_words import verdict_sentence
 from analysis.runs import Run, list_runs
+from analysis.verdicts import Agreement, worst_row
 from app import figure, launcher, links, state
 from app.launcher import Launch
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.schema import default_runs_dir
 
 LATEST = 5
-SHIPPED = pd.DataFrame(
-    [{"branch": "B", "task_i": "movies", "task_j": "movies-flip0.7", "cosine": -0.35, "low": -0.44, "high": -0.27}]
-)
-"""Mean cosine and 95% interval of the demo run (examples/demo.yaml, 40 steps, seed 0), for where there is no run."""
+SHIPPED = {
+    "branch": "B", "task_i": "movies", "task_j": "movies-flip0.7", "verdict": "conflict", "steps": 60, "q": 0.001,
+    "cosine": -0.39, "cosine_low": -0.47, "cosine_high": -0.30, "more": 0.0, "cos_before": -0.39, "cos_low": -0.43,
+    "cos_high": -0.35, "rate_before": 0.85, "rate_low": 0.81, "rate_high": 0.88, "shares_texts": True,
+}  # fmt: skip
+"""As of `queries.task_matrix`, of the demo run (examples/demo.yaml, seed 0), for where there is no run."""
 
 
 def page() -> None:
@@ -26,8 +31,8 @@ def page() -> None:
         " [gradient](learn#gradient): the way in which it wants the weights to move. Two tasks"
         " **[conflict](learn#conflict)** where their gradients point against each other, so where their"
         " [cosine](learn#cosine) is below 0: a step for one then undoes a part of the other's. Ortho-LoRA takes out of"
-        " each gradient what points against another's; here you see which tasks conflict, whether it is more than the"
-        " noise of small batches, and whether [projecting](learn#projection) them helped."
+        " each gradient what points against another's; here you see which tasks conflict, whether that is more than"
+        " chance, and whether [projecting](learn#projection) them helped."
     )
     runs = list_runs(default_runs_dir())
     left, right = st.columns([3, 2], gap="large")
@@ -40,37 +45,39 @@ def page() -> None:
 
 
 def _picture(runs: list[Run]) -> None:
-    run, row = _sharpest(runs)
-    one, other, cosine = row["task_i"], row["task_j"], float(row["cosine"])
-    clear = row["high"] < 0
-    st.subheader(f"{state.plain(one)} against {state.plain(other)}" if clear else "No conflict by more than noise")
+    run, row = _worst(runs)
+    known = Agreement.of(row)
+    one, other = row["task_i"], row["task_j"]
+    drawn = known.batch_cosine if known.cosine is None else known.cosine
+    assert drawn is not None
+    names = (state.plain(one), state.plain(other))
+    st.subheader(" against ".join(names) if known.verdict == "conflict" else f"{' and '.join(names)}: {known.verdict}")
     frame = pd.DataFrame([row])
-    told = f"The gradients of {one} and {other} as arrows whose cosine is {cosine:+.2f}, before and after projection."
+    told = f"The gradients of {one} and {other} as arrows whose cosine is {drawn:+.2f}, before and after projection."
     figure.show(
-        "conflict", partial(figures.conflict_arrows, cosine, (one, other), dark=state.is_dark()), frame, alt=told
+        "conflict", partial(figures.conflict_arrows, drawn, (one, other), dark=state.is_dark()), frame, alt=told
     )
     source = f"run **{state.plain(run.run_id)}**" if run else "the demo run that comes with this project"
-    said = (
-        f"Measured: the mean cosine over all steps of {source}, branch {row['branch']}, {cosine:+.2f} (95%"
-        f" {row['low']:+.2f} to {row['high']:+.2f}). Both arrows are drawn of length 1, so only their angle is data."
+    which = "" if known.cosine is not None else f" Drawn at the mean batch cosine, {drawn:+.2f}."
+    st.caption(
+        f"Measured over all steps of {source}. {state.plain(verdict_sentence(known, row['shares_texts']))}{which} Both"
+        " arrows are drawn of length 1, so only their angle is data."
     )
-    doubt = "" if clear else " This is the pair with the lowest cosine; its interval does not lie below 0."
-    st.caption(said + doubt)
 
 
-def _sharpest(runs: list[Run]) -> tuple[Run | None, pd.Series]:
-    """The pair with the lowest mean cosine of the chosen run, or of the newest that has pairs, else the one shipped."""
+def _worst(runs: list[Run]) -> tuple[Run | None, dict[Any, Any]]:
+    """The worst verdict on a pair of the chosen run, or of the newest that has pairs, else that of the one shipped."""
     for run in sorted(runs, key=lambda run: run.run_id != st.session_state.get("run")):
         if run.info is None or run.info.method == "single" or len(run.info.tasks) < 2:
             continue
         try:
-            found = state.ask(queries.task_matrix, run, queries.Selection()).dropna(subset=["cos_before", "cos_low"])
+            found = state.ask(queries.task_matrix, run, queries.Selection())
         except OrthoLoraError:
             continue  # its own pages say what is wrong with it
+        found = found[found["steps"] > 0]
         if len(found):
-            shown = found.rename(columns={"cos_before": "cosine", "cos_low": "low", "cos_high": "high"})
-            return run, shown.loc[shown["cosine"].idxmin(), list(SHIPPED.columns)]
-    return None, SHIPPED.iloc[0]
+            return run, worst_row(found)
+    return None, SHIPPED
 
 
 def _ways(runs: list[Run]) -> None:

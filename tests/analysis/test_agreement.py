@@ -22,8 +22,12 @@ def test_pair_steps_by_hand(run: Path, tables: dict[str, pd.DataFrame]) -> None:
     blocks = pairs.set_index(["layer", "module"])["cos_before"]
     assert row["cos"] == pytest.approx(blocks.mean(), rel=1e-5)
     assert row["rate"] == pytest.approx((blocks < 0).mean())
-    assert row["product"] == pytest.approx((blocks * one["norm_before"] * other["norm_before"]).sum(), rel=1e-5)
-    assert row["half_j"] == pytest.approx(other["half_product"].sum(), rel=1e-5)
+    product = (blocks * one["norm_before"] * other["norm_before"]).sum()
+    square_i, square_j = ((norms["norm_before"] ** 2).sum() for norms in (one, other))
+    assert row["whole"] == pytest.approx(product / np.sqrt(square_i * square_j), rel=1e-5)
+    half = other["half_product"].sum()
+    assert row["half_j"] == pytest.approx(half / (2 * square_j - half), rel=1e-5)
+    assert row["steps"] == 1
     assert np.isnan(found.query("branch == 'A' and step == 0")["cos"]).all()
 
 
@@ -33,8 +37,9 @@ def test_model_steps_by_hand(run: Path, tables: dict[str, pd.DataFrame]) -> None
     pairs = tables["pairs"].query("task_i == 'movies' and task_j == 'trec' and step == 6").set_index(keys)
     norms = tables["norms"].query("step == 6").set_index(keys)
     one, other = (norms[norms["task"] == task]["norm_before"] for task in ("movies", "trec"))
-    assert row["inner_product"] == pytest.approx((pairs["cos_before"] * one * other).sum(), rel=1e-5)
-    assert row["product"] == row["inner_product"]
+    product = (pairs["cos_before"] * one * other).sum()
+    assert row["whole"] == pytest.approx(product / np.sqrt((one**2).sum() * (other**2).sum()), rel=1e-5)
+    assert row["cos"] == row["whole"]
     assert row["square_i"] == pytest.approx((one**2).sum(), rel=1e-5)
 
 
@@ -54,7 +59,7 @@ def test_of_many_steps_bins_tell_the_same_means(run: Path, monkeypatch: pytest.M
 def test_one_window_is_the_whole(run: Path) -> None:
     found, whole = windows(run, ALL, 1), task_matrix(run, ALL)
     assert (found["step"].unique().tolist(), found["step_end"].unique().tolist()) == ([0], [78])
-    for name in ("cos_low", "cos_high", "rate_low", "rate_high", "corrected", "corrected_low", "effective"):
+    for name in ("cos_low", "cos_high", "rate_low", "rate_high", "cosine", "cosine_low", "cosine_high"):
         np.testing.assert_allclose(found[name], whole[name])
 
 
@@ -63,7 +68,7 @@ def test_windows_are_the_selections_of_their_steps(run: Path) -> None:
     assert sorted(set(zip(found["step"], found["step_end"], strict=True))) == [(0, 18), (20, 38), (40, 58), (60, 78)]
     part = task_matrix(run, Selection(steps=(20, 38)))
     second = found[found["step"] == 20]
-    for name in ("cos_low", "cos_high", "rate_high", "corrected", "corrected_high"):
+    for name in ("cos_low", "cos_high", "rate_high"):
         np.testing.assert_allclose(second[name], part[name])
     assert len(windows(run, ALL, 100)["step"].unique()) == 5, "of at least 8 steps"
 
@@ -77,40 +82,17 @@ def test_a_window_finds_when_the_cosine_changes(records: ModuleType, tmp_path: P
     found = windows(records.write_run(tmp_path / "run", info, records.status(), tables), ALL, 2)
     for branch in "AB":
         first, second = found[found["branch"] == branch].to_dict("records")
-        assert first["corrected_low"] < 1
-        assert first["corrected"] == pytest.approx(1, abs=0.1)
-        assert second["corrected"] == pytest.approx(-1, abs=0.1)
+        assert first["cosine"] == pytest.approx(1, abs=0.1)
+        assert second["cosine"] == pytest.approx(-1, abs=0.1)
+        assert second["cosine_high"] < 0 < first["cosine_low"]
         true = 1 / (1 + 6 * 0.3**2)  # of halves of the same task
         assert first["same_task_i"] == pytest.approx(true, abs=0.1)
 
 
-def test_batches_needed_follow_the_root_of_their_number(run: Path) -> None:
-    wide, narrow = (batches_needed(run, ALL, half_width) for half_width in (0.05, 0.025))
-    both = wide["to_width"] > 0
-    assert both.any()
-    total = [frame.loc[both, "to_width"] + frame.loc[both, "steps"] for frame in (wide, narrow)]
-    np.testing.assert_allclose(total[1], 4 * total[0], atol=4)
-    matrix = task_matrix(run, ALL)
-    excluded = (matrix["cos_low"] > 0) | (matrix["cos_high"] < 0)
-    np.testing.assert_array_equal(wide["to_exclude_zero"] == 0, excluded)
-    np.testing.assert_allclose(wide["half_width"], (matrix["cos_high"] - matrix["cos_low"]) / 2)
-
-
-def test_as_many_steps_as_needed_are_enough(records: ModuleType, tmp_path: Path) -> None:
-    true = np.zeros((2, 6))
-    true[0, 0], true[1, :2] = 1, (-0.5, 0.75**0.5)
-    half_width, tasks = 0.03, ["one", "other"]
-
-    def recorded(name: str, steps: int) -> pd.DataFrame:
-        halves = records.noisy_halves(true, (steps, 1, 2, 2), 1.0, np.random.default_rng(1))
-        info = records.run_info(name, [records.task_info(task) for task in tasks], layers=1)
-        tables = records.gradient_tables(halves, tasks)
-        return batches_needed(records.write_run(tmp_path / name, info, records.status(), tables), ALL, half_width)
-
-    few = recorded("few", 64)
-    more = int(few["to_width"].max())
-    assert 64 < more < 2000
-    assert recorded("many", 64 + more)["half_width"].min() == pytest.approx(half_width, rel=0.4)
+def test_batches_needed_are_those_of_the_verdicts(run: Path) -> None:
+    found, matrix = batches_needed(run, ALL), task_matrix(run, ALL)
+    pd.testing.assert_frame_equal(found, matrix[[*PAIR, "steps", "verdict", "more"]])
+    np.testing.assert_array_equal(found["more"] == 0, found["verdict"] != "not enough data")
 
 
 def test_nothing_recorded(records: ModuleType, tmp_path: Path) -> None:

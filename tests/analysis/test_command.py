@@ -24,7 +24,7 @@ def test_json(run: Path) -> None:
 def test_text(run: Path) -> None:
     result = CliRunner().invoke(app, ["summary", str(run)])
     assert result.exit_code == 0
-    for words in ("first: finished", "majority", "Cosines on branch B", "by chance"):
+    for words in ("first: finished", "majority", "Branch B", "half by chance"):
         assert words in result.stdout
 
 
@@ -36,7 +36,7 @@ def test_a_run_of_somebodys_own_loop(records: ModuleType, tables: dict[str, pd.D
     )
     result = CliRunner().invoke(app, ["summary", str(run)])
     assert result.exit_code == 0, result.output
-    assert "Cosines on branch B" in result.stdout
+    assert "Branch B" in result.stdout
     assert "majority" not in result.stdout
 
 

@@ -40,7 +40,7 @@ Draw = Callable[..., go.Figure]
 FIGURES: dict[str, tuple[Callable[[Path, Selection], pd.DataFrame], Draw]] = {
     "cosine": (queries.task_matrix, lambda frame, **kw: figures.task_heatmap(frame, TASKS, **kw)),
     "rate": (queries.task_matrix, lambda frame, **kw: figures.task_heatmap(frame, TASKS, "rate", **kw)),
-    "corrected": (queries.task_matrix, lambda frame, **kw: figures.task_heatmap(frame, TASKS, "corrected", **kw)),
+    "judged": (queries.task_matrix, lambda frame, **kw: figures.task_heatmap(frame, TASKS, "cosine", **kw)),
     "layer_step": (
         lambda run, selection: queries.layer_step(run, PAIR, selection),
         lambda frame, **kw: figures.layer_step_heatmap(frame, **kw),
@@ -126,7 +126,7 @@ def test_figures_of_a_start_without_gradients(run: Path, name: str) -> None:
     draw(query(run, START)).to_json()
 
 
-@pytest.mark.parametrize(("value", "limits"), [("cosine", (-1, 1)), ("corrected", (-1, 1)), ("rate", (0, 1))])
+@pytest.mark.parametrize(("value", "limits"), [("cosine", (-1, 1)), ("batch", (-1, 1)), ("rate", (0, 1))])
 def test_colours_centre_on_neither_and_red_is_conflict(run: Path, value: str, limits: tuple[int, int]) -> None:
     axis = figures.task_heatmap(queries.task_matrix(run, ALL), TASKS, value).layout.coloraxis
     assert (axis.cmin, axis.cmax) == limits
@@ -151,10 +151,12 @@ def test_task_heatmap_is_symmetric_with_an_empty_diagonal(run: Path) -> None:
         row = frame[frame["branch"] == branch].query("task_i == 'movies' and task_j == 'trec'").iloc[0]
         assert z[0, 2] == row[column]
         assert trace.text[0][2].removeprefix("<b>").removesuffix("</b>") == f"{row[column]:z.2f}"
-        assert f"mean cosine {column.removeprefix('cos_')} {row[column]:+.3f}" in trace.hovertext[0][2]
+        assert f"mean batch cosine {column.removeprefix('cos_')} {row[column]:+.3f}" in trace.hovertext[0][2]
         low, high = (row[f"{column.removesuffix('_before')}_{end}"] for end in ("low", "high"))
         assert f"95% interval {low:+.3f} to {high:+.3f}" in trace.hovertext[0][2]
-        assert trace.text[0][2].startswith("<b>") == (low > 0 or high < 0)
+        told = column == "cos_before" and row["verdict"] in ("conflict", "aligned")
+        assert trace.text[0][2].startswith("<b>") == told
+        assert f"{row['verdict']}: cosine" in trace.hovertext[0][2]
     assert all(np.isnan(np.array(trace.z, dtype=float)).all() for trace in missing)
 
 
@@ -177,8 +179,8 @@ def test_diagonal_tells_what_a_task_agrees_with_itself(run: Path) -> None:
     assert notes[0].text == f"<i>{row['same_task_cosine']:.2f}</i>"
 
 
-def test_corrected_heatmap_is_one_row(run: Path) -> None:
-    measured, _ = heatmaps(figures.task_heatmap(queries.task_matrix(run, ALL), TASKS, "corrected"))
+def test_the_heatmap_of_verdicts_is_one_row(run: Path) -> None:
+    measured, _ = heatmaps(figures.task_heatmap(queries.task_matrix(run, ALL), TASKS, "cosine"))
     assert len(measured) == 2
 
 
@@ -222,36 +224,37 @@ def test_clicks_on_cells_find_the_pair_and_it_is_outlined(run: Path) -> None:
     assert {(shape.x0 + 0.5, shape.y0 + 0.5) for shape in figure.layout.shapes} == {(0, 2), (2, 0)}
 
 
-def test_tasks_that_share_their_texts_show_their_raw_cosine(run: Path) -> None:
+def test_where_only_the_interval_is_known_the_cell_is_hatched_and_has_the_mark(run: Path) -> None:
     frame = queries.task_matrix(run, ALL)
     twins = (frame["task_i"] == "movies") & (frame["task_j"] == "trec")
     frame.loc[twins, "shares_texts"] = True
-    frame.loc[twins, ["corrected", "corrected_low", "corrected_high"]] = np.nan
-    (measured, *_), _ = heatmaps(figures.task_heatmap(frame, TASKS, "corrected"))
-    assert measured.z[0][2] == frame[twins & (frame["branch"] == "A")]["cos_before"].item()
-    assert "<i>" in measured.text[0][2]
-    assert "the raw cosine is the right one" in measured.hovertext[0][2]
+    frame.loc[twins, ["cosine", "cosine_low", "cosine_high", "verdict"]] = [np.nan, -1.0, -0.1, "conflict"]
+    (measured, *_), (missing, *_) = heatmaps(figures.task_heatmap(frame, TASKS, "cosine"))
+    assert np.isnan(measured.z[0][2])
+    assert "▼" in missing.text[0][2]
+    assert "conflict: cosine not known, 95% interval -1.000 to -0.100" in missing.hovertext[0][2]
+    assert "of the batches themselves" in missing.hovertext[0][2]
 
 
 def test_many_tasks_have_marks_for_numbers(run: Path) -> None:
     one = queries.task_matrix(run, Selection(branches=("B",))).iloc[:1]
     tasks = [f"{place}" for place in range(40)]
     rows = pd.concat([one] * 3).assign(task_i="0", task_j=["1", "2", "3"])
-    rows[["cos_before", "cos_low", "cos_high"]] = [(-0.3, -0.4, -0.2), (0.3, 0.2, 0.4), (-0.1, -0.2, 0.1)]
+    rows["verdict"] = ["conflict", "aligned", "not enough data"]
     figure = figures.task_heatmap(rows, tasks, when=("before",))
     (measured, *_), _ = heatmaps(figure)
-    assert list(measured.text[0][1:4]) == ["×", "•", ""]
+    assert list(measured.text[0][1:4]) == ["▼", "▲", ""]
     assert figure.layout.height < 900
 
 
 def test_blocks_are_marked_where_clear_and_found_by_clicks(run: Path) -> None:
     frame = queries.module_layer(run, PAIR, ALL)
-    frame["q"] = np.where(frame["layer"] == 1, 0.01, 0.5)
+    frame["clear"], frame["verdict"] = frame["layer"] == 1, "conflict"
     figure = figures.block_heatmap(frame, chosen=("A", 1, "value"))
     measured, _ = heatmaps(figure)
     z, text = np.array(measured[0].z, dtype=float), np.array(measured[0].text)
     assert list(text[0]) == ["", ""]
-    assert list(text[1]) == ["×" if value < 0 else "•" for value in z[1]]
+    assert list(text[1]) == ["▼" if value < 0 else "▲" for value in z[1]]
     target = next(trace for trace in figure.data if trace.type == "scatter")
     assert ["A", 1, "value"] in [list(block) for block in target.customdata]
     (shape,) = figure.layout.shapes
@@ -271,9 +274,13 @@ def test_windows_have_their_intervals(run: Path) -> None:
     figure = figures.window_intervals(frame, PAIR)
     rows = frame[frame["branch"] == "A"]
     cosine = figure.data[0]
-    assert cosine.name == "mean cosine"
-    np.testing.assert_allclose(cosine.y + cosine.error_y.array, rows["cos_high"])
-    np.testing.assert_allclose(cosine.y - cosine.error_y.arrayminus, rows["cos_low"])
+    assert cosine.name == "cosine"
+    known = rows["cosine"].notna()
+    for sign, end in ((1, "high"), (-1, "low")):
+        width = cosine.error_y.array if end == "high" else cosine.error_y.arrayminus
+        np.testing.assert_allclose((cosine.y + sign * np.array(width))[known], rows[f"cosine_{end}"][known])
+    only = next(trace for trace in figure.data if trace.name == "only the cosine's interval is known")
+    np.testing.assert_allclose(only.y + only.error_y.array, rows["cosine_high"][~known])
 
 
 def test_one_step_has_cosines_and_norms(run: Path) -> None:
@@ -369,9 +376,9 @@ def test_series_differ_by_more_than_colour(run: Path) -> None:
 
 def test_sentences(run: Path) -> None:
     matrix = queries.task_matrix(run, ALL)
-    low = matrix.loc[matrix["cos_before"].idxmin()]
-    sentence = figures.describe(matrix)
-    assert f"{low['task_i']} and {low['task_j']} on branch {low['branch']}" in sentence
+    assert figures.describe(matrix) == "Verdicts on pairs and branches: 4 aligned, 2 no conflict worth the name."
+    matrix.loc[0, ["verdict", "cosine"]] = ["conflict", -0.4]
+    assert "Strongest conflict: movies and tweets on branch A, cosine -0.40." in figures.describe(matrix)
     for query, _ in FIGURES.values():
         assert figures.describe(query(run, ALL)).endswith(".")
         assert "nan" not in figures.describe(query(run, START))

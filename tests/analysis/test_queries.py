@@ -83,21 +83,27 @@ def test_task_matrix(run: Path, tables: Tables, selection: Selection) -> None:
     low, high = means(by_step["cos"]).interval()
     expected["cos_low"], expected["cos_high"] = np.maximum(low, -1.0), np.minimum(high, 1.0)
     expected["rate_low"], expected["rate_high"] = rate_interval(by_step["rate"])
-    expected["effective"] = means(by_step["cos"]).effective
     assert_same(queries.task_matrix(run, selection), expected.reset_index(), keys)
 
 
-def test_corrected_is_the_ratio_of_sums(run: Path, tables: Tables) -> None:
-    found = queries.task_matrix(run, ALL).set_index(["branch", "task_i", "task_j"])["corrected"]
-    norms = tables["norms"].set_index(["step", "layer", "module", "branch", "task"])
-    for (branch, one, other), corrected in found.items():
+def test_the_cosine_is_of_gradients_of_length_1_and_of_their_halves(run: Path, tables: Tables) -> None:
+    found = queries.task_matrix(run, ALL).set_index(["branch", "task_i", "task_j"])
+    norms = tables["norms"].set_index(["step", "layer", "module", "branch", "task"]).sort_index()
+    known = found["cosine"].dropna()
+    assert len(known)
+    for (branch, one, other), cosine in known.items():
         pairs = tables["pairs"]
         rows = pairs[(pairs["branch"] == branch) & (pairs["task_i"] == one) & (pairs["task_j"] == other)]
-        blocks = rows.set_index(["step", "layer", "module", "branch"])["cos_before"].fillna(0)
+        blocks = rows.set_index(["step", "layer", "module", "branch"])["cos_before"]
+        blocks = blocks[blocks.notna()]
         i, j = (norms.xs(task, level="task").loc[blocks.index] for task in (one, other))
-        product = (blocks * i["norm_before"] * j["norm_before"]).sum()
-        power = i["half_product"].sum() * j["half_product"].sum()
-        assert corrected == pytest.approx(product / np.sqrt(power), rel=1e-4)
+        product = (blocks * i["norm_before"] * j["norm_before"]).groupby("step").sum()
+        square = [(of["norm_before"] ** 2).groupby("step").sum() for of in (i, j)]
+        half = [of["half_product"].groupby("step").sum() for of in (i, j)]
+        r = [(h / (2 * s - h)).mean() for h, s in zip(half, square, strict=True)]
+        batch = (product / np.sqrt(square[0] * square[1])).mean()
+        expected = batch / np.sqrt(np.prod([2 * one / (1 + one) for one in r]))
+        assert cosine == pytest.approx(np.clip(expected, -1, 1), rel=1e-4)
 
 
 @pytest.mark.parametrize("selection", SELECTIONS)
@@ -197,10 +203,10 @@ def test_metrics_and_losses(run: Path, tables: Tables) -> None:
 def test_nothing_measured_stays_null(run: Path) -> None:
     start = Selection(steps=(0, 0))  # where B is zero, and so is the gradient of every A
     matrix = queries.task_matrix(run, start).set_index("branch")
-    assert matrix.loc["A", ["cos_before", "cos_after", "rate_before", "rate_after", "corrected"]].isna().all(axis=None)
+    assert matrix.loc["A", ["cos_before", "cos_after", "rate_before", "rate_after", "cosine"]].isna().all(axis=None)
     assert (matrix.loc["A", ["measured", "measured_after"]] == 0).all(axis=None)
     assert matrix.loc["B", "cos_before"].notna().all()
-    assert matrix.loc["B", ["cos_low", "rate_high", "corrected"]].isna().all(axis=None)  # of one step
+    assert matrix.loc["B", ["cos_low", "rate_high", "cosine", "cosine_low"]].isna().all(axis=None)  # of one step
     assert queries.layer_step(run, PAIR, start).query("branch == 'A'")["cos_before"].isna().all()
     steps = queries.projection_over_steps(run, start).set_index("branch")
     assert steps.loc["A", ["frequency", "removed"]].isna().all()
@@ -370,26 +376,26 @@ def noisy_run(records: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> 
     return path
 
 
-def test_corrected_finds_the_cosine_beneath_the_noise(noisy_run: Path) -> None:
+def test_the_cosine_is_found_beneath_the_noise(noisy_run: Path) -> None:
     found = queries.task_matrix(noisy_run, ALL).set_index(["branch", "task_i", "task_j"])
     for (one, other), cosine in TRUE.items():
         for branch in "AB":
             row = found.loc[branch, one, other]
-            assert row["corrected"] == pytest.approx(cosine, abs=0.08)  # 3 standard errors
-            assert abs(row["cos_before"]) <= abs(cosine) / 8 + 0.01  # which the raw mean does not
-            assert row["corrected_low"] < row["corrected"] < row["corrected_high"]
+            assert row["cosine"] == pytest.approx(cosine, abs=0.08)  # 3 standard errors
+            assert abs(row["cos_before"]) <= abs(cosine) / 8 + 0.01  # which the mean of batches does not
+            assert row["cosine_low"] < row["cosine"] < row["cosine_high"]
     assert queries.noise(noisy_run, ALL).query("task != 'silent'")["same_task_cosine"].lt(0.1).all()
 
 
-def test_no_corrected_cosine_without_signal_or_for_shared_texts(noisy_run: Path) -> None:
+def test_nothing_is_told_without_signal_and_the_cosine_of_batches_for_shared_texts(noisy_run: Path) -> None:
     found = queries.task_matrix(noisy_run, ALL).set_index(["task_i", "task_j"])
     signals = queries.noise(noisy_run, ALL).set_index("task")["signal"]
     assert signals.loc["silent"].isna().all()
     assert signals.drop("silent").notna().all()
-    assert found.xs("silent", level="task_j")["corrected"].isna().all()
-    assert found.loc[("one", "twin"), "corrected"].isna().all()
-    assert found.loc[("one", "twin"), "cos_before"].notna().all()
-    assert found.loc[("two", "twin"), "corrected"].notna().all()
+    assert not set(found.xs("silent", level="task_j")["verdict"]) & {"conflict", "aligned"}
+    twins = found.loc[("one", "twin")]
+    np.testing.assert_allclose(twins["cosine"], twins["cos_before"], atol=0.02)
+    assert found.loc[("two", "twin"), "cosine"].notna().all()
 
 
 @pytest.mark.parametrize("selection", SELECTIONS)

@@ -44,7 +44,7 @@ def test_every_sentence_leads_to_a_term_that_exists():
         ("runs", "method task"),
         (
             "conflicts",
-            "conflict cosine gradient noise corrected-cosine same-task-cosine interval block projection",
+            "conflict cosine gradient noise corrected-cosine verdict block",
         ),
         ("layers", "conflict adapter block projection gram-matrix"),
         ("projection", "projection rule scope block residual-conflict update effective-weight replay gram-matrix"),

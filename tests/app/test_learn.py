@@ -147,7 +147,8 @@ def test_questions_come_before_answers(whole_lesson, open_page):
     assert not test.error
     assert "Right: about half" in words(test)
     numbers = test.dataframe[-1].value
-    assert {"rate_before", "rate_low", "rate_high", "cos_before", "cos_low", "cos_high"} <= set(numbers)
+    assert {"rate_before", "rate_low", "rate_high", "cos_before"} <= set(numbers)
+    assert {"verdict", "cosine_low", "cosine_high"} <= set(numbers)
     assert "two halves of one task's own batch" in words(test)
 
 

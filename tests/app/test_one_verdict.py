@@ -1,0 +1,133 @@
+"""Whatever speaks of a pair says the one judge's verdict: pages, report, commands, exports and figures, run by run."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from analysis import figures, queries
+from analysis.__main__ import app
+from analysis.diagnosis import diagnose
+from analysis.export import frame_of
+from analysis.judge import MARKS, TOLD
+from analysis.queries import Selection
+from analysis.report import write_report
+from analysis.runs import open_run
+from analysis.words import describe
+
+NAMES = ("one", "two", "three", "four")
+ALL = Selection()
+
+
+@pytest.fixture
+def written(records, runs_dir):
+    """Writes a run of four tasks with cosines of its own: clear or noisy, short or long, with a twin or without."""
+
+    def write(seed):
+        rng = np.random.default_rng(seed)
+        true = np.linalg.qr(rng.standard_normal((8, 8)))[0][:4]
+        true[1] = rng.uniform(-1, 1) * true[0] + true[1] * rng.uniform(0.2, 1)
+        true[2] *= seed % 3 > 0  # a task without a signal
+        shape, noise = (int(rng.integers(6, 60)), 1, 2, 2), rng.uniform(0.1, 1.5)
+        halves = records.noisy_halves(true, shape, noise, rng)
+        halves[:, :, :, 0] *= seed % 4 > 0  # a branch without gradients
+        tables = records.gradient_tables(halves, NAMES)
+        if seed % 5 == 0:
+            tables["norms"]["half_product"] = np.nan
+        tasks = [records.task_info(name, twin_of="one" if name == "two" and seed % 2 else None) for name in NAMES]
+        info = records.run_info(f"run{seed}", tasks, layers=1)
+        return records.write_run(runs_dir / info.run_id, info, records.status(), tables)
+
+    return write
+
+
+def verdicts(run):
+    """The judge's, by pair and branch."""
+    matrix = queries.task_matrix(run, ALL)
+    return {(row.task_i, row.task_j, row.branch): row.verdict for row in matrix.itertuples()}
+
+
+def of_rows(rows):
+    return {(row["task_i"], row["task_j"], row["branch"]): row["verdict"] for row in rows}
+
+
+def run_command(*arguments):
+    done = CliRunner().invoke(app, [*map(str, arguments)])
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_data_commands_report_and_figures(seed, written, tmp_path):
+    run = written(seed)
+    expected = verdicts(run)
+    diagnosis = diagnose(run)
+    branches = [(pair, branch) for pair in diagnosis.pairs for branch in pair.branches]
+    assert {(pair.task_i, pair.task_j, branch.branch): branch.verdict for pair, branch in branches} == expected
+    assert of_rows(frame_of("verdicts", [run]).to_dict("records")) == expected
+    assert of_rows(frame_of("batches-needed", [run]).to_dict("records")) == expected
+    assert of_rows(json.loads(run_command("summary", run, "--json"))["pairs"]) == expected
+    (document,) = json.loads(run_command("diagnose", run, "--json"))
+    assert {
+        (pair["task_i"], pair["task_j"], branch["branch"]): branch["verdict"]
+        for pair in document["pairs"]
+        for branch in pair["branches"]
+    } == expected
+
+    counts = {verdict: list(expected.values()).count(verdict) for verdict in MARKS}
+    sentence = describe(queries.task_matrix(run, ALL))
+    measured = queries.task_matrix(run, ALL).query("steps > 0")["verdict"].value_counts()
+    assert all(f"{count} {verdict}" in sentence for verdict, count in measured.items())
+    of_pairs = [pair.verdict for pair in diagnosis.pairs]
+    conflicts = of_pairs.count("conflict")
+    assert (f"{conflicts} of 6 pairs conflict" in diagnosis.summary) == (conflicts > 0)
+
+    write_report([open_run(run.parent, run.name)], tmp_path / "report.html")
+    html = (tmp_path / "report.html").read_text()
+    badges = re.findall(r"<td>[AB]</td><td><span class=.badge \w+.>([^<]*)</span>", html)
+    assert {verdict: badges.count(verdict) for verdict in MARKS} == counts
+    cards = re.findall(r'<article class="card (\w+)">', html)
+    assert sorted(cards) == sorted(verdict for verdict in of_pairs if verdict in TOLD)
+
+    blocks = queries.blocks(run, ALL)
+    told = blocks[blocks["clear"]]
+    assert set(told["verdict"]) <= set(TOLD)
+    assert ((told["cos"] < 0) == (told["verdict"] == "conflict")).all()
+    for view in ("cosine", "batch", "rate"):
+        figure = figures.task_heatmap(queries.task_matrix(run, ALL), NAMES, view, when=("before",))
+        maps = [trace for trace in figure.data if trace.type == "heatmap" and trace.hovertext is not None]
+        for (one, other, branch), verdict in expected.items():
+            place = NAMES.index(one), NAMES.index(other)
+            first = 2 * sorted({branch for *_, branch in expected}).index(branch)
+            texts = [maps[first + layer].text[place[0]][place[1]] for layer in (0, 1)]
+            assert any(text.startswith("<b>") for text in texts) == (verdict in TOLD)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_pages(seed, written, open_page):
+    run = written(seed)
+    expected = verdicts(run)
+    pairs = {(pair.task_i, pair.task_j): pair.verdict for pair in diagnose(run).pairs}
+
+    def words(test):
+        assert not test.exception
+        kinds = (test.markdown, test.caption, test.subheader)
+        return "\n".join(element.value for kind in kinds for element in kind).replace("\\", "")
+
+    shown = words(open_page("diagnosis"))
+    for (one, other), verdict in pairs.items():
+        assert re.search(rf"#### {one} – {other} :\w+-badge\[{re.escape(MARKS[verdict])} {verdict}\]", shown)
+    for one, other in pairs:
+        shown = words(open_page("conflicts", pair=f"{one} + {other}"))
+        said = re.findall(r"On branch ([AB]): ([a-z ]+)[:,]", shown)
+        assert {(one, other, branch): verdict for branch, verdict in said} == {
+            key: verdict for key, verdict in expected.items() if key[:2] == (one, other)
+        }
+    heading = words(open_page("start")).splitlines()
+    if "conflict" in expected.values():
+        assert any(" against ".join(pair) in heading for pair, verdict in pairs.items() if verdict == "conflict")
+    else:
+        assert not any(" against " in line and len(line) < 20 for line in heading)
+    open_page("layers")
