@@ -116,8 +116,11 @@ def test_few_rows_are_read_as_they_are(rolled: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_rows_after_the_last_bin_are_read_as_they_are() -> None:
-    rows = (Part(name="a", rows=9, first=0, last=40), Part(name="b", rows=9, first=41, last=60))
-    bins = (Part(name="c", rows=1, first=0, last=47),)
+    rows = (
+        Part(name="part-000000.parquet", rows=9, first=0, last=40),
+        Part(name="part-000001.parquet", rows=9, first=41, last=60),
+    )
+    bins = (Part(name="part-000000.parquet", rows=1, first=0, last=47),)
     manifest = Manifest(parts={"pairs": rows, "rollup/pairs_by_layer": bins}, bins=Bins(first=0, width=16))
     found = cells.plan(manifest, "pairs", "by_layer", None)
     assert (found.rolled, found.raw) == ((0, 47), ((48, 60),))
