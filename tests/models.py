@@ -143,6 +143,15 @@ class Problem:
         by_task = [self.autograd(task) for task in range(len(self.sizes))]
         return [torch.stack(of_block).flatten(1) for of_block in zip(*by_task, strict=True)]
 
+    def checkpoint(self, reentrant: bool) -> None:
+        """Train with activations that are computed again, and without dropout."""
+        self.model.enable_input_require_grads()
+        self.model.train()
+        self.model.get_base_model().activation_checkpointing_enable({"use_reentrant": reentrant})
+        for part in self.model.modules():
+            if isinstance(part, nn.Dropout):
+                part.p = 0.0
+
     def zero(self) -> None:
         self.model.zero_grad()
 

@@ -181,12 +181,7 @@ def test_grad_is_bit_for_bit_that_of_plain_training(way):
 @pytest.mark.parametrize("way", WAYS)
 def test_gradient_checkpointing(way, reentrant):
     problem = Problem(tiny_bert(), [4, 4])
-    problem.model.enable_input_require_grads()
-    problem.model.train()
-    problem.model.get_base_model().activation_checkpointing_enable({"use_reentrant": reentrant})
-    for part in problem.model.modules():
-        if isinstance(part, nn.Dropout):
-            part.p = 0.0
+    problem.checkpoint(reentrant)
     collector = way(problem)
     problem.model.eval()  # without checkpoints
     check_parts(problem, collector)

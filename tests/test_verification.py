@@ -183,12 +183,7 @@ def test_what_is_right_passes_and_nothing_is_changed_by_looking(name):
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_it_looks_through_checkpoints(reentrant):
     problem = Problem(tiny_bert(), [4, 4])
-    problem.model.enable_input_require_grads()
-    problem.model.train()
-    problem.model.get_base_model().activation_checkpointing_enable({"use_reentrant": reentrant})
-    for part in problem.model.modules():
-        if isinstance(part, nn.Dropout):
-            part.p = 0.0
+    problem.checkpoint(reentrant)
     surgeon = OrthoLoRA(problem.model, problem.tasks)
     with surgeon.mixed_batch(problem.task_of_example):
         assert surgeon.check(problem.mixed_losses()) < 1e-9
