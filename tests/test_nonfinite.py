@@ -120,7 +120,7 @@ def test_a_task_that_is_missing_is_not_taken_for_one_whose_loss_is_nan(tmp_path)
 
 def test_losses_that_are_not_finite_come_back_from_the_status(tmp_path):
     losses = {"a": math.nan, "b": math.inf, "c": -math.inf, "d": 0.5}
-    written = new_status(5, 1, 0.0).model_copy(update={"losses": losses}).model_dump_json()
+    written = new_status(5).model_copy(update={"losses": losses}).model_dump_json()
     json.loads(written, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
     assert str(Status.model_validate_json(written).losses) == str(losses)
     former = json.dumps(json.loads(written) | {"losses": {"a": None, "d": 0.5}})

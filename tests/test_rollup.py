@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ortho_lora import rollup, store
 from ortho_lora.layout import Gradients, Layout, decode, encode
 from ortho_lora.manifest import Part, part_files, read_manifest
-from ortho_lora.parts import together
+from ortho_lora.parts import part_name, together
 from ortho_lora.rollup import RollUp, widened
 from ortho_lora.store import Batch, Store
 from ortho_lora.tables import ROLLUPS, SCHEMAS, TABLES
@@ -189,7 +189,7 @@ def test_wider_bins_of_wide_bins_are_the_same():
 
 @given(rows=st.lists(st.integers(1, 50)), fewest=st.integers(2, 9))
 def test_parts_are_put_together_up_to_a_size(rows, fewest):
-    parts = [Part(name=str(place), rows=count, first=place, last=place) for place, count in enumerate(rows)]
+    parts = [Part(name=part_name(place), rows=count, first=place, last=place) for place, count in enumerate(rows)]
     done = 0
     for begin, end in together(parts, 40, fewest):
         assert begin >= done

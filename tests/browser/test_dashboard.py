@@ -51,6 +51,13 @@ def test_launch_a_run_watch_it_and_see_its_heatmap(browser, server):
 
         go_to(page, "Conflicts")
         page.wait_for_function("() => document.querySelector('.js-plotly-plot .heatmaplayer image')", timeout=60_000)
+        told = page.evaluate(DRAWN)
+        assert len(told) >= 4  # the twin at least, A and B
+        assert all(-1 <= value < 0 for value in told[:4])
+        page.get_by_role("radio", name="Batch cosine").or_(
+            page.get_by_role("button", name="Batch cosine")
+        ).first.click()
+        page.wait_for_function(f"() => ({DRAWN})().length >= 24", timeout=60_000)
         numbers = page.evaluate(DRAWN)
         assert len(numbers) >= 24  # 6 ordered pairs x A, B x before, after
         assert all(-1 <= value <= 1 for value in numbers)
