@@ -283,14 +283,14 @@ class Collector:
             self._weigh(collected, batch)
 
     def _arrive_alone(self, index: int, inputs: Tensor, gradient: Tensor, rows: Rows) -> None:
-        if len(set(rows.parts)) == 1:
+        if not rows.is_split:
             return  # all of `.grad` is one half's
         seen = self._passes[index]
         self._look(index, inputs, len(rows.parts))
         if len(inputs) != len(rows.parts) or not self._is_first(index, seen):
             seen.halved = False
             return
-        places = rows.of_part(min(rows.parts))
+        places = rows.of_first_part
         share = _products(inputs[places], gradient[places], 1)[0]
         seen.first = share if seen.first is None else seen.first + share
 

@@ -49,9 +49,15 @@ class Rows:
         sizes = Counter(self.parts)
         return len({sizes[part] for part in range(2 * self.tasks)}) == 1 and list(self.parts) == sorted(self.parts)
 
-    def of_part(self, part: int) -> slice | list[int]:
-        """Where the examples of a part are."""
-        places = [place for place, of in enumerate(self.parts) if of == part]
+    @cached_property
+    def is_split(self) -> bool:
+        """Whether they are of more than one part."""
+        return len(set(self.parts)) > 1
+
+    @cached_property
+    def of_first_part(self) -> slice | list[int]:
+        """Where the examples of the first of their parts are."""
+        places = [place for place, of in enumerate(self.parts) if of == min(self.parts)]
         end = places[-1] + 1
         return slice(places[0], end) if end - places[0] == len(places) else places
 

@@ -283,11 +283,12 @@ class OrthoLoRA:
     ) -> None:
         total, by_task = self._weighted(losses)
         now = self._now
-        total, by_task = now.scaled(total, scaler), {task: now.scaled(of, scaler) for task, of in by_task.items()}
+        total = now.scaled(total, scaler)
         if self.verification.is_due(first_of_step=not now.begun):
             if is_compiled(self.model):  # since this was made
                 raise _compiled()
-            self.verification.compare(total, by_task, self._trained())
+            scaled = {task: now.scaled(loss, scaler) for task, loss in by_task.items()}
+            self.verification.compare(total, scaled, self._trained())
         for task in self.collector.mixed.present:
             now.take_turns(task)
         now.note({} if isinstance(losses, Tensor) else losses)
@@ -381,7 +382,9 @@ class OrthoLoRA:
                 " one, or make it anew."
             )
         self.canary.called = True
-        if any(linear.weight is not block.parameter for block in self.blocks for linear in block.linears):
+        if not self._now.begun and any(
+            linear.weight is not block.parameter for block in self.blocks for linear in block.linears
+        ):
             raise OrthoLoraError(
                 "the adapter's weights are others than when this OrthoLoRA was made (a model loaded, moved or prepared"
                 " since then may hold new ones): make it afterwards, and the optimizer too."
