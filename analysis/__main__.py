@@ -14,20 +14,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analysis import files
-from analysis import replay as replays
-from analysis.diagnosis import diagnose as diagnosis_of
-from analysis.export import DATA, frame_of
-from analysis.queries import Selection, task_matrix
-from analysis.report import default_path, write_report
-from analysis.runs import Run, final_metrics, run_at
+from analysis.conflict import replay as replays
+from analysis.conflict.queries import Selection, task_matrix
+from analysis.diagnosis.diagnose import diagnose as diagnosis_of
+from analysis.figures.describe import describe
+from analysis.library.runs import Run, final_metrics, run_at
+from analysis.output import files
+from analysis.output.data import DATA, frame_of
+from analysis.output.terminal import plain, print_diagnosis, print_replays
+from analysis.report.page import default_path, write_report
 from analysis.study.drawing import write_figures
 from analysis.study.findings import find as find_study
 from analysis.study.printing import markdown, print_study
-from analysis.terminal import plain, print_diagnosis, print_replays
-from analysis.words import describe
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.schema import Identity
+from ortho_lora.record.schema import Identity
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False, help=__doc__)
 

@@ -9,7 +9,7 @@ import streamlit as st
 if (root := str(Path(__file__).resolve().parents[1])) not in sys.path:
     sys.path.append(root)
 
-from app import address, figure, links, state
+from app.shared import address, figure, links, state
 from app.views import conflicts, diagnosis, launch, layers, learn, metrics, projection, runs, start, study
 
 st.set_page_config(page_title="Ortho-LoRA", page_icon=str(Path(__file__).with_name("icon.svg")), layout="wide")

@@ -23,9 +23,9 @@ import numpy as np
 import typer
 from scipy import signal
 
-from analysis.cosines import of_steps
-from analysis.judge import Estimates, judge
-from analysis.statistics import Floats
+from analysis.statistics.cosines import of_steps
+from analysis.statistics.judge import Estimates, judge
+from analysis.statistics.series import Floats
 
 BRANCHES, DIMENSIONS, CONFLICT = 2, 48, -0.5
 _TOGETHER = 4_000_000  # coordinates of half batches that are drawn at a time

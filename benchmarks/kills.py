@@ -24,12 +24,14 @@ import pyarrow.dataset as ds
 from rich.console import Console
 from rich.table import Table
 
-import ortho_lora.resume  # noqa: F401  so that a forked process starts at once
-from analysis.queries import Selection, projection_by_pair
-from analysis.runs import open_run
-from ortho_lora import store
+import ortho_lora.training.resume  # noqa: F401  so that a forked process starts at once
+from analysis.conflict.queries import Selection, projection_by_pair
+from analysis.library.runs import open_run
 from ortho_lora.__main__ import app
-from ortho_lora.schema import SCHEMAS, TABLES, part_files, read_status
+from ortho_lora.record import store
+from ortho_lora.record.manifest import part_files
+from ortho_lora.record.schema import read_status
+from ortho_lora.record.tables import SCHEMAS, TABLES
 
 SETTINGS = {
     "batch_size": 2, "max_length": 16, "rank": 2, "eval_examples": 8, "eval_every": 8, "checkpoint_every": 3,

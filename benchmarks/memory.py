@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from workload import Step, joint, recorded, retained, torchjd, workload
 
-from ortho_lora import surgeon
+from ortho_lora.surgery import surgeon
 
 WAYS = {
     "plain joint step": (joint, None),

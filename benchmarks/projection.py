@@ -15,8 +15,8 @@ from rich.table import Table
 from torch import Tensor
 from torchjd.aggregation import GradVacWeighting, PCGradWeighting
 
-from ortho_lora.gram import gram
-from ortho_lora.projection import GRADVAC_BETA, project
+from ortho_lora.surgery.gram import gram
+from ortho_lora.surgery.projection import GRADVAC_BETA, project
 
 REACH = 50  # times as fast, for pcgrad
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from workload import joint, ratio, recorded, retained, seconds, stamp, torchjd, workload
 
-from ortho_lora.train import TOKENS_OF_A_PASS
+from ortho_lora.training.session import TOKENS_OF_A_PASS
 
 WAYS = {
     "joint": ("plain joint step", joint),

@@ -25,10 +25,12 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from analysis import agreement, queries
-from analysis.database import Selection
-from analysis.runs import list_runs, runs_table
-from ortho_lora.schema import ROLLUPS, SCHEMAS, ModuleInfo, RunInfo, Status, TaskInfo, read_manifest
+from analysis.conflict import agreement, queries
+from analysis.library.runs import list_runs, runs_table
+from analysis.reading.database import Selection
+from ortho_lora.record.manifest import read_manifest
+from ortho_lora.record.schema import ModuleInfo, RunInfo, Status, TaskInfo
+from ortho_lora.record.tables import ROLLUPS, SCHEMAS
 
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 TASKS = [f"task{number}" for number in range(10)]
@@ -42,10 +44,10 @@ def write(run_dir: Path, steps: int, layers: int) -> dict[str, float]:
     """Write a run; return seconds and bytes."""
     import torch
 
-    from ortho_lora.layout import Layout, encode
-    from ortho_lora.measure import Measured, record_gradients
-    from ortho_lora.projection import project
-    from ortho_lora.store import Batch, Store
+    from ortho_lora.record.rows import Layout, encode
+    from ortho_lora.record.store import Batch, Store
+    from ortho_lora.surgery.measure import Measured, record_gradients
+    from ortho_lora.surgery.projection import project
 
     class Collected:
         """In place of a recorder, so that only what its thread does is timed."""

@@ -14,11 +14,12 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torchjd.autojac import mtl_backward
 
-from ortho_lora import OrthoLoRA, Recorder, adapters
-from ortho_lora.batches import Batch, TaskSampler
-from ortho_lora.config import load_config
-from ortho_lora.model import MultiTaskModel, load_encoder, use_dropout
-from ortho_lora.tasks import load_tasks
+from ortho_lora import OrthoLoRA, Recorder
+from ortho_lora.surgery import blocks as adapters
+from ortho_lora.tasks.loading import load_tasks
+from ortho_lora.training.batches import Batch, TaskSampler
+from ortho_lora.training.config import load_config
+from ortho_lora.training.model import MultiTaskModel, load_encoder, use_dropout
 
 TASKS = ("trec", "tweets", "movies", "spam", "news", "movies@0.7+head", "spam@0.5+head", "movies@0.3+head")
 ONE_PASS = 10**9  # tokens that a pass costs, so that there is one

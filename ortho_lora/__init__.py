@@ -1,6 +1,6 @@
 """Train one LoRA adapter on several tasks, project conflicting task gradients apart, and record both.
 
-Importing this package imports no torch: `ortho_lora.schema` and `ortho_lora.config` serve programs that only look.
+Importing this package imports no torch: `record` and `training.config` serve programs that only look.
 """
 
 from importlib import import_module
@@ -10,29 +10,29 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from ortho_lora.errors import OrthoLoraError, OrthoLoraWarning
-    from ortho_lora.gram import combine, cosines, cosines_after, norms
-    from ortho_lora.measure import Measured
-    from ortho_lora.projection import Projection, all_orders, coefficients, effective_weights, project
-    from ortho_lora.record import Recorder
-    from ortho_lora.surgeon import OrthoLoRA
-    from ortho_lora.trainer import OrthoLoRATrainer
+    from ortho_lora.record.recorder import Recorder
+    from ortho_lora.surgery.gram import combine, cosines, cosines_after, norms
+    from ortho_lora.surgery.measure import Measured
+    from ortho_lora.surgery.projection import Projection, all_orders, coefficients, effective_weights, project
+    from ortho_lora.surgery.surgeon import OrthoLoRA
+    from ortho_lora.trainers.trainer import OrthoLoRATrainer
 
 _HOME = {
-    "OrthoLoRA": "surgeon",
-    "OrthoLoRATrainer": "trainer",
+    "OrthoLoRA": "surgery.surgeon",
+    "OrthoLoRATrainer": "trainers.trainer",
     "OrthoLoraError": "errors",
     "OrthoLoraWarning": "errors",
-    "Measured": "measure",
-    "Projection": "projection",
-    "Recorder": "record",
-    "all_orders": "projection",
-    "coefficients": "projection",
-    "combine": "gram",
-    "cosines": "gram",
-    "cosines_after": "gram",
-    "effective_weights": "projection",
-    "norms": "gram",
-    "project": "projection",
+    "Measured": "surgery.measure",
+    "Projection": "surgery.projection",
+    "Recorder": "record.recorder",
+    "all_orders": "surgery.projection",
+    "coefficients": "surgery.projection",
+    "combine": "surgery.gram",
+    "cosines": "surgery.gram",
+    "cosines_after": "surgery.gram",
+    "effective_weights": "surgery.projection",
+    "norms": "surgery.gram",
+    "project": "surgery.projection",
 }
 
 __all__ = [  # noqa: RUF022  # the library, then its mathematics

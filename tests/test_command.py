@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from ortho_lora.config import Config
+from ortho_lora.training.config import Config
 
 
 def run(*arguments):

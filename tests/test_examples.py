@@ -8,7 +8,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from ortho_lora.schema import part_files, read_run, read_status
+from ortho_lora.record.manifest import part_files
+from ortho_lora.record.schema import read_run, read_status
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"

@@ -14,9 +14,10 @@ from typer.testing import CliRunner
 
 from analysis.__main__ import app as analysis_app
 from ortho_lora import OrthoLoRA, Recorder
-from ortho_lora.config import load_config
-from ortho_lora.methods import METHODS, RULES
-from ortho_lora.schema import part_files, read_status
+from ortho_lora.record.manifest import part_files
+from ortho_lora.record.schema import read_status
+from ortho_lora.surgery.methods import METHODS, RULES
+from ortho_lora.training.config import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = {path.name: path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}

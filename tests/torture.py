@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ortho_lora.layout import decode
-from ortho_lora.schema import SCHEMAS, TABLES
-from ortho_lora.store import Batch, Store
+from ortho_lora.record.rows import decode
+from ortho_lora.record.store import Batch, Store
+from ortho_lora.record.tables import SCHEMAS, TABLES
 
 TASKS = ("movies", "tweets", "trec")
 STEPS = 24

@@ -4,7 +4,7 @@ import math
 
 import plotly.graph_objects as go
 
-from analysis import theme
+from analysis.figures import theme
 
 _Vector = tuple[float, float]
 

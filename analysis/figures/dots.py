@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 import plotly.graph_objects as go
 
-from analysis import theme
+from analysis.figures import theme
 
 _ROW = 32  # height of a row of dots, in pixels
 _REMAINS = (("rate", "conflict rate", ".0%", 0.5), ("cos", "mean cosine", "+.2f", 0.0))

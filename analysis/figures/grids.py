@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from analysis import theme
-from analysis.study.units import scale
+from analysis.figures import theme
+from analysis.outcomes.units import scale
 
 _CELL = 46  # height of a row, in pixels
 

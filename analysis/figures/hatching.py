@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from analysis import theme
+from analysis.figures import theme
 
 MOST = 1000
 """Cells of a panel that get lines of their own; of more, every so many diagonals of cells do."""

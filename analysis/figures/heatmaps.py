@@ -9,11 +9,11 @@ import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from analysis import theme
+from analysis.diagnosis.verdicts import Agreement
+from analysis.figures import theme
 from analysis.figures.hatching import hatch
-from analysis.judge import MARKS, TOLD
-from analysis.statistics import Floats
-from analysis.verdicts import Agreement
+from analysis.statistics.judge import MARKS, TOLD
+from analysis.statistics.series import Floats
 
 _CELL = 44  # height of a row in a matrix of tasks, in pixels
 WITH_NUMBERS = 12  # tasks up to which a cell has room for its number

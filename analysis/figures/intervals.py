@@ -3,8 +3,8 @@
 import pandas as pd
 import plotly.graph_objects as go
 
-from analysis import theme
-from analysis.words import span
+from analysis.figures import theme
+from analysis.library.names import span
 
 _SERIES = {"cosine": "cosine", "cos": "batch cosine"}
 

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from analysis import theme
+from analysis.figures import theme
 from analysis.figures.hatching import hatch
 from analysis.figures.heatmaps import WORDS, When, cosine_colours
-from analysis.judge import MARKS
-from analysis.words import layer_name
+from analysis.library.names import layer_name
+from analysis.statistics.judge import MARKS
 
 Block = tuple[str, int, str]
 """Branch, layer and module."""

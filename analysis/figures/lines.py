@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pandas as pd
 import plotly.graph_objects as go
 
-from analysis import theme
-from analysis.words import layer_name
+from analysis.figures import theme
+from analysis.library.names import layer_name
 
 PLOT = 240  # height of a plot, in pixels
 _PROJECTION = [("frequency", "pairs projected"), ("removed", "norm removed")]

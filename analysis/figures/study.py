@@ -6,9 +6,9 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from analysis import theme
-from analysis.scores import MEAN
-from analysis.study.units import scale
+from analysis.figures import theme
+from analysis.outcomes.scores import MEAN
+from analysis.outcomes.units import scale
 
 _ROW = 22  # height of a method's row within a task, in pixels
 _GAP = 22  # between tasks

@@ -6,11 +6,11 @@ from typing import Literal, TypeAlias
 import pandas as pd
 import plotly.graph_objects as go
 
-from analysis import theme
+from analysis.figures import theme
 from analysis.figures.lines import PLOT, add_reference, series_of, with_legend
-from analysis.scores import MEAN
-from analysis.trajectories import loss_curves, metric_curves
-from ortho_lora.schema import Identity
+from analysis.outcomes.curves import loss_curves, metric_curves
+from analysis.outcomes.scores import MEAN
+from ortho_lora.record.schema import Identity
 
 Axis: TypeAlias = Literal["step", "seconds"]
 Steps: TypeAlias = tuple[int, int | None]

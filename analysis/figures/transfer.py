@@ -3,7 +3,7 @@
 import pandas as pd
 import plotly.graph_objects as go
 
-from analysis import theme
+from analysis.figures import theme
 
 _WORDS = {
     "cosine": "mean cosine (conflict below 0)",

@@ -5,8 +5,8 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from analysis import theme
-from analysis.judge import MARKS, WORTH, Verdict
+from analysis.figures import theme
+from analysis.statistics.judge import MARKS, WORTH, Verdict
 
 _ROW = 34  # height of a row, in pixels
 

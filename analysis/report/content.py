@@ -7,12 +7,14 @@ from datetime import UTC, datetime
 
 import pandas as pd
 
-from analysis import queries
-from analysis.diagnosis import Diagnosis, diagnose
-from analysis.export import replay_table
-from analysis.judge import TOLD
-from analysis.outcomes import Outcome, outcomes
-from analysis.replay import Replay
+from analysis.conflict import queries
+from analysis.conflict.replay import Replay
+from analysis.diagnosis.diagnose import Diagnosis, diagnose
+from analysis.diagnosis.sentences import sentences
+from analysis.diagnosis.verdicts import Pair, worst_first
+from analysis.library.runs import Run, final_metrics, runs_table
+from analysis.outcomes.beside import Outcome, outcomes
+from analysis.output.data import replay_table
 from analysis.report.figures import (
     Figure,
     Part,
@@ -23,11 +25,9 @@ from analysis.report.figures import (
     projection_part,
 )
 from analysis.report.tables import Table, flat, pairs_table, table_of
-from analysis.runs import Run, final_metrics, runs_table
-from analysis.sentences import sentences
-from analysis.verdicts import Pair, worst_first
+from analysis.statistics.judge import TOLD
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.schema import RunInfo, read_run
+from ortho_lora.record.schema import RunInfo, read_run
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,16 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import figures, queries
-from analysis.database import Selection
-from analysis.diagnosis import Diagnosis
+from analysis import figures
+from analysis.conflict import queries
+from analysis.diagnosis.diagnose import Diagnosis
+from analysis.diagnosis.verdicts import worst_first, worst_pair
 from analysis.figures import standalone
+from analysis.library.runs import Run
+from analysis.reading.database import Selection
 from analysis.report.tables import Table, table_of
-from analysis.runs import Run
-from analysis.verdicts import worst_first, worst_pair
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.schema import Identity
+from ortho_lora.record.schema import Identity
 
 MOST_PAIRS = 4
 """Pairs that are shown layer by layer."""

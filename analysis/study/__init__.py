@@ -1,4 +1,4 @@
-"""What a study shows: methods compared over seeds, with what is and what is not known. No torch, no Streamlit.
+"""What a study shows: methods compared over seeds, with what is and what is not known.
 
-`findings.find` reads a study's directory and answers everything; the other modules answer one question each.
+Imports `figures`, `output` and what is below them. Start at `findings`, which answers everything.
 """

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from analysis.estimates import estimate
-from analysis.study.boards import Board
+from analysis.outcomes.boards import Board
+from analysis.statistics.seeds import estimate
 from analysis.study.conflicts import MEASURED, conflicts_of
 from analysis.study.results import Results
 

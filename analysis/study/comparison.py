@@ -5,10 +5,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.estimates import Estimate, Paired, estimate, mean_of, ratio_interval
-from analysis.scores import MEAN
-from analysis.study.boards import Board
-from analysis.study.results import SINGLE
+from analysis.outcomes.boards import SINGLE, Board
+from analysis.outcomes.scores import MEAN
+from analysis.statistics.seeds import Estimate, Paired, estimate, mean_of, ratio_interval
 
 WHAT_IT_RESPECTS = {True: "seeds and examples", False: "seeds alone"}
 """What an interval knows of: of runs without recorded predictions it is too narrow."""

@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.agreement import BySteps, agreement, model_steps
-from analysis.database import ask
-from analysis.remembered import remembered
-from analysis.runs import Run
-from analysis.study.results import Results, name_of
-from ortho_lora.schema import read_run
+from analysis.conflict.agreement import BySteps, agreement, model_steps
+from analysis.library.runs import Run
+from analysis.outcomes.boards import name_of
+from analysis.reading.cache import remembered
+from analysis.reading.database import ask
+from analysis.study.results import Results
+from ortho_lora.record.schema import read_run
 
 PAIR = ["task_i", "task_j"]
 MEASURES = ("cosine", "corrected", "conflict_rate")
@@ -53,7 +54,7 @@ def conflicts(run: Path) -> pd.DataFrame:
 
     Returns:
         task_i, task_j; cosine: mean over blocks and steps, before projection; corrected: cosine of the whole gradients
-        that a verdict would be on (`analysis.cosines`), null where only its interval is known; conflict_rate: share
+        that a verdict would be on (`statistics.cosines`), null where only its interval is known; conflict_rate: share
         of negative cosines; projected: share of the directed measurements in which the rule projected.
 
     Raises:

@@ -7,15 +7,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis import queries
-from analysis.database import ask
-from analysis.estimates import Paired, estimate
-from analysis.remembered import remembered
-from analysis.runs import Run
-from analysis.study.boards import Board
-from analysis.study.results import Results, name_of
-from analysis.trajectories import metric_curves, with_seconds
-from ortho_lora.schema import read_identity
+from analysis.conflict import queries
+from analysis.library.runs import Run
+from analysis.outcomes.boards import Board, name_of
+from analysis.outcomes.curves import metric_curves, with_seconds
+from analysis.reading.cache import remembered
+from analysis.reading.database import ask
+from analysis.statistics.seeds import Paired, estimate
+from analysis.study.results import Results
+from ortho_lora.record.schema import read_identity
 
 PAPER_COST = 1.4
 """Of Ortho-LoRA in the paper: its time a step over that of joint training."""

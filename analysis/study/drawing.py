@@ -9,8 +9,8 @@ import pandas as pd
 
 from analysis import figures
 from analysis.figures.standalone import CONFIG, Drawn
+from analysis.outcomes.boards import SINGLE, name_of
 from analysis.study.findings import Findings
-from analysis.study.results import SINGLE, name_of
 from ortho_lora.errors import OrthoLoraError
 
 Draw: TypeAlias = Callable[..., Drawn]

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from analysis.study.results import Results, name_of, settings_text
-from ortho_lora.study.record import SELECTION_SPLIT, Cell, Settings
+from analysis.outcomes.boards import name_of
+from analysis.study.results import Results, settings_text
+from ortho_lora.record.study import SELECTION_SPLIT, Cell, Settings
 
 RULE = (
     f"Settings are chosen by the mean metric on the split `{SELECTION_SPLIT}`, over the seeds that all candidates"

@@ -6,12 +6,11 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.scores import Scores, read_scores
+from analysis.outcomes.scores import Scores, read_scores
 from analysis.study import comparison, cost, fairness, transfer
 from analysis.study.axes import over_axes
-from analysis.study.boards import boards
 from analysis.study.conflicts import method_conflicts
-from analysis.study.results import Results, planned_runs, read_results
+from analysis.study.results import Results, boards, planned_runs, read_results
 from analysis.study.sentences import conclusions
 
 

@@ -5,9 +5,9 @@ from rich.console import Console
 from rich.table import Table as Shown
 from rich.text import Text
 
+from analysis.output.terminal import plain
 from analysis.study.findings import Findings
 from analysis.study.tables import Table, tables
-from analysis.terminal import plain
 
 _LEFT = {
     "condition",

@@ -9,17 +9,16 @@ from typing import TypeAlias
 
 import pandas as pd
 
-from analysis.runs import Run, list_runs
-from ortho_lora.reading import is_text
-from ortho_lora.study.record import FILE_NAME, Cell, Settings, Study, read_study
+from analysis.library.runs import Run, list_runs
+from analysis.outcomes.boards import Board, Condition, name_of
+from analysis.outcomes.scores import Scores
+from ortho_lora.record.files import is_text
+from ortho_lora.record.study import FILE_NAME, Cell, Settings, Study, read_study
 
-Condition: TypeAlias = tuple[tuple[str, str], ...]
-"""The label of each axis."""
 Pair: TypeAlias = tuple[str, str]
 
 WAITING = "waiting"
 """State of a planned run that nobody has begun."""
-SINGLE = "single"
 
 
 @dataclass(frozen=True)
@@ -106,6 +105,15 @@ def read_results(directory: Path) -> Results:
     return Results(directory, study, runs)
 
 
+def boards(results: Results, scores: Scores) -> tuple[Board, ...]:
+    """A board for each condition with finished runs."""
+    found = []
+    for condition in results.conditions:
+        runs = {method: results.finished(method, condition) for method in results.methods(condition)}
+        found.append(Board.of(condition, results.study.baseline, runs, scores))
+    return tuple(board for board in found if board.scores)
+
+
 def find_studies(runs_dir: Path) -> dict[str, Path]:
     """Studies by name: those in directories of a runs directory, and before them itself, as `.`, where it is one."""
     try:
@@ -143,11 +151,6 @@ def planned_runs(results: Results) -> pd.DataFrame:
         )
     columns = ["run", "method", "condition", "tasks", "settings", "seed", "state", "progress", "message"]
     return pd.DataFrame(list(rows.values()), columns=columns)
-
-
-def name_of(condition: Condition) -> str:
-    """Like `rho=0.5, rank=8`; empty where the study has no axes."""
-    return ", ".join(f"{axis}={label}" for axis, label in condition)
 
 
 def settings_text(settings: Settings) -> str:

@@ -5,14 +5,14 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.estimates import MANY, missed_by_chance
-from analysis.scores import MEAN
-from analysis.study.boards import Board
+from analysis.outcomes.boards import SINGLE, Board
+from analysis.outcomes.scores import MEAN
+from analysis.outcomes.units import amount, apart, range_of
+from analysis.statistics.seeds import MANY, missed_by_chance
 from analysis.study.comparison import WHAT_IT_RESPECTS
 from analysis.study.cost import PAPER_COST
-from analysis.study.results import SINGLE, Results
+from analysis.study.results import Results
 from analysis.study.transfer import LEVEL
-from analysis.study.units import amount, apart, range_of
 
 FEW_SEEDS = 5
 """Fewer are told to be few."""

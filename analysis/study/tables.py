@@ -7,10 +7,10 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.outcomes.units import amount, range_of
 from analysis.study.cost import OF_EQUAL_SECONDS, PAPER_COST
 from analysis.study.fairness import RULE
 from analysis.study.findings import Findings
-from analysis.study.units import amount, range_of
 
 _DASH = "–"
 

@@ -10,12 +10,13 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from analysis.estimates import estimate
-from analysis.runs import Run
-from analysis.scores import LOWER_IS_BETTER, Scores, paired
-from analysis.statistics import Floats
+from analysis.library.runs import Run
+from analysis.outcomes.boards import SINGLE, name_of
+from analysis.outcomes.scores import LOWER_IS_BETTER, Scores, paired
+from analysis.statistics.seeds import estimate
+from analysis.statistics.series import Floats
 from analysis.study.conflicts import MEASURES, PAIR, conflicts_of
-from analysis.study.results import SINGLE, Results, name_of
+from analysis.study.results import Results
 
 FEWEST_TASKS = 4
 """For a correlation over their pairs: 3 tasks have 6 orders, and no p below .17."""

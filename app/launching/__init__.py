@@ -1,5 +1,4 @@
-"""The parts of the Launch page: the form, what it is filled from, and how runs that were launched get on."""
+"""Runs that the dashboard launches: the form, own data, the processes, and how they get on.
 
-from app.launching.form import fill_form
-
-__all__ = ["fill_form"]
+Imports `shared`. Start at `launcher`.
+"""

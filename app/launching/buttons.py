@@ -2,11 +2,12 @@
 
 import streamlit as st
 
-from analysis.runs import Run
-from app import launcher, state
+from analysis.library.runs import Run
+from app.launching import launcher
 from app.launching.form import fill_form
+from app.shared import state
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.schema import default_runs_dir
+from ortho_lora.record.schema import default_runs_dir
 
 
 def stop_button(run_id: str, label: str, *, asked: bool) -> None:

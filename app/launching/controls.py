@@ -2,13 +2,14 @@
 
 import streamlit as st
 
-from analysis.runs import Run, list_runs
-from app import launcher, links, state
-from app.launcher import Launch
+from analysis.library.runs import Run, list_runs
+from app.launching import launcher
 from app.launching.buttons import resume_button, stop_button
+from app.launching.launcher import Launch
 from app.launching.progress import waiting
+from app.shared import links, state
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.schema import default_runs_dir
+from ortho_lora.record.schema import default_runs_dir
 
 
 def show(run: Run) -> None:

@@ -4,11 +4,11 @@ from collections.abc import Collection
 
 import streamlit as st
 
-from analysis.runs import Run, final_metrics, list_runs
-from app import state
+from analysis.library.runs import Run, final_metrics, list_runs
 from app.launching.buttons import again_button, resume_button, show_button
+from app.shared import state
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.schema import default_runs_dir
+from ortho_lora.record.schema import default_runs_dir
 
 LATELY = 3
 """Runs that have ended and are still shown here."""

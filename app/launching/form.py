@@ -7,11 +7,11 @@ import streamlit as st
 import yaml
 from pydantic import ValidationError
 
-from app import glossary
 from app.launching import tasks
 from app.launching.presets import FIRST, PRESETS
-from ortho_lora.config import Config, explain
+from app.shared import glossary
 from ortho_lora.errors import OrthoLoraError
+from ortho_lora.training.config import Config, explain
 
 GROUPS = {
     "Main": ("method", "steps", "batch_size", "learning_rate", "rank", "seed"),

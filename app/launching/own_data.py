@@ -7,11 +7,13 @@ import pandas as pd
 import streamlit as st
 from pydantic import ValidationError
 
-from app import state, uploads
-from ortho_lora.config import FileTask, explain
+from app.launching import uploads
+from app.shared import state
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.schema import default_runs_dir, left_out_words
+from ortho_lora.record.schema import default_runs_dir, left_out_words
 from ortho_lora.tasks.files import load_file
+from ortho_lora.tasks.specs import FileTask
+from ortho_lora.training.config import explain
 
 _HERE = "a path on this machine"
 _HELD_OUT = "a fifth of the texts, held out"

@@ -2,14 +2,14 @@
 
 import streamlit as st
 
-import ortho_lora.queue as queue
-from analysis.runs import Run, list_runs
-from app import launcher, state
-from app.launcher import Launch
-from app.launching import ended, training
+import ortho_lora.launching.queue as queue
+from analysis.library.runs import Run, list_runs
+from app.launching import ended, launcher, training
 from app.launching.buttons import again_button, stop_button
-from ortho_lora.queue import read_limit, write_limit
-from ortho_lora.schema import default_runs_dir
+from app.launching.launcher import Launch
+from app.shared import state
+from ortho_lora.launching.queue import read_limit, write_limit
+from ortho_lora.record.schema import default_runs_dir
 
 _WORDS = {
     "starting": "starting: loading data and model",

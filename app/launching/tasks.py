@@ -6,10 +6,10 @@ from typing import Any
 
 import streamlit as st
 
-from app import state
 from app.launching import own_data
-from ortho_lora.config import expand_task
+from app.shared import state
 from ortho_lora.tasks.packaged import PACKAGED
+from ortho_lora.tasks.specs import expand_task
 
 Mapping = dict[str, Any]
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import streamlit as st
 from pydantic import ValidationError
 
-from app import launcher, state
-from ortho_lora.config import Config
+from app.launching import launcher
+from app.shared import state
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.estimate import Estimate
-from ortho_lora.processes import environment
+from ortho_lora.launching.processes import environment
+from ortho_lora.training.config import Config
+from ortho_lora.training.estimate import Estimate
 
 LONGEST = 180.0
 """Seconds after which an estimate is given up."""

@@ -6,14 +6,16 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from analysis import figures, queries
-from analysis.queries import Selection
-from analysis.runs import Run
-from app import launcher, state
+from analysis import figures
+from analysis.conflict import queries
+from analysis.conflict.queries import Selection
+from analysis.library.runs import Run
+from app.launching import launcher
 from app.launching.buttons import show_button, stop_button
 from app.launching.timing import duration
+from app.shared import state
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.schema import Identity, read_status
+from ortho_lora.record.schema import Identity, read_status
 
 FIGURES_SECONDS = 8.0
 """How often figures are drawn anew: it takes a third of a second, and is to take less than a twentieth of the time."""

@@ -1,1 +1,4 @@
-"""The pages, one question a file; each is a function that reads top-down and stops after an empty state."""
+"""The pages, one question a file; each is a function that reads top-down and stops after an empty state.
+
+Imports `shared`, `launching` and `playground`. Start at `start`.
+"""

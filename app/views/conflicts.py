@@ -6,15 +6,16 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from analysis import figures, queries
+from analysis import figures
+from analysis.conflict import queries
+from analysis.conflict.queries import Extent, Selection
+from analysis.diagnosis.pairs import verdict_sentence
+from analysis.diagnosis.sentences import share, signed
+from analysis.diagnosis.verdicts import Agreement, worst_pair
 from analysis.figures.heatmaps import WITH_NUMBERS, View
-from analysis.pair_words import verdict_sentence
-from analysis.queries import Extent, Selection
-from analysis.runs import Run
-from analysis.sentences import share, signed
-from analysis.verdicts import Agreement, worst_pair
-from app import figure, glossary, scale, state
-from app.selection import Pair, choose_pair, select, select_pair
+from analysis.library.runs import Run
+from app.shared import figure, glossary, scale, state
+from app.shared.selection import Pair, choose_pair, select, select_pair
 
 VIEWS: dict[str, View] = {"Cosine": "cosine", "Batch cosine": "batch", "Share negative": "rate"}
 HELP = {

@@ -7,16 +7,17 @@ from pathlib import Path
 
 import streamlit as st
 
-from analysis import figures, queries
-from analysis.diagnosis import Diagnosis, diagnose
-from analysis.export import outcome_table, verdict_table
-from analysis.judge import MARKS
-from analysis.report import default_path, render
-from analysis.runs import Run, list_runs, open_run
-from analysis.sentences import HOW_TO_READ, notes_on, title
-from analysis.verdicts import Pair, worst_first
-from app import figure, glossary, links, state
-from app.verdict import card
+from analysis import figures
+from analysis.conflict import queries
+from analysis.diagnosis.diagnose import Diagnosis, diagnose
+from analysis.diagnosis.sentences import HOW_TO_READ, notes_on, title
+from analysis.diagnosis.verdicts import Pair, worst_first
+from analysis.library.runs import Run, list_runs, open_run
+from analysis.output.data import outcome_table, verdict_table
+from analysis.report.page import default_path, render
+from analysis.statistics.judge import MARKS
+from app.shared import figure, glossary, links, state
+from app.shared.verdict import card
 
 LIVE_SECONDS = 30.0
 """How often a run that trains is diagnosed again: it takes a second or more, and a verdict changes slowly."""

@@ -5,14 +5,15 @@ from datetime import UTC, datetime
 
 import streamlit as st
 
-from analysis.runs import list_runs
-from app import launcher, state
-from app.launching import buttons, fill_form, form, progress, timing
+from analysis.library.runs import list_runs
+from app.launching import buttons, form, launcher, progress, timing
+from app.launching.form import fill_form
 from app.launching.presets import PRESETS
-from ortho_lora.config import Config
+from app.shared import state
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.queue import read_limit
-from ortho_lora.schema import default_runs_dir
+from ortho_lora.launching.queue import read_limit
+from ortho_lora.record.schema import default_runs_dir
+from ortho_lora.training.config import Config
 
 
 def page() -> None:

@@ -6,15 +6,16 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
-from analysis import figures, queries
+from analysis import figures
+from analysis.conflict import queries
+from analysis.conflict.queries import Extent, Selection
+from analysis.diagnosis.verdicts import worst_pair
 from analysis.figures.heatmaps import When
 from analysis.figures.layers import Block
-from analysis.queries import Extent, Selection
-from analysis.runs import Run
-from analysis.verdicts import worst_pair
-from analysis.words import layer_name
-from app import address, figure, scale, state
-from app.selection import Pair, choose_pair, name_of, select_pair
+from analysis.library.names import layer_name
+from analysis.library.runs import Run
+from app.shared import address, figure, scale, state
+from app.shared.selection import Pair, choose_pair, name_of, select_pair
 from app.views.conflicts import of_pair, select_matrix
 
 MOST_CELLS = 100_000

@@ -5,14 +5,15 @@ from dataclasses import dataclass
 import numpy as np
 import streamlit as st
 
-from analysis import plane, queries
-from analysis.runs import Run, open_run
-from analysis.statistics import Floats
-from app import glossary, state
+from analysis.conflict import arrows as plane
+from analysis.conflict import queries
+from analysis.library.runs import Run, open_run
+from analysis.statistics.series import Floats
 from app.playground import LARGEST, playground
+from app.shared import glossary, state
 from app.views import lesson
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.schema import default_runs_dir
+from ortho_lora.record.schema import default_runs_dir
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,17 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from analysis import dial, figures, queries
+from analysis import figures
+from analysis.conflict import dial, queries
+from analysis.conflict.queries import Selection
 from analysis.figures.dial import dial_lines
-from analysis.queries import Selection
-from analysis.runs import Run, final_metrics
-from app import figure, launcher, lesson, state
-from app.glossary import link
+from analysis.library.runs import Run, final_metrics
+from app.launching import launcher
+from app.shared import figure, state
+from app.shared.glossary import link
+from app.views import lesson_runs as lesson
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.schema import default_runs_dir
+from ortho_lora.record.schema import default_runs_dir
 
 LOOK_SECONDS = 2.0
 _GOING, _STARTED = "lesson-going", "lesson-started"

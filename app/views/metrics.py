@@ -6,13 +6,15 @@ from typing import Literal
 import pandas as pd
 import streamlit as st
 
-from analysis import figures, queries, trajectories
-from analysis.outcomes import board_of
-from analysis.runs import Run
+from analysis import figures
+from analysis.conflict import queries
+from analysis.library.runs import Run
+from analysis.outcomes import curves as trajectories
+from analysis.outcomes.beside import board_of
 from analysis.study import comparison
-from app import figure, glossary, state
-from app.selection import select_steps
-from ortho_lora.schema import Identity
+from app.shared import figure, glossary, state
+from app.shared.selection import select_steps
+from ortho_lora.record.schema import Identity
 
 AXES: dict[str, Literal["step", "seconds"]] = {"Steps": "step", "Seconds": "seconds"}
 PRIMARY = "primary"

@@ -6,15 +6,17 @@ from typing import Literal
 import pandas as pd
 import streamlit as st
 
-from analysis import figures, queries
-from analysis.export import replay_frame
-from analysis.queries import Extent, Selection
-from analysis.replay import NOTE
-from analysis.runs import Run
-from analysis.words import method_name, what_remains
-from app import figure, glossary, state
-from app.selection import select
-from ortho_lora.schema import Identity
+from analysis import figures
+from analysis.conflict import queries
+from analysis.conflict.queries import Extent, Selection
+from analysis.conflict.replay import NOTE
+from analysis.figures.describe import what_remains
+from analysis.library.names import method_name
+from analysis.library.runs import Run
+from analysis.output.data import replay_frame
+from app.shared import figure, glossary, state
+from app.shared.selection import select
+from ortho_lora.record.schema import Identity
 
 PARTS = {"block": "each A and each B matrix", "module": "each adapted layer", "model": "the whole model"}
 DIRECTED: dict[str, Literal["frequency", "removed"]] = {"How often": "frequency", "How far": "removed"}

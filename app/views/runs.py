@@ -10,10 +10,11 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from analysis.library import find_runs
-from analysis.runs import Run, list_runs, runs_table, survey
-from app import glossary, run_panel, state
-from ortho_lora.schema import default_runs_dir
+from analysis.library.runs import Run, list_runs, runs_table, survey
+from analysis.library.search import find_runs
+from app.shared import glossary, state
+from app.views import run_panel
+from ortho_lora.record.schema import default_runs_dir
 
 ROWS_SHOWN = 14
 """Rows of the table before it scrolls."""

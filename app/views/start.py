@@ -6,14 +6,16 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from analysis import figures, queries
-from analysis.pair_words import verdict_sentence
-from analysis.runs import Run, list_runs
-from analysis.verdicts import Agreement, worst_row
-from app import figure, launcher, links, state
-from app.launcher import Launch
+from analysis import figures
+from analysis.conflict import queries
+from analysis.diagnosis.pairs import verdict_sentence
+from analysis.diagnosis.verdicts import Agreement, worst_row
+from analysis.library.runs import Run, list_runs
+from app.launching import launcher
+from app.launching.launcher import Launch
+from app.shared import figure, links, state
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.schema import default_runs_dir
+from ortho_lora.record.schema import default_runs_dir
 
 LATEST = 5
 SHIPPED = {

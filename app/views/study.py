@@ -8,14 +8,16 @@ import pandas as pd
 import streamlit as st
 
 from analysis import figures
+from analysis.outcomes.boards import name_of
 from analysis.study import cost, fairness
 from analysis.study.drawing import scores_with_cost
 from analysis.study.findings import Findings, find
-from analysis.study.results import Results, find_studies, name_of, planned_runs, read_results
+from analysis.study.results import Results, find_studies, planned_runs, read_results
 from analysis.study.tables import final_metrics
-from app import figure, glossary, links, state, study_axes, study_tables
+from app.shared import figure, glossary, links, state
+from app.views import study_axes, study_tables
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.schema import default_runs_dir
+from ortho_lora.record.schema import default_runs_dir
 
 LIVE_SECONDS = 5.0
 """A study is slow, and asks much: it is looked at less often than a run."""

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ortho_lora.schema import read_identity, read_status
+from ortho_lora.record.schema import read_identity, read_status
+from ortho_lora.record.study import SELECTION_SPLIT, Choice, Settings, Use
 from ortho_lora.study.file import StudyFile
 from ortho_lora.study.plan import cells
-from ortho_lora.study.record import SELECTION_SPLIT, Choice, Settings, Use
 
 OF_THE_TARGET = frozenset({"rmse"})
 """Metrics in the unit of what is predicted, where less is better; all others are shares, or go up to 1."""

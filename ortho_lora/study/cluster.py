@@ -12,11 +12,11 @@ from typing import Any
 
 from filelock import FileLock
 
-from ortho_lora.config import load_config
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.processes import Origin, find
+from ortho_lora.record.origin import Origin, find
 from ortho_lora.study.executors import Handle, begin
 from ortho_lora.study.folder import Folder
+from ortho_lora.training.config import load_config
 
 LOOK_SECONDS = 0.5
 """Seconds between two looks of a task at its process, and at whether it is to end."""

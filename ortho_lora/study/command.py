@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ortho_lora.schema import RUNS_DIR_VARIABLE, default_runs_dir
+from ortho_lora.record.schema import RUNS_DIR_VARIABLE, default_runs_dir
 from ortho_lora.study import plan as planning
 from ortho_lora.study.executors import Local, threads_of
 from ortho_lora.study.file import PRESETS, StudyFile, find_file, read_file

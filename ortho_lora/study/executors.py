@@ -9,7 +9,8 @@ from typing import Protocol
 
 import psutil
 
-from ortho_lora.processes import Origin, environment, find
+from ortho_lora.launching.processes import environment
+from ortho_lora.record.origin import Origin, find
 from ortho_lora.study.folder import Folder
 
 

@@ -6,7 +6,7 @@
   .study/lock              held by the command that carries the study out
   .study/<run_id>.yaml     the configuration
   .study/<run_id>.log      what its processes printed
-  .study/<run_id>.json     the last process: a ticket as of `ortho_lora.queue`
+  .study/<run_id>.json     the last process: a ticket as of `ortho_lora.launching.queue`
   .study/<run_id>.failed   why it failed, in a sentence
 """
 
@@ -21,14 +21,14 @@ import yaml
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from ortho_lora.admission import lock_run
-from ortho_lora.config import Config, load_config
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.processes import Origin, find
-from ortho_lora.queue import Ticket
-from ortho_lora.reading import read_bytes
-from ortho_lora.schema import ACTIVE_STATES, CHECKPOINT, check_run_id, read_identity, read_status, replace_text
+from ortho_lora.launching.queue import Ticket
+from ortho_lora.record.admission import lock_run
+from ortho_lora.record.files import read_bytes, replace_text
+from ortho_lora.record.origin import Origin, find
+from ortho_lora.record.schema import ACTIVE_STATES, CHECKPOINT, check_run_id, read_identity, read_status
 from ortho_lora.study.plan import meaning
+from ortho_lora.training.config import Config, load_config
 
 State = Literal["new", "alive", "interrupted", "failed", "finished"]
 

@@ -8,10 +8,11 @@ from hashlib import blake2b
 from itertools import combinations, product
 from typing import Any
 
-from ortho_lora.config import Config, DialTask, load_config, nearest
 from ortho_lora.errors import OrthoLoraError
+from ortho_lora.record.study import Cell, Choice, Settings, Use
 from ortho_lora.study.file import StudyFile
-from ortho_lora.study.record import Cell, Choice, Settings, Use
+from ortho_lora.tasks.specs import DialTask
+from ortho_lora.training.config import Config, load_config, nearest
 
 INCIDENTAL = frozenset({"checkpoint_every", "device", "eval_batch_size", "flush_rows", "flush_seconds", "threads"})
 """Settings of how a run is carried out. Runs that differ in nothing else are one run."""

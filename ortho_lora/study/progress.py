@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 
-from ortho_lora.config import Config
-from ortho_lora.schema import Status
+from ortho_lora.record.schema import Status
+from ortho_lora.training.config import Config
 
 
 class Progress:

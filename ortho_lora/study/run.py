@@ -5,18 +5,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ortho_lora.config import Config
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.life import stop_on_signal
-from ortho_lora.schema import replace_text
+from ortho_lora.launching.life import stop_on_signal
+from ortho_lora.record.files import replace_text
+from ortho_lora.record.study import FILE_NAME, Choice, Settings, Study, read_study, write_study
 from ortho_lora.study import plan as planning
 from ortho_lora.study.choose import choose, read_outcome
 from ortho_lora.study.file import StudyFile
 from ortho_lora.study.folder import Folder
 from ortho_lora.study.plan import Plan
 from ortho_lora.study.progress import Progress
-from ortho_lora.study.record import FILE_NAME, Choice, Settings, Study, read_study, write_study
 from ortho_lora.study.schedule import Ending, Means, Schedule
+from ortho_lora.training.config import Config
 
 
 @dataclass(frozen=True)

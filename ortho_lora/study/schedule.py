@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from ortho_lora.config import Config
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.schema import read_status
+from ortho_lora.record.schema import read_status
 from ortho_lora.study.executors import Executor, Handle
 from ortho_lora.study.folder import Folder
 from ortho_lora.study.progress import Progress
+from ortho_lora.training.config import Config
 
 LOOK_SECONDS = 0.25
 """Seconds between two looks at the runs under way."""

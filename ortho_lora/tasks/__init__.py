@@ -1,55 +1,5 @@
-"""Tasks: packaged ones, the user's own files, data sets of the hub, and twins with a dial for conflict."""
+"""Tasks: their data from packages, files and the hub, twins with a dial for conflict, and metrics.
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
-
-from ortho_lora.tasks.data import Split, TaskData, with_selection
-
-if TYPE_CHECKING:  # config imports the names of the packaged tasks from here
-    from ortho_lora.config import Config, Task
-
-__all__ = ["Split", "TaskData", "load_tasks", "tasks_of"]
-
-
-def tasks_of(config: "Config") -> list[TaskData]:
-    """The tasks that a run of this configuration trains on. Raises as `load_tasks`."""
-    return load_tasks(config.tasks, config.seed, config.selection_share)
-
-
-def load_tasks(configs: Iterable["Task"], seed: int, selection_share: float = 0.0) -> list[TaskData]:
-    """The tasks of a validated configuration, in its order; `seed` decides which labels a dial flips.
-
-    `selection_share` of the validation data becomes an evaluation split of its own, for a twin as for its original.
-
-    Raises OrthoLoraError for data that cannot be had or does not fit.
-    """
-    from ortho_lora.config import DialTask
-
-    configs = list(configs)
-    loaded = {
-        task.name: with_selection(_load(task), selection_share) for task in configs if not isinstance(task, DialTask)
-    }
-    for task in configs:
-        if isinstance(task, DialTask):
-            from ortho_lora.tasks.dial import make_twin
-
-            original = loaded[task.twin_of]
-            loaded[task.name] = make_twin(original, task.rho, name=task.name, own_head=task.own_head, seed=seed)
-    return [loaded[task.name] for task in configs]
-
-
-def _load(task: "Task") -> TaskData:
-    from ortho_lora.config import FileTask, HubTask
-
-    # Imported where needed: a configuration can be checked without pandas, and packaged tasks need no `datasets`.
-    if isinstance(task, FileTask):
-        from ortho_lora.tasks.files import load_file
-
-        return load_file(**task.model_dump(exclude={"loss_weight"}))
-    if isinstance(task, HubTask):
-        from ortho_lora.tasks.hub import load_hub
-
-        return load_hub(**task.model_dump(exclude={"loss_weight"}))
-    from ortho_lora.tasks.packaged import load_packaged
-
-    return load_packaged(task.name)
+Imports `assets`, `record` and `errors`, and never torch. Start at `specs`, what a configuration says of a
+task; `loading` makes data of it.
+"""

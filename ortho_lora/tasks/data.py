@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.study.record import SELECTION_SPLIT
+from ortho_lora.record.study import SELECTION_SPLIT
 
 Kind = Literal["classification", "regression"]
 

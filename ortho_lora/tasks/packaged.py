@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ortho_lora.assets import read, read_all
+from ortho_lora.assets.archives import read, read_all
 from ortho_lora.tasks.data import Split, TaskData, hold_out, normalise
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class PackagedTask:
     """Where a task's data comes from, and how its rows are read."""
 
     package: str
-    """Key in `ortho_lora.assets.ARCHIVES`."""
+    """Key in `ortho_lora.assets.archives.ARCHIVES`."""
     description: str
     origin: str
     licence: str

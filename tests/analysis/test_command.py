@@ -7,8 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from analysis.__main__ import app
-from analysis.queries import Selection, task_matrix
-from ortho_lora.schema import TaskInfo
+from analysis.conflict.queries import Selection, task_matrix
+from ortho_lora.record.schema import TaskInfo
 
 
 def test_json(run: Path) -> None:

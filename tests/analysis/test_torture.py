@@ -16,24 +16,25 @@ import torture
 from pandas.testing import assert_frame_equal
 from typer.testing import CliRunner
 
-from analysis import queries
 from analysis.__main__ import app
-from analysis.database import ask
-from analysis.diagnosis import diagnose
-from analysis.export import DATA, frame_of
-from analysis.library import disk_bytes
-from analysis.outcomes import board_of, outcomes
-from analysis.parts import counted
-from analysis.queries import Selection
-from analysis.replay import replay
-from analysis.report import render
-from analysis.runs import list_runs, open_run, runs_table, survey
+from analysis.conflict import queries
+from analysis.conflict.queries import Selection
+from analysis.conflict.replay import replay
+from analysis.diagnosis.diagnose import diagnose
+from analysis.library.runs import list_runs, open_run, runs_table, survey
+from analysis.library.search import disk_bytes
+from analysis.outcomes.beside import board_of, outcomes
+from analysis.output.data import DATA, frame_of
+from analysis.reading.damage import counted
+from analysis.reading.database import ask
+from analysis.report.page import render
 from analysis.study.results import find_studies
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.layout import decode
-from ortho_lora.parts import part_name, write_part
-from ortho_lora.schema import TABLES, read_manifest
-from ortho_lora.store import Batch, Store
+from ortho_lora.record.manifest import read_manifest
+from ortho_lora.record.parts import part_name, write_part
+from ortho_lora.record.rows import decode
+from ortho_lora.record.store import Batch, Store
+from ortho_lora.record.tables import TABLES
 
 SECONDS = 60
 ALL = Selection()

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ortho_lora.schema import ProbeInfo
+from ortho_lora.record.schema import ProbeInfo
 
 TASKS = ("movies", "movies-flip", "trec")
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from app import glossary
+from app.shared import glossary
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -8,13 +8,13 @@ import psutil
 import pytest
 import yaml
 
-import ortho_lora.queue as queue
+import ortho_lora.launching.queue as queue
 from app.launching import form, own_data
 from app.launching.presets import PRESETS
-from ortho_lora.config import Config, load_config
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.estimate import Estimate
-from ortho_lora.queue import Ticket
+from ortho_lora.launching.queue import Ticket
+from ortho_lora.training.config import Config, load_config
+from ortho_lora.training.estimate import Estimate
 
 ROOT = Path(__file__).resolve().parents[2]
 GONE = Ticket(pid=2**22 - 1, process_start_time=1.0)
@@ -49,7 +49,7 @@ def mine(**changes):
 def started(monkeypatch):
     """What was started, in place of starting it."""
     calls = []
-    monkeypatch.setattr("app.launcher.start", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr("app.launching.launcher.start", lambda *arguments: calls.append(arguments))
     return calls
 
 
@@ -171,7 +171,7 @@ def test_address_comes_with_the_form_filled_once(add_run, open_page):
 
 def test_queued_runs_have_a_place_and_can_be_taken_out(runs_dir, open_page, monkeypatch):
     stopped = []
-    monkeypatch.setattr("app.launcher.stop", lambda directory, run_id: stopped.append(run_id))
+    monkeypatch.setattr("app.launching.launcher.stop", lambda directory, run_id: stopped.append(run_id))
     give_ticket(runs_dir, "trains", mine(started=True))
     give_ticket(runs_dir, "waits", mine())
     give_ticket(runs_dir, "waits-too", mine())
@@ -248,7 +248,7 @@ def test_interrupted_run_can_be_resumed_where_it_has_a_checkpoint(state, process
     (run / "checkpoint").mkdir()
     (run / "checkpoint" / "state.pt").touch()
     resumed = []
-    monkeypatch.setattr("app.launcher.resume", resumed.append)
+    monkeypatch.setattr("app.launching.launcher.resume", resumed.append)
     test = open_page("launch")
     assert "**loss**" not in "\n".join(caption.value for caption in test.caption)
     button(test, "Resume").click().run()

@@ -9,13 +9,13 @@ import time
 import psutil
 import pytest
 
-import ortho_lora.queue as queue
-from analysis.runs import open_run
-from app import launcher
-from ortho_lora.config import load_config
+import ortho_lora.launching.queue as queue
+from analysis.library.runs import open_run
+from app.launching import launcher
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.queue import Ticket
-from ortho_lora.schema import read_run, read_status
+from ortho_lora.launching.queue import Ticket
+from ortho_lora.record.schema import read_run, read_status
+from ortho_lora.training.config import load_config
 
 SMALL = {"tasks": ["trec", "spam"], "batch_size": 4, "max_length": 16, "eval_examples": 16, "steps": 100_000, "rank": 2}
 GONE = Ticket(pid=2**22 - 1, process_start_time=1.0)

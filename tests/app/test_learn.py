@@ -5,8 +5,9 @@ import pandas as pd
 import psutil
 import pytest
 
-import ortho_lora.queue as queue
-from app import glossary, lesson
+import ortho_lora.launching.queue as queue
+from app.shared import glossary
+from app.views import lesson_runs as lesson
 
 
 def words(test):
@@ -172,7 +173,7 @@ def test_button_starts_the_first_run_and_pause_ends_after_it(add_lesson, runs_di
         with queue.lock(where):
             queue.write_ticket(where, run_id, queue.Ticket.of(psutil.Process()))
 
-    monkeypatch.setattr("app.launcher.start", start)
+    monkeypatch.setattr("app.launching.launcher.start", start)
     test = open_page("learn")
     start_button(test).click().run()
     assert not test.exception
@@ -197,7 +198,7 @@ def test_a_run_that_did_not_start_is_told_and_not_tried_again(runs_dir, open_pag
         (where / ".launch").mkdir(parents=True)
         (where / ".launch" / f"{run_id}.log").write_text("no assets")  # and no ticket: its process is gone
 
-    monkeypatch.setattr("app.launcher.start", start)
+    monkeypatch.setattr("app.launching.launcher.start", start)
     test = open_page("learn")
     start_button(test).click().run()
     test.run()

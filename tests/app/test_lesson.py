@@ -4,10 +4,10 @@ import time
 import psutil
 import pytest
 
-import ortho_lora.queue as queue
-from app import lesson
-from ortho_lora.config import Config
-from ortho_lora.queue import Ticket
+import ortho_lora.launching.queue as queue
+from app.views import lesson_runs as lesson
+from ortho_lora.launching.queue import Ticket
+from ortho_lora.training.config import Config
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def started(monkeypatch):
         found.append((config, runs_dir, run_id))
         return os.getpid()
 
-    monkeypatch.setattr("app.launcher.start", start)
+    monkeypatch.setattr("app.launching.launcher.start", start)
     return found
 
 

@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from analysis import figures, queries
+from analysis import figures
 from analysis.__main__ import app
-from analysis.diagnosis import diagnose
-from analysis.export import frame_of
-from analysis.judge import MARKS, TOLD
-from analysis.queries import Selection
-from analysis.report import write_report
-from analysis.runs import open_run
-from analysis.words import describe
+from analysis.conflict import queries
+from analysis.conflict.queries import Selection
+from analysis.diagnosis.diagnose import diagnose
+from analysis.figures.describe import describe
+from analysis.library.runs import open_run
+from analysis.output.data import frame_of
+from analysis.report.page import write_report
+from analysis.statistics.judge import MARKS, TOLD
 
 NAMES = ("one", "two", "three", "four")
 ALL = Selection()

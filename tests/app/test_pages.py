@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from ortho_lora.schema import ProbeInfo, read_manifest, read_run
+from ortho_lora.record.manifest import read_manifest
+from ortho_lora.record.schema import ProbeInfo, read_run
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ["start", "learn", "runs", "launch", "conflicts", "layers", "projection", "metrics", "diagnosis"]

@@ -2,12 +2,12 @@
 
 import pytest
 
-from analysis.notes import make_notes, read_notes, write_notes
-from app import launcher
-from app.launcher import Launch
-from ortho_lora.config import load_config
+from analysis.library.notes import make_notes, read_notes, write_notes
+from app.launching import launcher
+from app.launching.launcher import Launch
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.schema import CHECKPOINT, ProbeInfo
+from ortho_lora.record.schema import CHECKPOINT, ProbeInfo
+from ortho_lora.training.config import load_config
 
 
 def words(test):
@@ -115,7 +115,7 @@ def labels(test):
 
 def test_a_run_is_stopped_while_it_trains_and_not_run_again(add_run, open_page, monkeypatch):
     asked = []
-    monkeypatch.setattr("app.launcher.stop", lambda runs_dir, run_id: asked.append(run_id))
+    monkeypatch.setattr("app.launching.launcher.stop", lambda runs_dir, run_id: asked.append(run_id))
     add_run("only", "running", {"step": 5})
     test = press(open_page("runs"), "Stop")
     assert asked == ["only"]
@@ -124,7 +124,7 @@ def test_a_run_is_stopped_while_it_trains_and_not_run_again(add_run, open_page, 
 
 def test_a_stopped_run_with_a_checkpoint_is_gone_on_with(add_run, open_page, monkeypatch):
     resumed = []
-    monkeypatch.setattr("app.launcher.resume", resumed.append)
+    monkeypatch.setattr("app.launching.launcher.resume", resumed.append)
     stopped = add_run("only", "stopped")
     assert "Resume" not in labels(open_page("runs"))
     (stopped / CHECKPOINT).parent.mkdir(exist_ok=True)
@@ -137,7 +137,7 @@ def test_a_stopped_run_with_a_checkpoint_is_gone_on_with(add_run, open_page, mon
 def test_a_resume_that_failed_tells_what_it_said(add_run, runs_dir, open_page, monkeypatch):
     add_run("only", "stopped")
     launch = Launch("only", "failed", None, resumes=True, output="error: no such model")
-    monkeypatch.setattr("app.launcher.launches", lambda runs_dir: [launch])
+    monkeypatch.setattr("app.launching.launcher.launches", lambda runs_dir: [launch])
     test = open_page("runs")
     assert "did not go on" in words(test)
     assert test.code[0].value == "error: no such model"
@@ -145,7 +145,7 @@ def test_a_resume_that_failed_tells_what_it_said(add_run, runs_dir, open_page, m
 
 def test_a_run_with_a_checkpoint_is_probed_there(add_run, runs_dir, open_page, monkeypatch):
     started = []
-    monkeypatch.setattr("app.launcher._start", lambda *arguments: started.append(arguments))
+    monkeypatch.setattr("app.launching.launcher._start", lambda *arguments: started.append(arguments))
     settings = load_config(overrides={"tasks": ["trec", "movies"]}).model_dump(mode="json")
     for name, fields in (("shared", {}), ("alone", {"method": "single"})):
         (add_run(name, config=settings, **fields) / CHECKPOINT).parent.mkdir(exist_ok=True)
@@ -163,7 +163,7 @@ def test_a_run_with_a_checkpoint_is_probed_there(add_run, runs_dir, open_page, m
 
 def test_probes_of_a_run_are_followed(add_run, open_page, monkeypatch):
     launch = Launch("only-probe-2", "queued", 1, resumes=False, output="")
-    monkeypatch.setattr("app.launcher.launches", lambda runs_dir: [launch])
+    monkeypatch.setattr("app.launching.launcher.launches", lambda runs_dir: [launch])
     add_run("only", created=2.0)
     add_run("only-probe-1", "running", {"step": 8, "total": 64}, probe=ProbeInfo(run="only", step=40, seed=0))
     test = open_page("runs", run="only")

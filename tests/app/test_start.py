@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from app.launcher import Launch
+from app.launching.launcher import Launch
 
 
 def words(test):
@@ -109,7 +109,7 @@ def test_launches_that_do_not_record_yet_are_shown(runs_dir, open_page, monkeypa
         Launch("_second_", "queued", 1, resumes=False, output=""),
         Launch("third", "failed", None, resumes=False, output="error: no such file"),
     ]
-    monkeypatch.setattr("app.launcher.launches", lambda runs_dir: launches)
+    monkeypatch.setattr("app.launching.launcher.launches", lambda runs_dir: launches)
     test = open_page("start")
     assert not test.exception
     for said in ("▶ **first**: starting", "◌ **\\_second\\_**: queued, at place 1", "✕ **third**: failed"):

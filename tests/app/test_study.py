@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ortho_lora.study.record import FILE_NAME
+from ortho_lora.record.study import FILE_NAME
 
 
 @pytest.fixture

@@ -9,11 +9,12 @@ import psutil
 import pytest
 import torture
 
-from app import launcher, state
-from ortho_lora import queue
+from app.launching import launcher
+from app.shared import state
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.processes import Origin
-from ortho_lora.queue import Ticket
+from ortho_lora.launching import queue
+from ortho_lora.launching.queue import Ticket
+from ortho_lora.record.origin import Origin
 
 PAGES = ("start", "learn", "launch", "runs", "conflicts", "layers", "projection", "metrics", "diagnosis", "study")
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from app import uploads
+from app.launching import uploads
 from ortho_lora.errors import OrthoLoraError
 
 CSV = b"text,label\ngood film,1\nbad film,0\n"

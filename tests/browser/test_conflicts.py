@@ -7,8 +7,9 @@ import pytest
 from browsing import settled, watched
 from playwright.sync_api import expect
 
-from analysis.queries import Selection, blocks
-from ortho_lora.schema import Manifest, read_manifest, replace_text
+from analysis.conflict.queries import Selection, blocks
+from ortho_lora.record.files import replace_text
+from ortho_lora.record.manifest import Manifest, read_manifest
 
 pytestmark = pytest.mark.browser
 

@@ -6,7 +6,7 @@ import pytest
 from browsing import go_to, watched
 from playwright.sync_api import expect
 
-from ortho_lora.schema import read_run, read_status
+from ortho_lora.record.schema import read_run, read_status
 
 pytestmark = pytest.mark.browser
 

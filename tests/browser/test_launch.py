@@ -7,10 +7,10 @@ import pytest
 from browsing import go_to
 from playwright.sync_api import expect
 
-from app import launcher
-from ortho_lora.config import load_config
-from ortho_lora.queue import tickets, write_limit
-from ortho_lora.schema import read_status
+from app.launching import launcher
+from ortho_lora.launching.queue import tickets, write_limit
+from ortho_lora.record.schema import read_status
+from ortho_lora.training.config import load_config
 
 pytestmark = pytest.mark.browser
 

@@ -12,8 +12,8 @@ import pytest
 from browsing import go_to, watched
 from playwright.sync_api import expect
 
-from analysis.rules import RULES, after, project
-from ortho_lora.schema import read_status
+from analysis.conflict.rules import RULES, after, project
+from ortho_lora.record.schema import read_status
 
 pytestmark = pytest.mark.browser
 

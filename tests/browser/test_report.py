@@ -3,8 +3,8 @@
 import pytest
 from playwright.sync_api import expect
 
-from analysis.report import write_report
-from analysis.runs import open_run
+from analysis.library.runs import open_run
+from analysis.report.page import write_report
 
 pytestmark = pytest.mark.browser
 

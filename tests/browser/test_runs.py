@@ -10,9 +10,9 @@ import pytest
 from browsing import go_to, settled, watched
 from playwright.sync_api import expect
 
-from analysis.notes import read_notes
-from ortho_lora.config import load_config
-from ortho_lora.schema import replace_text
+from analysis.library.notes import read_notes
+from ortho_lora.record.files import replace_text
+from ortho_lora.training.config import load_config
 
 pytestmark = pytest.mark.browser
 ROOT = Path(__file__).resolve().parents[2]

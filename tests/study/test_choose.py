@@ -3,10 +3,10 @@
 import pytest
 from studies import record
 
-from ortho_lora.config import load_config
 from ortho_lora.study.choose import Outcome, choose, common, read_outcome, scores
 from ortho_lora.study.file import StudyFile
 from ortho_lora.study.plan import tuning
+from ortho_lora.training.config import load_config
 
 
 def outcome(metric="accuracy", **values):

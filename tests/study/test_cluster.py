@@ -11,11 +11,11 @@ import pytest
 import yaml
 from studies import tiny_model, tiny_tasks
 
-from analysis.runs import list_runs
+from analysis.library.runs import list_runs
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.schema import CHECKPOINT, read_status
+from ortho_lora.record.schema import CHECKPOINT, read_status
+from ortho_lora.record.study import read_study
 from ortho_lora.study import cluster as cluster_module
-from ortho_lora.study.record import read_study
 
 
 @pytest.fixture

@@ -12,9 +12,10 @@ import pytest
 import yaml
 from studies import tiny_model, tiny_tasks
 
-from analysis.runs import list_runs
-from ortho_lora.schema import part_files, read_status
-from ortho_lora.study.record import read_study
+from analysis.library.runs import list_runs
+from ortho_lora.record.manifest import part_files
+from ortho_lora.record.schema import read_status
+from ortho_lora.record.study import read_study
 
 SMALL = {"batch_size": 4, "max_length": 16, "rank": 2, "eval_examples": 16, "eval_every": 1000, "checkpoint_every": 5}
 

@@ -2,12 +2,12 @@
 
 import pytest
 
-from ortho_lora.config import load_config
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.schema import check_run_id
+from ortho_lora.record.schema import check_run_id
+from ortho_lora.record.study import Cell, Choice
 from ortho_lora.study.file import StudyFile
 from ortho_lora.study.plan import configure, describe, expected, meaning, reporting, run_id, tuning
-from ortho_lora.study.record import Cell, Choice
+from ortho_lora.training.config import load_config
 
 RATES = [{"learning_rate": 0.001}, {"learning_rate": 0.002}]
 

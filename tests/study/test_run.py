@@ -7,12 +7,12 @@ from rich.console import Console
 from studies import Scripted, record
 
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.schema import Status
+from ortho_lora.record.schema import Status
+from ortho_lora.record.study import read_study
 from ortho_lora.study.file import StudyFile
 from ortho_lora.study.folder import Folder
 from ortho_lora.study.plan import expected
 from ortho_lora.study.progress import Progress, Shown
-from ortho_lora.study.record import read_study
 from ortho_lora.study.run import Order, run
 from ortho_lora.study.schedule import Means
 

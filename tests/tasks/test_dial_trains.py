@@ -4,9 +4,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from ortho_lora.config import load_config
-from ortho_lora.schema import part_files
-from ortho_lora.train import train
+from ortho_lora.record.manifest import part_files
+from ortho_lora.training.config import load_config
+from ortho_lora.training.train import train
 
 STEPS = 16
 HEAD_RATES = {

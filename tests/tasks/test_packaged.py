@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from ortho_lora.assets import ARCHIVES
+from ortho_lora.assets.archives import ARCHIVES
 from ortho_lora.tasks.packaged import PACKAGED, load_packaged
 
 # Distinct texts, (training, validation) examples.
@@ -83,6 +83,6 @@ def test_no_message_carries_the_labels_of_others():
 
 
 def test_names_are_known_without_pandas():
-    code = "import sys, ortho_lora.config; print('pandas' in sys.modules, 'torch' in sys.modules)"
+    code = "import sys, ortho_lora.training.config; print('pandas' in sys.modules, 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]

@@ -2,11 +2,10 @@
 
 import pytest
 
-from analysis.scores import read_scores
+from analysis.outcomes.scores import read_scores
 from analysis.study.axes import over_axes
-from analysis.study.boards import boards
 from analysis.study.conflicts import conflicts
-from analysis.study.results import read_results
+from analysis.study.results import boards, read_results
 
 
 def test_the_dial_turns_cosine_and_metric(dialled_study):

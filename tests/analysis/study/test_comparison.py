@@ -4,10 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.scores import MEAN, read_scores
+from analysis.outcomes.scores import MEAN, read_scores
 from analysis.study import comparison
-from analysis.study.boards import boards
-from analysis.study.results import read_results
+from analysis.study.results import boards, read_results
 
 
 def boards_of(directory):

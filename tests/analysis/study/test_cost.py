@@ -5,11 +5,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from analysis.scores import MEAN, read_scores
-from analysis.study.boards import boards
+from analysis.outcomes.scores import MEAN, read_scores
 from analysis.study.cost import costs, equal_seconds
-from analysis.study.results import read_results
-from ortho_lora.schema import read_manifest
+from analysis.study.results import boards, read_results
+from ortho_lora.record.manifest import read_manifest
 
 
 def test_costs_are_relative_to_the_baseline(finished):

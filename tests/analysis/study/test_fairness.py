@@ -2,7 +2,7 @@
 
 from analysis.study.fairness import at_edge, tried, warnings
 from analysis.study.results import read_results
-from ortho_lora.study.record import Cell, Choice
+from ortho_lora.record.study import Cell, Choice
 
 
 def test_all_that_was_tried(tuned_study):

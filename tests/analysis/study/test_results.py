@@ -2,9 +2,10 @@
 
 import pytest
 
-from analysis.study.results import WAITING, find_studies, name_of, planned_runs, read_results
+from analysis.outcomes.boards import name_of
+from analysis.study.results import WAITING, find_studies, planned_runs, read_results
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.study.record import FILE_NAME, Cell
+from ortho_lora.record.study import FILE_NAME, Cell
 
 
 def test_finished_runs_by_seed(finished):

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from analysis.outcomes.units import amount, apart, range_of
 from analysis.study.findings import find
-from analysis.study.units import amount, apart, range_of
 
 
 def said(directory):

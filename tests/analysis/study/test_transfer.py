@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.scores import read_scores
+from analysis.outcomes.scores import read_scores
 from analysis.study.results import read_results
 from analysis.study.transfer import correlations, pair_conflicts, transfer_matrix
 

@@ -1,0 +1,191 @@
+"""A verdict on every pair of tasks of a run: do they conflict, where, since when, how much, and is it more than chance.
+
+The verdicts are `statistics.judge`'s, on all steps. Blocks and windows of steps are named after a correction of their
+own, and only where they agree with the verdict.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.conflict.agreement import PAIR, BySteps, agreement, by_window, model_steps, pair_steps, shares_texts
+from analysis.conflict.queries import blocks, projection_by_pair
+from analysis.diagnosis.advice import Suggestion, advise
+from analysis.diagnosis.nonfinite import begin_with, nonfinite, told
+from analysis.diagnosis.verdicts import Agreement, Branch, Harm, Pair, Place, Window
+from analysis.outcomes.beside import Outcome, outcomes
+from analysis.reading.database import Selection
+from analysis.statistics.judge import LEVEL, Verdict, overall
+from analysis.statistics.series import false_discovery, row_means
+from ortho_lora.errors import OrthoLoraError
+from ortho_lora.record.schema import RunInfo, read_run
+
+THEOREM = (
+    "PCGrad's Theorem 2 (arXiv 2001.06782): for two tasks and one step, the loss after the projected step is at most "
+    "that after the plain one if (a) their cosine is at most -2 n_i n_j / (n_i^2 + n_j^2), (b) the curvature along the "
+    "update is large enough and (c) the step size is. Only (a) can be read from a record; it is part of a sufficient "
+    "condition, so failing it shows no harmlessness."
+)
+_WINDOWS, _WINDOW_STEPS = 8, 20  # so many at most, of so many recorded steps at least
+_PLACES = 5
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The verdicts on a run, ready for JSON by `document`."""
+
+    run: str
+    method: str
+    seed: int
+    probe: str | None  # where a probe measured, as in `at step 100 of run demo`; None: a run that trained
+    tasks: tuple[str, ...]
+    steps: int  # recorded with gradients; of a probe: batches
+    pairs: tuple[Pair, ...]
+    outcomes: tuple[Outcome, ...]
+    suggestions: tuple[Suggestion, ...]
+    summary: str
+    theorem: str = THEOREM
+
+    def document(self) -> dict[str, Any]:
+        """As dictionaries and lists."""
+        return asdict(self)
+
+
+def diagnose(run: Path) -> Diagnosis:
+    """Diagnose one run.
+
+    Raises:
+        OrthoLoraError: not a run, no pair of tasks is recorded, or a part of it cannot be read.
+    """
+    info = read_run(run)
+    by_step = pair_steps(run, Selection())
+    if by_step.empty:
+        bad = nonfinite(run)
+        raise OrthoLoraError(
+            f"{run}: {told(bad) + ' And ' if bad else ''}no gradients of two tasks at once are recorded (method"
+            f" {info.method}, {len(info.tasks)} tasks), "
+            "so there is no pair to diagnose."
+        )
+    found = agreement(by_step, info)
+    recorded = int(by_step.drop_duplicates("step")["steps"].sum())
+    # Batches at the same parameters have no course to be cut into windows.
+    timed = by_window(by_step, info, 1 if info.probe else min(_WINDOWS, max(recorded // _WINDOW_STEPS, 1)))
+    found = found.merge(_after(by_step), on=PAIR, how="left").set_index(PAIR).sort_index()
+    places = blocks(run, Selection())
+    projection = projection_by_pair(run, Selection()).set_index(["branch", "task", "against"])
+    projection = projection.reindex([(branch, *pair) for branch, *two in found.index for pair in (two, two[::-1])])
+    harms = _harms(model_steps(run), info)
+
+    names = info.task_names
+    present = set(found.index)
+    on = sorted(by_step["branch"].unique())
+    timed_of, places_of = (dict(iter(frame.groupby(PAIR))) for frame in (timed, places))
+    pairs = []
+    for one, other in ((one, other) for i, one in enumerate(names) for other in names[i + 1 :]):
+        branches = tuple(
+            _branch(key, found.loc[key], timed_of[key], places_of.get(key, places.iloc[:0]), projection)
+            for branch in on
+            if (key := (branch, one, other)) in present
+        )
+        if not branches:
+            continue
+        verdict = overall([branch.verdict for branch in branches if branch.steps])
+        pairs.append(Pair(one, other, verdict, shares_texts(info.tasks, one, other), harms[one, other], branches))
+    shown = outcomes(run)
+    summary, suggestions = begin_with(nonfinite(run), *advise(info, pairs, shown))
+    return Diagnosis(
+        info.run_id,
+        info.method,
+        info.seed,
+        info.probe.where if info.probe else None,
+        tuple(names),
+        recorded,
+        tuple(pairs),
+        shown,
+        suggestions,
+        summary,
+    )
+
+
+def _after(by_step: pd.DataFrame) -> pd.DataFrame:
+    return by_step.groupby(PAIR, as_index=False)[["cos_after", "rate_after"]].mean()
+
+
+def _branch(
+    key: tuple[str, str, str], row: pd.Series, timed: pd.DataFrame, places: pd.DataFrame, projection: pd.DataFrame
+) -> Branch:
+    """What is known of a pair on a branch, from its rows: over all steps, by window, and by block."""
+    branch, one, other = key
+    verdict: Verdict = row["verdict"]
+    windows, since, until = _windows(timed, verdict)
+    listed = places[places["clear"]].sort_values("cos", key=np.abs, ascending=False, kind="stable")
+    there, back = (projection.loc[(branch, *pair)] for pair in ((one, other), (other, one)))
+    return Branch(
+        **vars(Agreement.of({**row, "branch": branch})),
+        since=since,
+        until=until,
+        windows=windows,
+        blocks=int(places["cos"].notna().sum()),
+        blocks_clear=len(listed),
+        places=tuple(
+            Place(int(block.layer), str(block.module), float(block.cos), float(block.q))
+            for block in listed.head(_PLACES).itertuples()
+        ),
+        projected_i=_known(there["frequency"]),
+        projected_j=_known(back["frequency"]),
+        removed_i=_known(there["removed"]),
+        removed_j=_known(back["removed"]),
+        cosine_after=_known(row["cos_after"]),
+        conflict_rate_after=_known(row["rate_after"]),
+    )
+
+
+def _windows(timed: pd.DataFrame, verdict: Verdict) -> tuple[tuple[Window, ...], int | None, int | None]:
+    """The windows of a pair, and the first and last step of those that are clear by themselves and agree with it."""
+    windows = tuple(
+        Window(int(row.step), int(row.step_end), *map(_known, (row.cosine, row.cosine_low, row.cosine_high, row.cos)))
+        for row in timed.itertuples()
+    )
+    sides = {"conflict": timed["cosine_high"] <= 0, "aligned": timed["cosine_low"] >= 0}
+    clear = (false_discovery(timed["p"].to_numpy(np.float64)) <= LEVEL) & sides.get(verdict, False)
+    where = np.flatnonzero(clear)
+    if not len(where):
+        return windows, None, None
+    return windows, windows[where[0]].first, windows[where[-1]].last
+
+
+def _harms(whole: pd.DataFrame, info: RunInfo) -> dict[tuple[str, str], Harm]:
+    """For each pair, from `model_steps`: the gradients on all blocks together, which is what the theorem is about."""
+    keys = ["task_i", "task_j"]
+    norms = [np.sqrt(whole[f"square_{side}"]) for side in "ij"]
+    similarity = 2 * norms[0] * norms[1] / (norms[0] ** 2 + norms[1] ** 2)
+    whole["met"] = (whole["cos"] <= -similarity).astype(float).where(whole["cos"].notna())
+    found = agreement(whole, info, keys)
+    found["met"] = row_means(BySteps(whole, keys)["met"])
+    sums = whole.groupby(keys)[["square_i", "square_j", "signal_i", "signal_j"]].mean()
+    harms = {}
+    for row in found.itertuples():
+        one, other = str(row.task_i), str(row.task_j)
+        cosine, of = _known(row.cosine), sums.loc[(one, other)]
+        from_signal = cosine is not None and not shares_texts(info.tasks, one, other)
+        of_i, of_j = (np.sqrt(max(of[f"{'signal' if from_signal else 'square'}_{side}"], 0.0)) for side in "ij")
+        ratio = float(of_i / of_j) if of_i > 0 and of_j > 0 else None
+        similar = None if ratio is None else 2 * ratio / (1 + ratio**2)
+        harms[one, other] = Harm(
+            cosine=cosine,
+            cosine_low=_known(row.cosine_low),
+            cosine_high=_known(row.cosine_high),
+            norm_ratio=ratio,
+            magnitude_similarity=similar,
+            from_signal=from_signal,
+            enough=None if cosine is None or similar is None else cosine <= -similar,
+            share_of_steps=_known(row.met),
+        )
+    return harms
+
+
+def _known(value: Any) -> float | None:
+    return None if pd.isna(value) else float(value)

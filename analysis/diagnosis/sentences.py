@@ -1,0 +1,131 @@
+"""What a diagnosis says, in sentences, for terminal, report and dashboard alike. Names in them are as recorded."""
+
+from collections.abc import Sequence
+
+from analysis.diagnosis.diagnose import Diagnosis
+from analysis.diagnosis.pairs import batch_sentence, more_words, verdict_sentence
+from analysis.diagnosis.verdicts import Branch, Harm, Pair
+from analysis.library.names import layer_name, span
+from analysis.statistics.judge import TOLD, WORTH
+
+HOW_TO_READ = (
+    "A verdict is on the cosine of two tasks' mean gradients, without the noise of batches, which half batches tell. "
+    f"Conflict: below 0 by more than chance, and it may be below -{WORTH:g}. Aligned: above 0 by more than chance. No "
+    f"conflict worth the name: its 95% interval excludes -{WORTH:g}. Not enough data: none of these. Of the pairs told "
+    "at most 5% are told by chance (Benjamini and Hochberg), and where nothing conflicts, any in at most 5% of runs. "
+    "Batch cosines are what the rule saw: noise pulls them to 0, and of unrelated tasks half are negative."
+)
+
+
+def title(diagnosis: Diagnosis) -> str:
+    """Which run, method and seed, and how much of it is recorded."""
+    probe = f"probe {diagnosis.probe}, " if diagnosis.probe else ""
+    recorded = f"{diagnosis.steps} {'batches' if diagnosis.probe else 'steps'} recorded"
+    return f"{diagnosis.run}: {probe}{diagnosis.method}, seed {diagnosis.seed}, {recorded}"
+
+
+def notes_on(pairs: Sequence[Pair]) -> list[str]:
+    """Why some numbers are not there, a sentence each."""
+    branches = [branch for pair in pairs for branch in pair.branches]
+    notes = []
+    for name in sorted({branch.branch for branch in branches if branch.steps == 0}):
+        why = ", as those of A are wherever B = 0, and LoRA starts there" if name == "A" else ""
+        notes.append(f"Branch {name} has no cosine where the gradients are zero{why}.")
+    if any(branch.cosine is None and branch.steps for branch in branches):
+        notes.append(
+            "No cosine (–): half batches of a task do not agree clearly enough to tell its gradient from noise; its "
+            "interval is all that is known."
+        )
+    return notes
+
+
+def sentences(pair: Pair) -> list[str]:
+    """Where, when, how strong, how uneven, enough to hurt, what projection removed, what remains."""
+    found = []
+    for branch in pair.branches:
+        found.append(verdict_sentence(branch, pair.shares_texts))
+        if branch.verdict in TOLD:
+            found += [batch_sentence(branch), _where(branch)]
+            found += [_when(branch)] if len(branch.windows) > 1 else []
+            found += [_projected(branch, pair)] if branch.verdict == "conflict" else []
+    return [*found, *_whole(pair.whole, pair.verdict == "conflict")]
+
+
+def undecided(pairs: Sequence[Pair]) -> list[str]:
+    """How many more batches it takes until each pair without one has a verdict, and what takes them."""
+    found = [f"  {pair.task_i} – {pair.task_j}: {more}" for pair in pairs if (more := more_batches(pair))]
+    if not found:
+        return []
+    return [
+        "Batches of every task until a verdict, if they go on like these:",
+        *found,
+        "python -m ortho_lora probe RUN_DIR --batches N takes so many at the last checkpoint of a run, without "
+        "training.",
+        "",
+    ]
+
+
+def more_batches(pair: Pair) -> str:
+    """How many it takes on each branch that has a cosine and no verdict."""
+    short = [branch for branch in pair.branches if branch.verdict == "not enough data" and branch.steps]
+    return ", ".join(f"{more_words(branch.more_steps)} on branch {branch.branch}" for branch in short)
+
+
+def _where(branch: Branch) -> str:
+    if not branch.blocks_clear:
+        return f"Where: in none of its {branch.blocks} blocks clear by itself."
+    listed = ", ".join(f"layer {layer_name(p.layer)} {p.module} {p.cosine:+.2f}" for p in branch.places)
+    return f"Where: clear in {branch.blocks_clear} of {branch.blocks} blocks; strongest: {listed}."
+
+
+def _when(branch: Branch) -> str:
+    if branch.since is None or branch.until is None:
+        return "When: in no window of steps clear by itself, only over all of them."
+    whole = branch.since == branch.windows[0].first and branch.until == branch.windows[-1].last
+    last = " Windows before or after are not clear by themselves, which need not mean that they are free of it."
+    return f"When: clear by window within {span(branch.since, branch.until)}.{'' if whole else last}"
+
+
+def _projected(branch: Branch, pair: Pair) -> str:
+    if not branch.projected_i and not branch.projected_j:
+        return f"Projection: none; after the rule the mean batch cosine is {signed(branch.cosine_after)}."
+    shares = [
+        f"{one} in {share(often)} of the measurements, each taking {share(far)} of its norm"
+        for one, often, far in (
+            (pair.task_i, branch.projected_i, branch.removed_i),
+            (pair.task_j, branch.projected_j, branch.removed_j),
+        )
+    ]
+    return (
+        f"Projection against each other: {'; '.join(shares)}. After it the mean batch cosine is "
+        f"{signed(branch.cosine_after)} and {share(branch.conflict_rate_after)} of the measurements are still negative."
+    )
+
+
+def _whole(whole: Harm, conflict: bool) -> list[str]:
+    if whole.norm_ratio is None or whole.magnitude_similarity is None:
+        return []
+    of = "without batch noise" if whole.from_signal else "of batches"
+    found = [
+        f"Magnitudes {of}, all blocks together: norm ratio {whole.norm_ratio:.2f}, similarity "
+        f"{whole.magnitude_similarity:.2f} (1: equal)."
+    ]
+    if conflict and whole.enough is not None:
+        found.append(
+            f"PCGrad's own condition (cosine at most {-whole.magnitude_similarity:.2f}) is "
+            f"{'met' if whole.enough else 'not met'} by the cosine of {signed(whole.cosine)}, and by the batches in "
+            f"{share(whole.share_of_steps)} of the steps."
+        )
+    return found
+
+
+def signed(value: float | None, style: str = "+.2f") -> str:
+    return "–" if value is None else f"{value:{style}}"
+
+
+def share(value: float | None, style: str = ".0%") -> str:
+    return "–" if value is None else f"{value:{style}}"
+
+
+def interval(low: float | None, high: float | None, style: str = "+.2f") -> str:
+    return "–" if low is None or high is None else f"{low:{style}} to {high:{style}}"

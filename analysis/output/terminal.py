@@ -1,0 +1,125 @@
+"""Diagnoses and replays as text for a terminal. Names come from files of others: they are never read as markup."""
+
+from collections.abc import Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from analysis.conflict.replay import NOTE, Replay
+from analysis.diagnosis.diagnose import Diagnosis
+from analysis.diagnosis.sentences import HOW_TO_READ, interval, notes_on, sentences, share, signed, title, undecided
+from analysis.diagnosis.verdicts import Pair
+from analysis.outcomes.beside import Outcome
+from analysis.statistics.judge import TOLD
+from ortho_lora.record.schema import Identity
+
+
+def plain(text: str) -> str:
+    """Without control characters, which a terminal would obey."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else "�" for letter in text)
+
+
+def print_diagnosis(console: Console, diagnosis: Diagnosis) -> None:
+    """Verdicts first, then each pair that has one, outcomes, suggestions, and how to read it."""
+    console.print(Text(plain(title(diagnosis)), "bold"))
+    console.print(Text(plain(diagnosis.summary)))
+    console.print(_verdicts(diagnosis.pairs))
+    for line in undecided(diagnosis.pairs):
+        console.print(Text(plain(line)))
+    for pair in diagnosis.pairs:
+        if pair.verdict in TOLD:
+            console.print(Text(plain(f"{pair.task_i} – {pair.task_j}: {pair.verdict}"), "bold"))
+            for sentence in sentences(pair):
+                console.print(Text(plain(f"  {sentence}")))
+    if any(pair.verdict == "conflict" and pair.whole.enough is not None for pair in diagnosis.pairs):
+        console.print(Text(diagnosis.theorem))
+    if diagnosis.outcomes:
+        console.print(_outcomes(diagnosis.outcomes))
+    console.print(Text("Suggestions", "bold"))
+    for suggestion in diagnosis.suggestions:
+        console.print(Text(plain(f"  {suggestion.text} Evidence: {suggestion.evidence}")))
+    console.print(Text(f"\n{HOW_TO_READ}"))
+
+
+def print_replays(console: Console, info: Identity, replays: Sequence[Replay]) -> None:
+    """A line a method, and for a single one a line a task."""
+    taken = f"probe {info.probe.where}, with {info.method}" if info.probe else f"trained with {info.method}"
+    replayed = f"{replays[0].steps} {'batches' if info.probe else 'steps'} replayed"
+    if missing := replays[0].left_out:
+        replayed += f", without {missing} of which rows are missing"
+    console.print(Text(plain(f"{info.run_id}: {taken}; {replayed}"), "bold"))
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("rule, scope", overflow="fold")
+    for heading in ("projected", "removed", "direction", "agreement"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("worst conflict", justify="right", overflow="fold", min_width=14)
+    for one in replays:
+        worst = max((task for task in one.tasks if task.conflict is not None), key=lambda task: task.conflict or 0.0)
+        branches = "" if one.branches == "both" else f", {one.branches} only"
+        orders = ", all orders" if one.order == "mean" else ""
+        table.add_row(
+            f"{one.rule} @ {one.scope}{branches}{orders}",
+            share(one.projected),
+            share(one.removed, ".1%"),
+            signed(one.direction, "+.3f"),
+            signed(one.agreement, "+.3f"),
+            Text(plain(f"{worst.conflict:.0%} {worst.task}")),
+        )
+    console.print(table)
+    if len(replays) == 1:
+        console.print(_tasks(replays[0]))
+    console.print(
+        Text(
+            "projected: share of the directed pairs and blocks. direction: mean cosine of a block's update and its"
+            " plain sum; what is not turned is only stretched, and Adam divides that out. agreement: mean cosine of"
+            " this update and the one taken. conflict: share of the steps whose update points against the task's own"
+            f" gradient.\n{NOTE}"
+        )
+    )
+
+
+def _tasks(one: Replay) -> Table:
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("task", overflow="fold")
+    for heading in ("weight", "norm removed", "cosine with update", "conflict"):
+        table.add_column(heading, justify="right")
+    for task in one.tasks:
+        cells = (signed(task.weight, ".2f"), share(task.removed, ".1%"), signed(task.cosine), share(task.conflict))
+        table.add_row(Text(plain(task.task)), *cells)
+    return table
+
+
+def _verdicts(pairs: Sequence[Pair]) -> RenderableType:
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("tasks", overflow="fold")
+    table.add_column("", no_wrap=True)
+    table.add_column("verdict", min_width=17)
+    for heading in ("cosine\n95% interval", "batch\ncosine", "negative"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for pair in pairs:
+        for number, branch in enumerate(pair.branches):
+            table.add_row(
+                Text(plain(f"{pair.task_i} – {pair.task_j}") if number == 0 else ""),
+                branch.branch,
+                branch.verdict,
+                f"{signed(branch.cosine)}\n{interval(branch.cosine_low, branch.cosine_high)}",
+                signed(branch.batch_cosine),
+                share(branch.conflict_rate),
+            )
+    notes = [Text(line) for line in notes_on(pairs)]
+    return Group(table, *notes, Text(""))
+
+
+def _outcomes(outcomes: Sequence[Outcome]) -> Table:
+    table = Table(box=SIMPLE_HEAD, title="Gain over joint training, last validation values", title_justify="left")
+    table.add_column("task", overflow="fold")
+    table.add_column("metric")
+    table.add_column("method")
+    for heading in ("gain", "95% interval", "seeds"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for one in outcomes:
+        names = (Text(plain(name)) for name in (one.task, one.metric, one.method))
+        table.add_row(*names, f"{one.difference:+.3f}", interval(one.low, one.high, "+.3f"), str(len(one.seeds)))
+    return table

@@ -1,0 +1,4 @@
+"""What pages share: the address that keeps what is chosen, the runs, figures, links, verdicts and explanations.
+
+Imports `analysis` alone. Start at `state`.
+"""

@@ -1,0 +1,90 @@
+"""How long a run would take, from a few of its steps. Importable without torch."""
+
+import statistics
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import psutil
+from pydantic import BaseModel, ConfigDict
+
+from ortho_lora.training.config import Config
+
+if TYPE_CHECKING:
+    from ortho_lora.training.session import Training
+
+MOST_STEPS = 10
+FEWEST_STEPS = 2
+SECONDS = 10.0
+"""Steps are timed, after one that warms up, until there are so many or so much time has gone by."""
+
+
+class Estimate(BaseModel):
+    """What the parts of a run take, in seconds."""
+
+    model_config = ConfigDict(frozen=True)
+
+    loading: float  # of program, data and model
+    step: float
+    evaluation: float  # of all tasks, once
+
+    def total(self, steps: int, eval_every: int) -> float:
+        """Seconds of a run of so many steps."""
+        evaluations = len({*range(0, steps, eval_every), steps})
+        return self.loading + steps * self.step + evaluations * self.evaluation
+
+
+def estimate(config: Config) -> Estimate:
+    """Time steps of the training that `config` describes, and a batch of each evaluation; nothing is recorded.
+
+    Raises:
+        OrthoLoraError: as `ortho_lora.training.train.train`.
+    """
+    # Here, so that whoever only reads an `Estimate` does without torch.
+    from ortho_lora.surgery.projection import check_rule
+    from ortho_lora.training.session import Training, tasks_of
+
+    check_rule(config.effective.rule)
+    training = Training(config, tasks_of(config), lambda status: None, threading.Event())
+    loading = time.time() - psutil.Process().create_time()
+    _step_seconds(training)
+    seconds: list[float] = []
+    while len(seconds) < FEWEST_STEPS or (len(seconds) < MOST_STEPS and sum(seconds) < SECONDS):
+        seconds.append(_step_seconds(training))
+    return Estimate(loading=loading, step=statistics.mean(seconds), evaluation=_evaluation_seconds(training))
+
+
+def _step_seconds(training: "Training") -> float:
+    started = time.perf_counter()
+    training.measure(training.sampler.next())
+    training.optimizer.step()
+    return time.perf_counter() - started
+
+
+def _evaluation_seconds(training: "Training") -> float:
+    from ortho_lora.tasks.data import take
+    from ortho_lora.training.evaluation import encode
+
+    config, total = training.config, 0.0
+    training.model.eval()
+    for group in training.groups:
+        if len(training.groups) > 1:
+            training.encoder.set_adapter(group.adapter)
+        # A twin is evaluated on what its original's texts were encoded to.
+        sources = {training.tasks[task].twin_of or training.tasks[task].name: task for task in group.tasks}
+        for split in (split for task in sources.values() for split in training.subsets[task].values()):
+            # Texts are evaluated in order of length: a batch of middling ones stands for all.
+            by_length = sorted(range(len(split)), key=lambda index: len(split.texts[index]))
+            size = min(config.eval_batch_size, len(split))
+            middle = (len(split) - size) // 2
+            started = time.perf_counter()
+            encode(
+                training.model,
+                take(split, by_length[middle : middle + size]),
+                training.tokenizer,
+                max_length=config.max_length,
+                batch_size=size,
+                device=training.device,
+            )
+            total += (time.perf_counter() - started) * len(split) / size
+    return total

@@ -1,0 +1,361 @@
+"""Everything that a run trains, step by step."""
+
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import get_scheduler
+
+from ortho_lora.errors import OrthoLoraError
+from ortho_lora.record.recorder import Recorder
+from ortho_lora.record.schema import State, Status
+from ortho_lora.record.study import SELECTION_SPLIT
+from ortho_lora.surgery.measure import Measured, record_gradients, record_step
+from ortho_lora.surgery.nonfinite import nonfinite, record_nonfinite, sentence
+from ortho_lora.surgery.surgeon import OrthoLoRA
+from ortho_lora.tasks.data import TaskData
+from ortho_lora.tasks.loading import load_tasks
+from ortho_lora.training import device
+from ortho_lora.training.attach import attach, layers_past_examples
+from ortho_lora.training.batches import Batch, Pass, TaskSampler, seed_of
+from ortho_lora.training.checkpoint import Checkpoint, Place, replace_directory
+from ortho_lora.training.config import Config
+from ortho_lora.training.evaluation import encode, evaluate, evaluation_subsets, record_evaluation
+from ortho_lora.training.model import MultiTaskModel, load_encoder, outline, use_dropout
+
+log = logging.getLogger(__name__)
+
+# What a pass costs beside its tokens, in tokens (benchmarks/passes.py).
+TOKENS_OF_A_PASS = {"cpu": 64, "accelerator": 4096}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tasks that share an adapter: all of them, or with method `single` each task alone."""
+
+    adapter: str
+    tasks: list[int]
+    surgeon: OrthoLoRA
+
+
+class Training:
+    """Everything that a run trains, at one place of its way."""
+
+    def __init__(
+        self,
+        config: Config,
+        tasks: list[TaskData],
+        report: Callable[[Status], None],
+        stop: threading.Event,
+    ) -> None:
+        self.config, self.tasks, self.report, self.stop = config, tasks, report, stop
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        torch.manual_seed(seed_of(config.seed, "dropout"))
+        self.device = device.choose(config.device)
+        self.place = Place()
+        self.saved = -1  # step of the last checkpoint
+        self.losses: dict[str, float] = {}
+        self.recorder: Recorder
+
+        encoder, self.tokenizer = load_encoder(config.model, config.max_length)
+        shape = outline(encoder)
+        pooling = shape.pooling(config.pooling)
+        apart = config.method == "single"
+        names = [f"task{index}" for index in range(len(tasks))] if apart else ["default"]
+        self.encoder: PeftModel = attach(
+            encoder,
+            names,
+            rank=config.rank,
+            alpha=config.alpha,
+            dropout=config.dropout,
+            target_modules=config.target_modules,
+            seed=seed_of(config.seed, "adapter"),
+        )
+        self.model = MultiTaskModel(
+            self.encoder,
+            tasks,
+            width=shape.width,
+            pooling=pooling,
+            share_heads=not apart,
+            generator=torch.Generator().manual_seed(seed_of(config.seed, "heads")),
+        ).to(self.device)
+        self.whole = layers_past_examples(self.encoder)
+        members = [[task] for task in range(len(tasks))] if apart else [list(range(len(tasks)))]
+        self.groups = [Group(name, of, self._surgeon(name, of)) for name, of in zip(names, members, strict=True)]
+        self.mode = _gradient_mode(config, self.groups)
+        self.sampler = TaskSampler(tasks, config.batch_size, config.seed)
+        self.subsets = evaluation_subsets(tasks, config.eval_examples)
+        lora = [block.parameter for group in self.groups for block in group.surgeon.blocks]
+        heads = self.model.head_parameters()
+        rates = [
+            {"params": lora, "lr": config.learning_rate},
+            {"params": heads, "lr": config.head_learning_rate},
+        ]
+        optimizer = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[config.optimizer]
+        self.optimizer = optimizer(rates, weight_decay=config.weight_decay)
+        self.scheduler = get_scheduler(
+            "constant_with_warmup" if config.schedule == "constant" else config.schedule,
+            self.optimizer,
+            num_warmup_steps=config.warmup_steps,
+            num_training_steps=config.steps,
+        )
+        surgeons = [group.surgeon for group in self.groups]
+        self.checkpoint = Checkpoint(
+            self.model, self.optimizer, self.scheduler, surgeons, self.sampler, tasks, self.device
+        )
+
+    def _surgeon(self, adapter: str, members: Sequence[int]) -> OrthoLoRA:
+        config, method = self.config, self.config.effective
+        names = [self.tasks[t].name for t in members]
+        self.encoder.set_adapter(adapter)  # only the active one can be watched
+        return OrthoLoRA(
+            self.encoder,
+            names,
+            rule=method.rule,
+            scope=method.scope,
+            branches=method.branches,
+            order=config.order,
+            seed=seed_of(config.seed, "order"),
+            loss_weights={self.tasks[t].name: config.tasks[t].loss_weight for t in members},
+            adapter=adapter,
+            whole=self.whole,
+            on_nonfinite=None,  # `_train_step` looks, for the heads' sake
+        )
+
+    def run(self, recorder: Recorder) -> None:
+        config = self.config
+        self.recorder = recorder
+        try:
+            log.info("%s on %s, %s gradients", config.label, self.device, self.mode)
+            while not self.stop.is_set():
+                if self._evaluation_is_due():
+                    self._evaluate()
+                    continue  # it may have been stopped
+                if config.checkpoint_every and self.place.step % config.checkpoint_every == 0:
+                    self._checkpoint()
+                if self.place.step == config.steps:
+                    break
+                self._train_step()
+                self.recorder.flush_if_due()
+                self._say_progress()
+            finished = self.place.evaluated == config.steps
+            if config.checkpoint_every:
+                self._checkpoint()
+            self._say("running" if finished else "stopping", "saving")
+            self._save()
+            self.recorder.flush()
+            self._say("finished" if finished else "stopped", "done")
+        except BaseException as error:
+            # What was measured is kept, and the status says why: the recorder sees to it.
+            expected = isinstance(error, OrthoLoraError)  # then the sentence says it all
+            log.error("the run failed at step %d: %s", self.place.step, error, exc_info=not expected)
+            raise
+
+    def _train_step(self) -> None:
+        started = time.perf_counter()
+        rate = self.scheduler.get_last_lr()[0]
+        step, skips = self.place.step, self.config.on_nonfinite == "skip"
+        measured = self.measure(self.sampler.next())
+        found = [
+            nonfinite(group.surgeon.tasks, of_group) for group, of_group in zip(self.groups, measured, strict=True)
+        ]
+        for group, problems in zip(self.groups, found, strict=True):
+            shared = [block.parameter for block in group.surgeon.blocks]
+            heads = {p for task in group.tasks for p in self.model.heads[self.model.owners[task]].parameters()}
+            if problems:  # nothing for the optimizer to do
+                for parameter in [*shared, *heads]:
+                    parameter.grad = None
+            elif self.config.clip is not None:
+                torch.nn.utils.clip_grad_norm_([*shared, *heads], self.config.clip)
+        if skips or not any(found):
+            self.optimizer.step()
+            self.scheduler.step()
+        seconds = time.perf_counter() - started
+        self.place.step_seconds += seconds
+
+        self.losses = {}
+        for group, of_group, problems in zip(self.groups, measured, found, strict=True):
+            names = group.surgeon.tasks
+            self.losses |= dict(zip(names, of_group.losses.tolist(), strict=True))
+            record_step(self.recorder, step, names, of_group, learning_rate=rate, seconds=seconds)
+            if step % self.config.record_every == 0:
+                record_gradients(self.recorder, step, group.surgeon.layout, of_group)
+            record_nonfinite(self.recorder, step, problems, skipped=skips)
+            if problems:
+                log.warning("%s", sentence(problems, f"at step {step}"))
+        if not skips and (problems := [of for of_group in found for of in of_group]):
+            self._say("running", "training")
+            raise OrthoLoraError(
+                f"{sentence(problems, f'at step {step}')}: try a lower learning_rate than"
+                f" {self.config.learning_rate:g}, warmup_steps or clip; on_nonfinite: skip leaves such steps out."
+            )
+        self.place.step += 1
+
+    def measure(self, indices: Sequence[Sequence[int]]) -> list[Measured]:
+        """Set the gradients of adapters and heads to those of one batch of every task, with dropout as in training.
+
+        Args:
+            indices: by task, of its training examples.
+
+        Returns:
+            What was measured of each group.
+        """
+        use_dropout(self.model, encoder=self.config.encoder_dropout)
+        self.optimizer.zero_grad()
+        measured = []
+        for group in self.groups:
+            if len(self.groups) > 1:
+                self.encoder.set_adapter(group.adapter)
+            measured.append(self._measure(group, indices))
+        return measured
+
+    def _measure(self, group: Group, indices: Sequence[Sequence[int]]) -> Measured:
+        """Set the gradients of a group's blocks and heads, and return what was measured of them."""
+        config, surgeon = self.config, group.surgeon
+        batch = Batch(
+            [self.tasks[t] for t in group.tasks], [indices[t] for t in group.tasks],
+            self.tokenizer, config.max_length, self.device,
+        )  # fmt: skip
+        autocast = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=config.precision == "bf16")
+
+        def losses(some: Pass) -> dict[str, Tensor]:
+            with autocast():
+                pooled = self.model.pooled(some.tokens())
+                found = some.losses(lambda place, *of: self.model.loss(group.tasks[place], *of), pooled)
+            return {surgeon.tasks[place]: loss for place, loss in found.items()}
+
+        if self.mode == "fused":
+            passes = batch.passes(TOKENS_OF_A_PASS["cpu" if self.device.type == "cpu" else "accelerator"])
+            for some in passes:
+                with surgeon.mixed_batch(some.task_of_example, some.half_of_example, weight_of_example=1):
+                    measured = surgeon.backward(losses(some), accumulate=some is not passes[-1])
+        else:
+            split = not all(block.plain for block in surgeon.blocks)  # only a pass each tells the halves apart
+            for place, size in enumerate(batch.sizes):
+                middle = size // 2 if split else 0
+                for half, (start, end) in enumerate([(0, middle), (middle, size)]):
+                    if end > start:
+                        ((name, loss),) = losses(batch.part(place, start, end)).items()
+                        weight = end - start if split else [1] * (end - start)
+                        surgeon.backward_part(name, loss, half=half if split else None, weight=weight)
+            measured = surgeon.project()
+        assert measured is not None
+        return measured
+
+    def _evaluation_is_due(self) -> bool:
+        step = self.place.step
+        return step != self.place.evaluated and (step % self.config.eval_every == 0 or step == self.config.steps)
+
+    def _evaluate(self) -> None:
+        config = self.config
+        started, last = time.perf_counter(), self.place.step == config.steps
+        self._say("running", "evaluating")
+        self.model.eval()
+        for group in self.groups:
+            if len(self.groups) > 1:
+                self.encoder.set_adapter(group.adapter)
+            encoded: dict[tuple[str, str], Tensor] = {}  # a twin evaluates on its original's texts
+            for task in group.tasks:
+                data = self.tasks[task]
+                for split, subset in self.subsets[task].items():
+                    if self.stop.is_set():
+                        return
+                    if split == SELECTION_SPLIT and not last:
+                        continue
+                    source = (data.twin_of or data.name, split)
+                    if source not in encoded:
+                        encoded[source] = encode(
+                            self.model,
+                            subset,
+                            self.tokenizer,
+                            max_length=config.max_length,
+                            batch_size=config.eval_batch_size,
+                            device=self.device,
+                        )
+                    scores, predictions = evaluate(self.model, task, data, subset, encoded[source])
+                    where: dict[str, str | int] = {"step": self.place.step, "split": split, "task": data.name}
+                    record_evaluation(self.recorder, where, subset, scores, predictions if last else None)
+                    listed = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+                    log.info("step %d  %s  %s  %s", self.place.step, data.name, split, listed)
+        self.place.evaluated = self.place.step
+        self.place.evaluation_seconds = time.perf_counter() - started
+        self.recorder.flush()
+
+    def _checkpoint(self) -> None:
+        if self.saved != self.place.step:
+            self.recorder.flush()  # first, so that a checkpoint is never ahead of the record
+            self.checkpoint.save(self.recorder.run_dir, self.place, self.losses)
+            self.saved = self.place.step
+
+    def restore(self, run_dir: Path) -> None:
+        """Be where the run's last checkpoint was."""
+        self.place, self.losses = self.checkpoint.restore(run_dir)
+        self.saved = self.place.step
+
+    def _save(self) -> None:
+        """Write the adapter and the heads, complete or not at all."""
+        temporary = self.recorder.run_dir / ".adapter"
+        shutil.rmtree(temporary, ignore_errors=True)
+        for group in self.groups:
+            self.encoder.save_pretrained(str(temporary), selected_adapters=[group.adapter])
+            if group.adapter != "default":
+                (temporary / group.adapter).rename(temporary / self.tasks[group.tasks[0]].name)
+        heads = {
+            f"{self.tasks[owner].name}.{name}": value.detach().cpu().contiguous()
+            for owner in sorted(set(self.model.owners))
+            for name, value in self.model.heads[owner].named_parameters()
+        }
+        save_file(heads, temporary / "heads.safetensors")
+        replace_directory(temporary, self.recorder.run_dir / "adapter")
+
+    def _say(self, state: State, phase: str) -> None:
+        eta = self._eta() if state == "running" and phase != "saving" else None
+        self.place.peak_memory_bytes = max(self.place.peak_memory_bytes, device.peak_memory(self.device))
+        self.report(
+            self.recorder.status(
+                state,
+                step=self.place.step,
+                phase=phase,
+                eta_seconds=eta,
+                losses=self.losses,
+                peak_memory_bytes=self.place.peak_memory_bytes,
+            )
+        )
+
+    def _say_progress(self) -> None:
+        self.report(self.recorder.progress(self.place.step, self.losses, self._eta()))
+
+    def _eta(self) -> float | None:
+        if not self.place.step:
+            return None
+        left = self.config.steps - self.place.step
+        return (
+            left * self.place.step_seconds / self.place.step
+            + (left // self.config.eval_every + 1) * self.place.evaluation_seconds
+        )
+
+
+def _gradient_mode(config: Config, groups: Sequence[Group]) -> str:
+    special = sorted({block.module for group in groups for block in group.surgeon.blocks if not block.plain})
+    if config.gradient_mode == "fused" and special:
+        raise OrthoLoraError(
+            f"gradient_mode 'fused' needs plain LoRA linear layers, and {', '.join(special)} are not: use 'sequential'."
+        )
+    if config.gradient_mode == "auto":
+        return "sequential" if special else "fused"
+    return config.gradient_mode
+
+
+def tasks_of(config: Config) -> list[TaskData]:
+    """The tasks that a run of this configuration trains on. Raises as `load_tasks`."""
+    return load_tasks(config.tasks, config.seed, config.selection_share)
