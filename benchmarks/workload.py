@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torchjd.autojac import mtl_backward
 
 from ortho_lora import OrthoLoRA, Recorder
-from ortho_lora.surgery import blocks as adapters
 from ortho_lora.tasks.loading import load_tasks
+from ortho_lora.training.attach import attach
 from ortho_lora.training.batches import Batch, TaskSampler
 from ortho_lora.training.config import load_config
 from ortho_lora.training.model import MultiTaskModel, load_encoder, use_dropout
@@ -62,7 +62,7 @@ def workload(
     data = load_tasks(config.tasks, seed=0)
     encoder, tokenizer = load_encoder("minilm")
     settings = {"rank": rank, "alpha": 16.0, "dropout": 0.0, "target_modules": None, "seed": 0}
-    adapted = adapters.attach(encoder, ["default"], **settings)  # type: ignore[arg-type]
+    adapted = attach(encoder, ["default"], **settings)  # type: ignore[arg-type]
     model = MultiTaskModel(
         adapted, data, width=encoder.config.hidden_size, pooling="mean", share_heads=True, generator=torch.Generator()
     )

@@ -8,8 +8,8 @@ import plotly.graph_objects as go
 
 from analysis.figures import theme
 from analysis.figures.lines import PLOT, add_reference, series_of, with_legend
-from analysis.outcomes.curves import loss_curves, metric_curves
 from analysis.outcomes.scores import MEAN
+from analysis.outcomes.trajectories import loss_curves, metric_curves
 from ortho_lora.record.schema import Identity
 
 Axis: TypeAlias = Literal["step", "seconds"]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from analysis.conflict import queries
 from analysis.library.runs import Run
 from analysis.outcomes.boards import Board, name_of
-from analysis.outcomes.curves import metric_curves, with_seconds
+from analysis.outcomes.trajectories import metric_curves, with_seconds
 from analysis.reading.cache import remembered
 from analysis.reading.database import ask
 from analysis.statistics.seeds import Paired, estimate

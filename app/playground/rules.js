@@ -1,4 +1,4 @@
-// The rules of analysis/rules.py for one Gram matrix of a few tasks; a browser test holds the two together.
+// The rules of analysis/conflict/rules.py for one Gram matrix of a few tasks; a browser test holds the two together.
 // Matrices are arrays of rows; orders are lists of permutations, over which the mean is made.
 
 const RULES = ["sum", "pcgrad", "pcgrad-inplace", "gradvac"];

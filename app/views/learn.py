@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import streamlit as st
 
-from analysis.conflict import arrows as plane
-from analysis.conflict import queries
+from analysis.conflict import plane, queries
 from analysis.library.runs import Run, open_run
 from analysis.statistics.series import Floats
 from app.playground import LARGEST, playground

@@ -17,7 +17,7 @@ from analysis.library.runs import Run, final_metrics
 from app.launching import launcher
 from app.shared import figure, state
 from app.shared.glossary import link
-from app.views import lesson_runs as lesson
+from app.views import lesson_runs
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.schema import default_runs_dir
 
@@ -33,14 +33,14 @@ def show() -> None:
     )
     runs = _finished(default_runs_dir())
     _training(len(runs))
-    _act(1, "Turn the dial", _dial, {rho: runs[name] for rho, name in lesson.DIAL.items() if name in runs}, 2)
-    heads = {name: runs[name] for name in (lesson.DIAL[1.0], lesson.OWN_HEAD) if name in runs}
+    _act(1, "Turn the dial", _dial, {rho: runs[name] for rho, name in lesson_runs.DIAL.items() if name in runs}, 2)
+    heads = {name: runs[name] for name in (lesson_runs.DIAL[1.0], lesson_runs.OWN_HEAD) if name in runs}
     _act(2, "The same quarrel, two heads", _own_head, heads, 2)
-    _act(3, "Two tasks that have nothing to do with each other", _unrelated, runs.get(lesson.UNRELATED), 1)
+    _act(3, "Two tasks that have nothing to do with each other", _unrelated, runs.get(lesson_runs.UNRELATED), 1)
 
 
 def _finished(runs_dir: Path) -> dict[str, Run]:
-    return {name: run for name, run in lesson.standing(runs_dir).items() if run.state == "finished"}
+    return {name: run for name, run in lesson_runs.standing(runs_dir).items() if run.state == "finished"}
 
 
 def _act(number: int, title: str, body: Callable[[Any], None], runs: Any, needed: int) -> None:
@@ -60,16 +60,16 @@ def _act(number: int, title: str, body: Callable[[Any], None], runs: Any, needed
 
 def _training(before: int) -> None:
     runs_dir = default_runs_dir()
-    total = len(lesson.TASKS)
+    total = len(lesson_runs.TASKS)
     if before == total:
         return
-    active = any(run.active for run in lesson.standing(runs_dir).values())
+    active = any(run.active for run in lesson_runs.standing(runs_dir).values())
     # A lesson that trains goes on after a reload.
     watched = st.session_state.setdefault(_GOING, active)
 
     @st.fragment(run_every=LOOK_SECONDS if watched else None)
     def look() -> None:
-        stands = lesson.standing(runs_dir)
+        stands = lesson_runs.standing(runs_dir)
         now = [run for run in stands.values() if run.active]
         done = sum(run.state == "finished" for run in stands.values())
         if done != before:
@@ -77,7 +77,7 @@ def _training(before: int) -> None:
         if not now:
             _go_on(runs_dir)
         part = sum(run.status.step / run.status.total for run in now if run.status and run.status.total)
-        minutes = max(round((total - done - part) * lesson.seconds_a_run(stands.values()) / 60), 1)
+        minutes = max(round((total - done - part) * lesson_runs.seconds_a_run(stands.values()) / 60), 1)
         if st.session_state[_GOING]:
             doing = now[0].run_id if now else "the next run is starting"
             head, button = st.columns([5, 1], vertical_alignment="center")
@@ -103,14 +103,14 @@ def _go_on(runs_dir: Path) -> None:
     """Start the next run, unless the one that was started is still loading, or did not get that far."""
     started: str | None = st.session_state.get(_STARTED)
     if started and not (runs_dir / started).exists():
-        if not lesson.alive(runs_dir, started):
+        if not lesson_runs.alive(runs_dir, started):
             st.session_state[_GOING] = False
             st.error(f"**{started}** did not start. This is what it said:")
             output = launcher.tail(runs_dir / ".launch" / f"{started}.log", 12)
             st.code(output or "nothing", language=None)
     elif st.session_state[_GOING]:
         try:
-            st.session_state[_STARTED] = lesson.start_next(runs_dir)
+            st.session_state[_STARTED] = lesson_runs.start_next(runs_dir)
         except OrthoLoraError as error:
             st.warning(state.plain(str(error)))
 
@@ -178,7 +178,7 @@ def _own_head(runs: dict[str, Run]) -> None:
         return
     for column, (name, run) in zip(st.columns(len(runs)), runs.items(), strict=True):
         with column:
-            own = name == lesson.OWN_HEAD
+            own = name == lesson_runs.OWN_HEAD
             st.markdown("**A head of its own**" if own else "**One head for both**")
             _pair_lines(run, name)
             assert run.info is not None
@@ -218,7 +218,7 @@ def _unrelated(run: Run) -> None:
         return
     matrix = state.ask(queries.task_matrix, run, Selection())
     noise = state.ask(queries.noise, run, Selection())
-    _pair_lines(run, lesson.UNRELATED)
+    _pair_lines(run, lesson_runs.UNRELATED)
     shown = ["branch", "rate_before", "rate_low", "rate_high", "cos_before", "verdict", "cosine_low", "cosine_high"]
     st.dataframe(
         matrix[shown],

@@ -9,7 +9,7 @@ import streamlit as st
 from analysis import figures
 from analysis.conflict import queries
 from analysis.library.runs import Run
-from analysis.outcomes import curves as trajectories
+from analysis.outcomes import trajectories
 from analysis.outcomes.beside import board_of
 from analysis.study import comparison
 from app.shared import figure, glossary, state

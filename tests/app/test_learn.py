@@ -7,7 +7,7 @@ import pytest
 
 import ortho_lora.launching.queue as queue
 from app.shared import glossary
-from app.views import lesson_runs as lesson
+from app.views import lesson_runs
 
 
 def words(test):
@@ -123,10 +123,10 @@ def add_lesson(records, runs_dir):
 
 @pytest.fixture
 def whole_lesson(add_lesson):
-    for rho, name in lesson.DIAL.items():
+    for rho, name in lesson_runs.DIAL.items():
         add_lesson(name, cosine=1 - 2 * rho)
-    add_lesson(lesson.OWN_HEAD, cosine=0.9)
-    add_lesson(lesson.UNRELATED, ("trec", "movies"), cosine=0.0)
+    add_lesson(lesson_runs.OWN_HEAD, cosine=0.9)
+    add_lesson(lesson_runs.UNRELATED, ("trec", "movies"), cosine=0.0)
 
 
 def test_questions_come_before_answers(whole_lesson, open_page):

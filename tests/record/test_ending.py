@@ -19,8 +19,8 @@ STEPS = 50
 
 LOOP = """
 import sys, threading, time
-from ortho_lora.record import Recorder
-from ortho_lora.schema import RunInfo, TaskInfo
+from ortho_lora.record.recorder import Recorder
+from ortho_lora.record.schema import RunInfo, TaskInfo
 
 INFO = RunInfo(
     run_id="x", created=0.0, method="joint", rule="sum", scope="block", seed=0, gradient_mode="library", config={},

@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 
-from ortho_lora.record import origin as origins
+from ortho_lora.record import origin as origin_module
 from ortho_lora.record.origin import Host, Origin, find, locked
 
 LOCKER = """
@@ -102,7 +102,7 @@ def test_life_is_told_only_where_it_can_be_seen(child, changes, life):
 
 def test_a_system_that_tells_nothing_goes_by_name_and_time(child, monkeypatch):
     monkeypatch.setattr(Host, "this", lambda: Host(name="here"))
-    monkeypatch.setattr(origins, "_ticks", lambda pid: None)
+    monkeypatch.setattr(origin_module, "_ticks", lambda pid: None)
     origin = Origin.of(psutil.Process(child.pid))
     assert (origin.host, origin.ticks) == (Host(name="here"), None)
     assert origin.process_life == "alive"

@@ -158,7 +158,7 @@ def test_missing_packages_are_named_with_what_to_install(monkeypatch, rule, pack
 def test_solvers_are_imported_only_by_rules_that_need_them(rule, imported):
     program = f"""
 import sys, torch
-from ortho_lora.projection import project
+from ortho_lora.surgery.projection import project
 project(torch.eye(2), {rule!r}, [[0, 1]])
 print("torchjd" in sys.modules)
 """

@@ -18,7 +18,7 @@ from analysis.conflict.queries import Selection
 from analysis.figures import describe as words
 from analysis.figures import theme
 from analysis.library.runs import open_run
-from analysis.outcomes import curves as trajectories
+from analysis.outcomes import trajectories
 from analysis.outcomes.scores import MEAN
 from analysis.output.data import replay_frame
 from ortho_lora.record.schema import RunInfo

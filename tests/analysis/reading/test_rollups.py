@@ -10,7 +10,7 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 from analysis.conflict import agreement, queries
-from analysis.reading import rollups as cells
+from analysis.reading import rollups
 from analysis.reading.damage import problems, sound
 from analysis.reading.database import Selection, ask
 from ortho_lora.record.manifest import Bins, Manifest, Part, read_manifest
@@ -32,7 +32,7 @@ def rolled(records: ModuleType, tables: dict[str, pd.DataFrame], tmp_path_factor
 @pytest.fixture(autouse=True)
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """However few rows there are."""
-    monkeypatch.setattr(cells, "RAW_ROWS", 0)
+    monkeypatch.setattr(rollups, "RAW_ROWS", 0)
 
 
 Question = Callable[[Path, Selection], pd.DataFrame]
@@ -102,19 +102,19 @@ def test_blocks_and_extent(run: Path, rolled: Path) -> None:
 
 def test_the_rows_of_whole_bins_are_not_read(rolled: Path, tmp_path: Path) -> None:
     manifest = read_manifest(rolled)
-    found = cells.plan(manifest, "pairs", "by_layer", (5, 61))
+    found = rollups.plan(manifest, "pairs", "by_layer", (5, 61))
     assert (found.rolled, found.raw, found.bins.width) == ((16, 47), ((5, 15), (48, 61)), 16)
-    assert cells.plan(manifest, "pairs", "by_step", None).raw == ()
-    assert cells.plan(manifest, "pairs", "by_block", None).raw == ()
+    assert rollups.plan(manifest, "pairs", "by_step", None).raw == ()
+    assert rollups.plan(manifest, "pairs", "by_block", None).raw == ()
 
 
 def test_a_range_within_a_bin_is_read_from_the_rows(rolled: Path) -> None:
-    assert cells.plan(read_manifest(rolled), "pairs", "by_layer", (18, 30)).rolled is None
+    assert rollups.plan(read_manifest(rolled), "pairs", "by_layer", (18, 30)).rolled is None
 
 
 def test_few_rows_are_read_as_they_are(rolled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cells, "RAW_ROWS", 10**6)
-    assert cells.plan(read_manifest(rolled), "pairs", "by_layer", None).rolled is None
+    monkeypatch.setattr(rollups, "RAW_ROWS", 10**6)
+    assert rollups.plan(read_manifest(rolled), "pairs", "by_layer", None).rolled is None
 
 
 def test_rows_after_the_last_bin_are_read_as_they_are() -> None:
@@ -124,7 +124,7 @@ def test_rows_after_the_last_bin_are_read_as_they_are() -> None:
     )
     bins = (Part(name="part-000000.parquet", rows=1, first=0, last=47),)
     manifest = Manifest(parts={"pairs": rows, "rollup/pairs_by_layer": bins}, bins=Bins(first=0, width=16))
-    found = cells.plan(manifest, "pairs", "by_layer", None)
+    found = rollups.plan(manifest, "pairs", "by_layer", None)
     assert (found.rolled, found.raw) == ((0, 47), ((48, 60),))
 
 

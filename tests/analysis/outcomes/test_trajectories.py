@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.conflict import queries
-from analysis.outcomes import curves as trajectories
+from analysis.outcomes import trajectories
 from analysis.outcomes.scores import MEAN
 from ortho_lora.record.schema import RunInfo
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from analysis.conflict.arrows import Block, coordinates, share_in_picture, step_blocks, step_gram
+from analysis.conflict.plane import Block, coordinates, share_in_picture, step_blocks, step_gram
 from ortho_lora.errors import OrthoLoraError
 
 
