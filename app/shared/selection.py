@@ -1,9 +1,12 @@
 """What of a run the pages are about: steps, layers, branch and pair, the same on every page and kept in the address."""
 
+import pandas as pd
 import streamlit as st
 
+from analysis.conflict import queries
 from analysis.conflict.queries import Extent, Selection
-from app.shared import address, glossary
+from analysis.library.runs import Run
+from app.shared import address, glossary, state
 from ortho_lora.record.schema import BRANCHES
 
 Pair = tuple[str, str]
@@ -33,6 +36,20 @@ def select(extent: Extent, *, branch: bool = True) -> Selection:
         layers=tuple(layers) or None,
         branches=(chosen,) if chosen else None,
     )
+
+
+def select_matrix(run: Run) -> tuple[Extent, Selection, pd.DataFrame] | None:
+    """What is recorded, what is selected of it, and its `queries.task_matrix`; None where that is nothing: said so."""
+    extent = state.ask(queries.extent, run)
+    if not extent.pairs:
+        st.info("No gradients are recorded yet: the first appear a few seconds after training starts.")
+        return None
+    selection = select(extent)
+    matrix = state.ask(queries.task_matrix, run, selection)
+    if matrix.empty:
+        st.info("Nothing is recorded for this selection yet.")
+        return None
+    return extent, selection, matrix
 
 
 def select_steps(extent: Extent) -> tuple[int, int] | None:
@@ -69,6 +86,11 @@ def select_pair(extent: Extent, first: Pair) -> Pair:
 def choose_pair(pair: Pair) -> None:
     """Let all pages be about this pair; for the callback of a click."""
     st.session_state["pair"] = name_of(pair)
+
+
+def of_pair(frame: pd.DataFrame, pair: Pair) -> pd.DataFrame:
+    """The rows of one pair."""
+    return frame[(frame["task_i"] == pair[0]) & (frame["task_j"] == pair[1])].reset_index(drop=True)
 
 
 def name_of(pair: Pair) -> str:

@@ -15,7 +15,7 @@ from analysis.diagnosis.verdicts import Agreement, worst_pair
 from analysis.figures.heatmaps import WITH_NUMBERS, View
 from analysis.library.runs import Run
 from app.shared import figure, glossary, scale, state
-from app.shared.selection import Pair, choose_pair, select, select_pair
+from app.shared.selection import Pair, choose_pair, of_pair, select_matrix, select_pair
 
 VIEWS: dict[str, View] = {"Cosine": "cosine", "Batch cosine": "batch", "Share negative": "rate"}
 HELP = {
@@ -56,20 +56,6 @@ def _body(run: Run) -> None:
     with space:
         _matrix(run, extent, selection, matrix, pair)
     _pair(run, selection, matrix, pair)
-
-
-def select_matrix(run: Run) -> tuple[Extent, Selection, pd.DataFrame] | None:
-    """What is recorded, what is selected of it, and its `queries.task_matrix`; None where that is nothing: said so."""
-    extent = state.ask(queries.extent, run)
-    if not extent.pairs:
-        st.info("No gradients are recorded yet: the first appear a few seconds after training starts.")
-        return None
-    selection = select(extent)
-    matrix = state.ask(queries.task_matrix, run, selection)
-    if matrix.empty:
-        st.info("Nothing is recorded for this selection yet.")
-        return None
-    return extent, selection, matrix
 
 
 def _matrix(run: Run, extent: Extent, selection: Selection, matrix: pd.DataFrame, pair: Pair) -> None:
@@ -130,11 +116,6 @@ def _pair(run: Run, selection: Selection, matrix: pd.DataFrame, pair: Pair) -> N
     st.markdown("**Step by step**: batch cosines, mean over blocks; the band reaches from the lowest to the highest.")
     steps = state.ask(queries.pair_over_steps, run, pair, selection)
     figure.show("pair-over-steps", partial(figures.pair_lines, steps, pair, dark=dark), steps)
-
-
-def of_pair(frame: pd.DataFrame, pair: Pair) -> pd.DataFrame:
-    """The rows of one pair."""
-    return frame[(frame["task_i"] == pair[0]) & (frame["task_j"] == pair[1])].reset_index(drop=True)
 
 
 def _numbers(known: Agreement, row: dict[Any, Any]) -> None:

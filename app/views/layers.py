@@ -15,8 +15,7 @@ from analysis.figures.layers import Block
 from analysis.library.names import layer_name
 from analysis.library.runs import Run
 from app.shared import address, figure, scale, state
-from app.shared.selection import Pair, choose_pair, name_of, select_pair
-from app.views.conflicts import of_pair, select_matrix
+from app.shared.selection import Pair, choose_pair, name_of, of_pair, select_matrix, select_pair
 
 MOST_CELLS = 100_000
 """That a figure brings to the browser."""

@@ -9,8 +9,7 @@ from analysis.library.runs import Run, list_runs, open_run
 from analysis.library.search import delete_run, disk_bytes
 from analysis.library.settings import final_table, setting_differences
 from app.launching import controls
-from app.shared import state
-from app.views import metrics
+from app.shared import links, state
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.schema import default_runs_dir
 
@@ -125,7 +124,7 @@ def _notes(run: Run) -> None:
 
 def _actions(runs: Sequence[Run]) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.page_link(st.Page(metrics.page, url_path="metrics"), label="Open in Metrics", icon=":material/show_chart:")
+        links.link("metrics", ":material/show_chart: Open in Metrics")
         archived = all(run.notes.archived for run in runs)
         words, icon = ("Take back", ":material/unarchive:") if archived else ("Archive", ":material/archive:")
         if st.button(words, icon=icon, key="archive", help="Archived runs are kept, and listed apart."):
