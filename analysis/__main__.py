@@ -17,7 +17,7 @@ from rich.text import Text
 from analysis.conflict import replay as replays
 from analysis.conflict.queries import Selection, task_matrix
 from analysis.diagnosis.diagnose import diagnose as diagnosis_of
-from analysis.figures.describe import describe
+from analysis.figures.words import describe
 from analysis.library.runs import Run, final_metrics, run_at
 from analysis.output import files
 from analysis.output.data import DATA, frame_of

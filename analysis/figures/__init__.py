@@ -5,7 +5,6 @@ the page's to say. Show them with `st.plotly_chart(figure, theme=None)`.
 """
 
 from analysis.figures.arrows import conflict_arrows
-from analysis.figures.describe import describe
 from analysis.figures.dots import remaining_conflicts, replayed_methods
 from analysis.figures.grids import gain_grid, transfer_heatmap
 from analysis.figures.heatmaps import gram_heatmap, projection_pairs, task_heatmap
@@ -16,6 +15,7 @@ from analysis.figures.study import axis_curves, cost_and_score, method_gains
 from analysis.figures.trajectories import loss_lines, loss_trajectories, metric_lines, metric_trajectories
 from analysis.figures.transfer import conflict_and_transfer
 from analysis.figures.verdicts import strengths, windows
+from analysis.figures.words import describe
 
 __all__ = [
     "axis_curves",

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from analysis.figures.describe import describe
+from analysis.figures.words import describe
 from analysis.output.files import csv_text
 from app.shared.state import BY_NAME
 
@@ -28,7 +28,7 @@ def show(
         name: of the figure on all pages, and of its files.
         draw: a named function with its arguments, which makes the figure where there are numbers.
         frame: the numbers.
-        alt: alternative text; None: what `analysis.figures.describe` says of the frame.
+        alt: alternative text; None: what `analysis.figures.words` says of the frame.
         on_click: called before the page runs again with a clicked point, of which `customdata` says what it is. A click
             on a heatmap's cell is not delivered: the figure needs markers on top.
     """

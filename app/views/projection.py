@@ -10,7 +10,7 @@ from analysis import figures
 from analysis.conflict import queries
 from analysis.conflict.queries import Extent, Selection
 from analysis.conflict.replay import NOTE
-from analysis.figures.describe import what_remains
+from analysis.figures.words import what_remains
 from analysis.library.names import method_name
 from analysis.library.runs import Run
 from analysis.output.data import replay_frame

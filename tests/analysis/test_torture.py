@@ -36,7 +36,7 @@ from ortho_lora.record.rows import decode
 from ortho_lora.record.store import Batch, Store
 from ortho_lora.record.tables import TABLES
 
-SECONDS = 60
+SECONDS = 900  # of a busy machine; who waits, waits for ever
 ALL = Selection()
 
 

@@ -12,7 +12,7 @@ from analysis.__main__ import app
 from analysis.conflict import queries
 from analysis.conflict.queries import Selection
 from analysis.diagnosis.diagnose import diagnose
-from analysis.figures.describe import describe
+from analysis.figures.words import describe
 from analysis.library.runs import open_run
 from analysis.output.data import frame_of
 from analysis.report.page import write_report

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from analysis import figures
 from analysis.conflict import queries
 from analysis.conflict.queries import Selection
-from analysis.figures import describe as words
-from analysis.figures import theme
+from analysis.figures import theme, words
 from analysis.library.runs import open_run
 from analysis.outcomes import trajectories
 from analysis.outcomes.scores import MEAN
