@@ -7,6 +7,7 @@ from typing import get_args
 from torch import Tensor
 
 from ortho_lora.errors import OrthoLoraError
+from ortho_lora.surgery.blocks import Block
 from ortho_lora.surgery.methods import METHODS, RULES, SCOPES, Branches, Method, Order, Rule, Scope
 
 
@@ -114,3 +115,30 @@ def check_losses(losses: object, tasks: Sequence[str], *, mixed: bool = False) -
         if task not in tasks:
             raise OrthoLoraError(f"task {task!r}: expected one of {', '.join(tasks)}.")
         check_loss(f"task {task!r}", loss)
+
+
+def place_of(task: int | str, tasks: Sequence[str]) -> int:
+    """The place of a task that is given by its name or its place."""
+    if isinstance(task, str) and task in tasks:
+        return tasks.index(task)
+    if isinstance(task, int) and 0 <= task < len(tasks):
+        return task
+    raise OrthoLoraError(f"task {task!r}: expected one of {', '.join(tasks)}, or its place from 0.")
+
+
+def check_watchable(*, compiled: bool) -> None:
+    """Raise OrthoLoraError where the layers of a model run where no hook sees them."""
+    if compiled:
+        raise OrthoLoraError(
+            "mixed_batch: the layers of a compiled model cannot be watched: give each task a forward pass and a loss of"
+            " its own, or leave torch.compile out."
+        )
+
+
+def check_plain(blocks: Sequence[Block]) -> None:
+    """Raise OrthoLoraError where the gradient of a layer cannot be taken apart by examples."""
+    if special := sorted({block.module for block in blocks if not block.plain}):
+        raise OrthoLoraError(
+            f"mixed_batch needs plain LoRA on linear layers, and {', '.join(special)} are not: give each task a"
+            " forward pass and a loss of its own (`train`: gradient_mode=sequential)."
+        )

@@ -83,6 +83,15 @@ def blocks(model: nn.Module, adapter: str | None = None, whole: Container[str] =
     return list(by_parameter.values())
 
 
+def check_same(blocks: Sequence[Block]) -> None:
+    """Raise OrthoLoraError where the layers hold other matrices by now."""
+    if any(linear.weight is not block.parameter for block in blocks for linear in block.linears):
+        raise OrthoLoraError(
+            "the adapter's weights are others than when this OrthoLoRA was made (a model loaded, moved or prepared"
+            " since then may hold new ones): make it afterwards, and the optimizer too."
+        )
+
+
 def module_infos(blocks: Sequence[Block]) -> tuple[ModuleInfo, ...]:
     """The adapted modules of blocks, for the record."""
     by_path: dict[str, list[Block]] = {}

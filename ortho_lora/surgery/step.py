@@ -64,3 +64,11 @@ class Step:
         unknown = torch.full((), torch.nan, device=device)
         losses = torch.stack([self.losses.get(task, unknown).float() for task in self.tasks])
         return torch.stack([losses, torch.tensor([task in self.losses for task in self.tasks]).to(losses)])
+
+
+def weighted(losses: Tensor | Mapping[str, Tensor], by: Mapping[str, float]) -> tuple[Tensor, dict[str, Tensor]]:
+    """The sum of losses times the weights of their tasks, and each of them; a sum that is given stays as it is."""
+    if isinstance(losses, Tensor):
+        return losses, {}
+    each = {task: loss if (weight := by[task]) == 1 else weight * loss for task, loss in losses.items()}
+    return torch.stack(list(each.values())).sum(), each

@@ -1,8 +1,6 @@
 """Gradient surgery in anyone's training loop: in place of `loss.backward()`, measure, project and record."""
 
 import logging
-import sys
-import time
 from collections.abc import Container, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,18 +11,17 @@ from torch import Tensor, nn
 
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.recorder import Recorder
-from ortho_lora.record.schema import RunInfo, TaskInfo
-from ortho_lora.record.versions import versions
 from ortho_lora.surgery import arguments, distributed
-from ortho_lora.surgery.blocks import blocks, is_compiled, module_infos
+from ortho_lora.surgery.blocks import blocks, check_same, is_compiled
 from ortho_lora.surgery.canary import Canary
 from ortho_lora.surgery.gradients import Collector
 from ortho_lora.surgery.halves import Weights, rows_of, rows_of_one
-from ortho_lora.surgery.measure import Measured, layout_of, record_gradients, record_step
-from ortho_lora.surgery.methods import Branches, OnNonfinite, Order, Rule, Scope, name_of
+from ortho_lora.surgery.measure import Measured
+from ortho_lora.surgery.methods import Branches, OnNonfinite, Order, Rule, Scope
 from ortho_lora.surgery.nonfinite import nonfinite, record_nonfinite, settle
 from ortho_lora.surgery.projection import all_orders, check_rule
-from ortho_lora.surgery.step import Step
+from ortho_lora.surgery.recording import Recording
+from ortho_lora.surgery.step import Step, weighted
 from ortho_lora.surgery.update import Projector, average, measured
 from ortho_lora.surgery.verification import Verification
 
@@ -103,14 +100,13 @@ class OrthoLoRA:
         arguments.check_whole("record_every", record_every, 1)
         arguments.check_whole("seed", seed, 0)
         check_rule(self.method.rule)
-        self.order, self.optimizer, self.record_every = order, optimizer, record_every
-        self.on_nonfinite = on_nonfinite
+        self.order, self.optimizer, self.on_nonfinite = order, optimizer, on_nonfinite
         if order == "mean":
             all_orders(len(tasks))  # refuses too many
         distributed.refuse_sharded(model)
         self.model, self.blocks = model, blocks(model, adapter, whole)
         distributed.align(self._trained())
-        self.layout = layout_of(self.blocks, tasks)
+        self.recording = Recording(self.blocks, self.tasks, optimizer, record_every)
         self.compiled = is_compiled(model)
         self.collector = Collector(self.blocks, len(tasks), watch=not self.compiled)
         self.verification = Verification(self.collector, self.tasks)
@@ -120,11 +116,12 @@ class OrthoLoRA:
         self.canary = Canary(self.blocks)
         self.collector.on_foreign = self.canary.foreign
         self._weighed = False  # whether somebody has said what examples weigh
-        self._ended = time.perf_counter()
         self._now = self._new_step()
         self.recorder = recorder if distributed.is_first() else None
         if self.recorder is not None:
-            self.recorder.begin(self._identity(self.recorder.run_dir.name, seed))
+            name = self.recorder.run_dir.name
+            who = self.recording.identity(name, self.method, order, seed, self.loss_weights, compiled=self.compiled)
+            self.recorder.begin(who)
 
     def reset(self, reason: str = "by hand") -> None:
         """Drop the step under way, if any: what was collected of it, and every `.grad` of the model.
@@ -172,14 +169,9 @@ class OrthoLoRA:
             OrthoLoraError: an unknown task, or layers that only a pass for each task can serve.
         """
         given = task_of_example.tolist() if isinstance(task_of_example, Tensor) else task_of_example
-        tasks = [self._index(task) for task in given]
-        if self.compiled:
-            raise _compiled()
-        if special := sorted({block.module for block in self.blocks if not block.plain}):
-            raise OrthoLoraError(
-                f"mixed_batch needs plain LoRA on linear layers, and {', '.join(special)} are not: give each task a"
-                " forward pass and a loss of its own (`train`: gradient_mode=sequential)."
-            )
+        tasks = [arguments.place_of(task, self.tasks) for task in given]
+        arguments.check_watchable(compiled=self.compiled)
+        arguments.check_plain(self.blocks)
         self._begin_pass()
         rows = rows_of(
             tasks, len(self.tasks), halves=half_of_example, weights=weight_of_example, groups=group_of_example,
@@ -208,7 +200,7 @@ class OrthoLoRA:
                 " there is nothing to compare; call it inside `with surgeon.mixed_batch(...)`, before `backward`."
             )
         arguments.check_losses(losses, self.tasks, mixed=True)
-        return self.verification.compare(*self._weighted(losses), self._trained())
+        return self.verification.compare(*weighted(losses, self.loss_weights), self._trained())
 
     def backward(
         self,
@@ -278,17 +270,16 @@ class OrthoLoRA:
             now.take_turns(index)
             now.note({task: loss})
             now.begun = True
-            self.collector.backward_alone(now.scaled(self._weighted({task: loss})[1][task], scaler), rows)
+            self.collector.backward_alone(now.scaled(weighted({task: loss}, self.loss_weights)[1][task], scaler), rows)
 
     def _backward_mixed(
         self, losses: Tensor | Mapping[str, Tensor], accumulate: bool, scaler: torch.amp.GradScaler | None
     ) -> None:
-        total, by_task = self._weighted(losses)
+        total, by_task = weighted(losses, self.loss_weights)
         now = self._now
         total = now.scaled(total, scaler)
         if self.verification.is_due(first_of_step=not now.begun):
-            if is_compiled(self.model):  # since this was made
-                raise _compiled()
+            arguments.check_watchable(compiled=is_compiled(self.model))  # it may have been compiled since
             scaled = {task: now.scaled(loss, scaler) for task, loss in by_task.items()}
             self.verification.compare(total, scaled, self._trained())
         for task in self.collector.mixed.present:
@@ -313,7 +304,7 @@ class OrthoLoRA:
         if self.recorder is not None:
             if not self.step and not self._weighed:
                 log.warning("the noise of gradients is not estimated: say what share of its loss each example carries")
-            self._record(self.recorder, found)
+            self.recording.add(self.recorder, self.step, found)
             record_nonfinite(self.recorder, self.step, bad, skipped=found.skipped)
         self.step += 1
         if bad and self.on_nonfinite is not None and not is_scaled:
@@ -360,13 +351,6 @@ class OrthoLoRA:
         if self.recorder is not None:
             self.recorder.go_on(self.step)
 
-    def _index(self, task: int | str) -> int:
-        if isinstance(task, str) and task in self.tasks:
-            return self.tasks.index(task)
-        if isinstance(task, int) and 0 <= task < len(self.tasks):
-            return task
-        raise OrthoLoraError(f"task {task!r}: expected one of {', '.join(self.tasks)}, or its place from 0.")
-
     @contextmanager
     def _dropping(self, what: str) -> Iterator[None]:
         """Drop the step where something in it raises."""
@@ -384,24 +368,10 @@ class OrthoLoRA:
                 " one, or make it anew."
             )
         self.canary.called = True
-        if not self._now.begun and any(
-            linear.weight is not block.parameter for block in self.blocks for linear in block.linears
-        ):
-            raise OrthoLoraError(
-                "the adapter's weights are others than when this OrthoLoRA was made (a model loaded, moved or prepared"
-                " since then may hold new ones): make it afterwards, and the optimizer too."
-            )
+        if not self._now.begun:
+            check_same(self.blocks)
         if self._now.begun and self.collector.was_zeroed():
             self.reset("gradients were set to zero between two of its passes")
-
-    def _weighted(self, losses: Tensor | Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The sum of losses times their weights, and each of them."""
-        if isinstance(losses, Tensor):
-            return losses, {}
-        by_task = {
-            task: loss if (weight := self.loss_weights[task]) == 1 else weight * loss for task, loss in losses.items()
-        }
-        return torch.stack(list(by_task.values())).sum(), by_task
 
     def _new_step(self) -> Step:
         return Step(self.tasks, self.order, self.generator)
@@ -425,47 +395,3 @@ class OrthoLoRA:
 
     def _trained(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-
-    def _record(self, recorder: Recorder, measured: Measured) -> None:
-        now = time.perf_counter()
-        rate = torch.nan if self.optimizer is None else self._learning_rate(self.optimizer)
-        record_step(recorder, self.step, self.tasks, measured, learning_rate=rate, seconds=now - self._ended)
-        if self.step % self.record_every == 0:
-            record_gradients(recorder, self.step, self.layout, measured)
-        self._ended = now
-        recorder.flush_if_due()
-        losses = zip(self.tasks, measured.losses.tolist(), measured.given.tolist(), strict=True)
-        recorder.progress(self.step + 1, {task: loss for task, loss, known in losses if known})
-
-    def _learning_rate(self, optimizer: torch.optim.Optimizer) -> float:
-        """Of the adapter."""
-        first = self.blocks[0].parameter
-        for group in optimizer.param_groups:
-            if any(parameter is first for parameter in group["params"]):
-                return float(group["lr"])
-        return torch.nan
-
-    def _identity(self, run_id: str, seed: int) -> RunInfo:
-        return RunInfo(
-            run_id=run_id,
-            created=time.time(),
-            method=name_of(self.method),
-            rule=self.method.rule,
-            scope=self.method.scope,
-            seed=seed,
-            gradient_mode="sequential" if self.compiled else "library",
-            config={"order": self.order, "branches": self.method.branches, "record_every": self.record_every},
-            tasks=tuple(
-                TaskInfo(name=task, metrics=("loss",), loss_weight=self.loss_weights[task]) for task in self.tasks
-            ),
-            modules=module_infos(self.blocks),
-            versions=versions(),
-            command=sys.argv,
-        )
-
-
-def _compiled() -> OrthoLoraError:
-    return OrthoLoraError(
-        "mixed_batch: the layers of a compiled model cannot be watched: give each task a forward pass and a loss of its"
-        " own, or leave torch.compile out."
-    )

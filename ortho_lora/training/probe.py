@@ -170,7 +170,7 @@ def _take_batches(
                 " no parameters changed, so it comes with these: probe another run, or try precision=fp32."
             )
         record_step(recorder, len(found), surgeon.tasks, measured, learning_rate=np.nan, seconds=seconds)
-        record_gradients(recorder, len(found), surgeon.layout, measured)
+        record_gradients(recorder, len(found), surgeon.recording.layout, measured)
         recorder.flush_if_due()
         found.append(branch_cosines(surgeon.blocks, measured))
         losses = dict(zip(surgeon.tasks, measured.losses.tolist(), strict=True))

@@ -189,7 +189,7 @@ class Training:
             self.losses |= dict(zip(names, of_group.losses.tolist(), strict=True))
             record_step(self.recorder, step, names, of_group, learning_rate=rate, seconds=seconds)
             if step % self.config.record_every == 0:
-                record_gradients(self.recorder, step, group.surgeon.layout, of_group)
+                record_gradients(self.recorder, step, group.surgeon.recording.layout, of_group)
             record_nonfinite(self.recorder, step, problems, skipped=skips)
             if problems:
                 log.warning("%s", sentence(problems, f"at step {step}"))
