@@ -7,10 +7,9 @@ from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from analysis.library.runs import Run, open_run
 from ortho_lora.errors import OrthoLoraError
+from ortho_lora.record.admission import lock_run
 
 
 def find_runs(
@@ -67,16 +66,15 @@ def delete_run(runs_dir: Path, run_id: str) -> None:
     if run.active:
         raise OrthoLoraError(f"run {run_id!r} is {run.state}: stop it before you delete it.")
     trash = runs_dir / f".trash-{uuid.uuid4().hex}"
-    lock = FileLock(run.path / "lock", timeout=0)  # what `train` and `resume` hold as long as they write
+    lock = lock_run(run.path)
     try:
-        with lock:
-            run.path.rename(trash)
-    except Timeout:
-        raise OrthoLoraError(f"run {run_id!r}: a process is writing it: wait for its end, or stop it.") from None
+        run.path.rename(trash)
     except OSError as error:
         raise OrthoLoraError(
             f"{run.path}: cannot be deleted ({error.strerror}): ask its owner for the right to write."
         ) from error
+    finally:
+        lock.release()
     try:
         shutil.rmtree(trash)
     except OSError as error:

@@ -110,7 +110,7 @@ def test_run_that_another_process_writes_is_not_deleted(library):
     code = f"import filelock\nwith filelock.FileLock({lock!r}):\n    print('held', flush=True)\n    input()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(OrthoLoraError, match="'a': a process is writing it"):
+        with pytest.raises(OrthoLoraError, match="a: another process is writing this run: wait"):
             delete_run(library, "a")
         holder.communicate(b"\n")
     delete_run(library, "a")
