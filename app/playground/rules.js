@@ -1,7 +1,6 @@
 // The rules of analysis/conflict/rules.py for one Gram matrix of a few tasks; a browser test holds the two together.
 // Matrices are arrays of rows; orders are lists of permutations, over which the mean is made.
 
-const RULES = ["sum", "pcgrad", "pcgrad-inplace", "gradvac"];
 const RESIDUE = 1e-6; // share of a squared length below which what is left of a gradient is rounding error
 
 const square = (count, of) => Array.from({ length: count }, (_, i) => Array.from({ length: count }, (_, j) => of(i, j)));

@@ -47,6 +47,11 @@ def random_gram(rng, tasks):
     return gradients @ gradients.T
 
 
+def test_every_rule_of_python_is_offered(page):
+    offered = page.locator('[data-part="rule"] option').evaluate_all("options => options.map(option => option.value)")
+    assert offered == list(RULES)
+
+
 def test_rules_are_those_of_python(browser):
     rng = np.random.default_rng(0)
     cases = []

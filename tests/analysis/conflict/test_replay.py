@@ -37,6 +37,10 @@ def random_steps(seed: int, steps: int, tasks: int, width: int, orders: bool = T
     return Steps(np.arange(steps), BLOCKS, gram, np.ones(gram.shape[:3]), drawn)
 
 
+def test_every_rule_of_training_but_those_of_torchjd_is_here() -> None:
+    assert tuple(projection._RULES) == RULES
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     st.integers(0, 2**32 - 1),
