@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import yaml
 from models import Problem, tiny_bert
+from test_boundaries import FLOORS
 from typer.testing import CliRunner
 
 from analysis.__main__ import app as analysis_app
@@ -22,6 +23,42 @@ from ortho_lora.training.config import load_config
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = {path.name: path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
 README, DISTRIBUTED = DOCUMENTS["README.md"], DOCUMENTS["distributed.md"]
+
+
+FOLDERS = ("ortho_lora", "analysis", "app", "tests", "benchmarks", "examples", "docs")
+
+
+def named(text):
+    """Files, folders and modules of the project that a text names, with the name within them, if any, that it means."""
+    start = rf"(?<![\w/.-])(?:{'|'.join(FOLDERS)})"
+    for path, name in re.findall(rf"({start}/[\w./-]*\w/?)(?:::(\w+))?", text):
+        yield ROOT / path, name
+    for dotted in re.findall(rf"{start}(?:\.\w+)+", text):
+        parts = dotted.split(".")
+        tops = [ROOT.joinpath(*parts[:n]) for n in range(len(parts), 0, -1)]
+        top = next(one for one in tops if one.is_dir() or one.with_suffix(".py").is_file())
+        rest = parts[len(top.relative_to(ROOT).parts) :]
+        yield (top / "__init__.py" if top.is_dir() else top.with_suffix(".py")), "".join(rest[:1])
+
+
+def test_every_file_and_name_of_the_documentation_is_there():
+    documents = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    found = [(document.name, *one) for document in documents for one in named(document.read_text())]
+    assert len(found) > 100
+    missing = [
+        (document, str(path), name)
+        for document, path, name in found
+        if not path.exists() or not re.search(rf"\b{name}\b", path.read_text() if name else "")
+    ]
+    assert not missing
+
+
+def test_the_floors_shown_are_those_that_are_proved():
+    shown = DOCUMENTS["architecture.md"]
+    for top, floors in FLOORS.items():
+        (line,) = re.findall(rf"^\| `{top}` \| (.*) \|$", shown, re.M)
+        told = [set(re.findall(r"`(\w+)`", floor)) for floor in line.split(";")]
+        assert told == [floor for floor in floors if "__main__" not in floor]
 
 
 def blocks(language, containing, text=README):
