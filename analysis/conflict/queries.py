@@ -11,47 +11,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.conflict.agreement import (
-    PAIR,
-    batches_needed,
-    block_cosines,
-    configured,
-    noise,
-    shares_texts,
-    task_matrix,
-    windows,
-)
+from analysis.conflict.agreement import PAIR, block_cosines, configured
+from analysis.conflict.agreement import batches_needed as batches_needed
+from analysis.conflict.agreement import noise as noise
+from analysis.conflict.agreement import task_matrix as task_matrix
+from analysis.conflict.agreement import windows as windows
 from analysis.reading.damage import counted
-from analysis.reading.database import BINNED, Selection, ask
+from analysis.reading.database import BINNED, ask
+from analysis.reading.database import Selection as Selection
 from analysis.statistics.judge import LEVEL
 from analysis.statistics.series import false_discovery
-
-__all__ = [
-    "Extent",
-    "Selection",
-    "batches_needed",
-    "block_cosines",
-    "blocks",
-    "elapsed",
-    "extent",
-    "layer_step",
-    "losses",
-    "metrics",
-    "module_layer",
-    "module_layer_step",
-    "noise",
-    "norms_over_steps",
-    "one_step",
-    "pair_over_steps",
-    "projection_by_layer",
-    "projection_by_pair",
-    "projection_over_steps",
-    "shares_texts",
-    "task_matrix",
-    "weights",
-    "windows",
-    "worst_blocks",
-]
 
 _IS_PAIR = "(task_i = $one AND task_j = $other) OR (task_i = $other AND task_j = $one)"
 _FREQUENCY = "(sum(projected_ij) + sum(projected_ji)) / 2 / nullif(sum(measured), 0)"

@@ -15,7 +15,6 @@ def conflict_arrows(cosine: float, names: tuple[str, str], *, dark: bool = False
     Args:
         cosine: of the two.
         names: of the tasks.
-        dark: for a dark page.
     """
     half = math.acos(max(-1.0, min(1.0, cosine))) / 2
     one, other = (-math.sin(half), math.cos(half)), (math.sin(half), math.cos(half))

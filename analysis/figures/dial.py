@@ -14,7 +14,6 @@ def dial_lines(frame: pd.DataFrame, rho: float, *, dark: bool = False) -> go.Fig
     Args:
         frame: of `dial.answers`.
         rho: the position.
-        dark: for a dark page.
     """
     theme.need_rows(frame)
     figure = theme.panels(_TITLES, 1, 3, shared_yaxes=False, horizontal_spacing=0.08)

@@ -16,7 +16,6 @@ def remaining_conflicts(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure
 
     Args:
         frame: of `queries.task_matrix`.
-        dark: for a dark page.
     """
     theme.need_rows(frame)
     branches = sorted(frame["branch"].unique())
@@ -76,7 +75,6 @@ def replayed_methods(frame: pd.DataFrame, tasks: Sequence[str], taken: str | Non
         frame: of `export.export("replay", ...)` with `method`, the name of each.
         tasks: in the order of their colours.
         taken: the method of the run, marked; None: it is none of them.
-        dark: for a dark page.
     """
     theme.need_rows(frame)
     names = {

@@ -19,7 +19,6 @@ def transfer_heatmap(frame: pd.DataFrame, tasks: Sequence[str], *, dark: bool = 
     Args:
         frame: of `transfer.transfer_matrix`, of one condition.
         tasks: in the order of rows and columns.
-        dark: for a dark page.
     """
     cells = {}
     for row in frame.to_dict("records"):
@@ -38,7 +37,6 @@ def gain_grid(
         frame: of `axes.over_axes`, of one method, at one place of every other axis.
         axes: of rows, of columns.
         labels: of each, in order.
-        dark: for a dark page.
     """
     cells = {}
     for row in frame.dropna(subset="gain").to_dict("records"):

@@ -28,7 +28,6 @@ def hatch(
         missing: rows by columns of the panel; rows are categories.
         edges: where on the x axis columns begin, and the last one ends; None: columns are categories.
         lines: in each cell.
-        dark: for a dark page.
     """
     places = np.argwhere(missing)
     apart = -(-len(places) // MOST) if len(places) else 1

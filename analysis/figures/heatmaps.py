@@ -56,7 +56,6 @@ def task_heatmap(
             cosines before projection.
         chosen: the pair whose cells are outlined.
         limit: colours of cosines span -limit to limit.
-        dark: for a dark page.
     """
     theme.need_rows(frame)
     shown: list[When] = ["before"] if value == "cosine" else list(when)
@@ -107,7 +106,6 @@ def projection_pairs(
         frame: of `queries.projection_by_pair`.
         tasks: in the order of rows and columns.
         value: share of the measurements, or of the norm that each projection alone removes.
-        dark: for a dark page.
     """
     theme.need_rows(frame)
     branches = sorted(frame["branch"].unique())
@@ -145,7 +143,6 @@ def gram_heatmap(frame: pd.DataFrame, tasks: Sequence[str], *, dark: bool = Fals
     Args:
         frame: of `queries.one_step`, of one block.
         tasks: in the order of rows and columns.
-        dark: for a dark page.
     """
     theme.need_rows(frame)
     figure = theme.panels(["before", "after"], 1, 2)

@@ -17,7 +17,6 @@ def window_intervals(frame: pd.DataFrame, pair: tuple[str, str], *, dark: bool =
     Args:
         frame: of `queries.windows`, of the pair.
         pair: for the words.
-        dark: for a dark page.
     """
     theme.need_rows(frame)
     branches = sorted(frame["branch"].unique())

@@ -33,7 +33,6 @@ def layer_step_heatmap(
         frame: of `queries.layer_step`.
         when: the rows: before and after projection, and what it changes.
         limit: colours span -limit to limit.
-        dark: for a dark page.
     """
     theme.need_rows(frame)
     branches = sorted(frame["branch"].unique())
@@ -51,7 +50,7 @@ def module_heatmaps(frame: pd.DataFrame, *, when: When = "before", limit: float 
 
     Args:
         frame: of `queries.module_layer_step`.
-        limit, dark: as in `layer_step_heatmap`.
+        limit: as in `layer_step_heatmap`.
         when: before or after projection, or what it changes.
     """
     theme.need_rows(frame)
@@ -82,7 +81,6 @@ def block_heatmap(
         when: before or after projection, or what it changes.
         chosen: the block that is outlined.
         limit: colours span -limit to limit.
-        dark: for a dark page.
     """
     theme.need_rows(frame)
     frame = _with_value(frame, when)
@@ -127,7 +125,6 @@ def block_history(frame: pd.DataFrame, step: int | None = None, *, dark: bool = 
     Args:
         frame: of `queries.pair_over_steps`, of one block.
         step: where a line stands.
-        dark: for a dark page.
     """
     theme.need_rows(frame)
     figure = go.Figure()

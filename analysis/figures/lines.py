@@ -17,7 +17,6 @@ def projection_steps(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
 
     Args:
         frame: of `queries.projection_over_steps`.
-        dark: for a dark page.
     """
     theme.need_rows(frame)
     figure = theme.panels(["", ""], 2, 1)
@@ -34,7 +33,6 @@ def projection_layers(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
 
     Args:
         frame: of `queries.projection_by_layer`.
-        dark: for a dark page.
     """
     theme.need_rows(frame)
     figure = theme.panels(["", ""], 1, 2, shared_yaxes=False, horizontal_spacing=0.12)
@@ -63,7 +61,6 @@ def weights_over_steps(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
 
     Args:
         frame: of `queries.weights`.
-        dark: for a dark page.
     """
     theme.need_rows(frame)
     branches = sorted(frame["branch"].unique())
@@ -85,7 +82,6 @@ def pair_lines(frame: pd.DataFrame, pair: tuple[str, str], *, dark: bool = False
     Args:
         frame: of `queries.pair_over_steps`.
         pair: for the words.
-        dark: for a dark page.
     """
     theme.need_rows(frame)
     branches = sorted(frame["branch"].unique())

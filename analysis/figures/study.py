@@ -22,7 +22,6 @@ def method_gains(frame: pd.DataFrame, methods: Sequence[str], baseline: str, *, 
         frame: of `comparison.gains`, of one condition.
         methods: of the study, in the order of their colours.
         baseline: the method that others are compared with.
-        dark: for a dark page.
     """
     theme.need_rows(frame)
     tasks, shown = list(dict.fromkeys(frame["task"])), list(dict.fromkeys(frame["method"]))
@@ -64,7 +63,6 @@ def axis_curves(
         labels: of the axis, in order; drawn to scale where all are numbers.
         methods: of the study, in the order of their colours.
         baseline: the method that others are compared with.
-        dark: for a dark page.
     """
     theme.need_rows(frame)
     unit, metric = _unit(frame), theme.label(str(frame["metric"].iloc[0]))
@@ -125,7 +123,6 @@ def cost_and_score(frame: pd.DataFrame, methods: Sequence[str], baseline: str, *
         frame: of `axes.over_axes` with `relative` of `cost.costs`, of one condition.
         methods: of the study, in the order of their colours.
         baseline: whose cost is 1.
-        dark: for a dark page.
     """
     theme.need_rows(frame)
     figure = go.Figure()

@@ -41,7 +41,6 @@ def metric_trajectories(
         finals: series whose last value is drawn across the panel, as single-task training's.
         axis: what is equal where lines stand above each other.
         steps: first and last that are seen on an axis of steps; the others are there when the reader zooms out.
-        dark: for a dark page.
     """
     theme.need_rows(curves)
     described = {task.name: task for info in infos.values() for task in info.tasks}
@@ -83,7 +82,7 @@ def loss_trajectories(
 
     Args:
         curves: of `trajectories.loss_curves`, or of seeds put together, with or without `smoothed`.
-        series, axis, steps, dark: as in `metric_trajectories`.
+        series, axis, steps: as in `metric_trajectories`.
     """
     theme.need_rows(curves)
     figure, cells = _grid({task: task for task in dict.fromkeys(curves["task"])}, axis)
@@ -111,7 +110,6 @@ def metric_lines(
         frame: of `queries.metrics`; its first run has the first colour.
         infos: identity of each run in the frame.
         split: evaluation split.
-        dark: for a dark page.
 
     Raises:
         ValueError: there are no primary metrics of this split.
@@ -126,7 +124,6 @@ def loss_lines(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
 
     Args:
         frame: of `queries.losses`; its first run has the first colour.
-        dark: for a dark page.
     """
     return loss_trajectories(loss_curves(frame), list(dict.fromkeys(frame["run"])), dark=dark)
 

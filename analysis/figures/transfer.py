@@ -18,7 +18,6 @@ def conflict_and_transfer(frame: pd.DataFrame, measure: str = "cosine", *, dark:
     Args:
         frame: of `transfer.pair_conflicts`, of one condition.
         measure: `cosine`, `corrected` or `conflict_rate`.
-        dark: for a dark page.
     """
     known = frame.dropna(subset=measure)
     theme.need_rows(known)

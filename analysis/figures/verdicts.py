@@ -16,7 +16,6 @@ def strengths(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
 
     Args:
         frame: of `export.verdict_table`; the first row is on top.
-        dark: for a dark page.
     """
     theme.need_rows(frame)
     names = frame["task_i"].map(theme.label) + " – " + frame["task_j"].map(theme.label)
@@ -69,7 +68,6 @@ def windows(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
 
     Args:
         frame: branch and the fields of `Window`; a row a window.
-        dark: for a dark page.
     """
     theme.need_rows(frame)
     figure = go.Figure()

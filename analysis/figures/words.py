@@ -6,23 +6,6 @@ from analysis.library.names import layer_name, method_name, span
 from analysis.statistics.judge import MARKS
 
 
-def what_remains(frame: pd.DataFrame) -> str:
-    """How many conflicts of `queries.task_matrix` are left after the rule, and where most."""
-    before, after = (
-        (frame[f"rate_{when}"] * frame[count]).sum() / max(frame[count].sum(), 1)
-        for when, count in (("before", "measured"), ("after", "measured_after"))
-    )
-    if before == after:
-        said = f"Of the measured cosines {before:.1%} are negative, and stay so."
-    else:
-        said = f"Of the measured cosines {before:.1%} are negative before projection and {after:.1%} after it."
-    if after == 0 or frame["rate_after"].isna().all():
-        return said
-    most = frame.loc[frame["rate_after"].idxmax()]
-    where = f"{most['task_i']} and {most['task_j']} on branch {most['branch']}"
-    return f"{said} Most remain between {where}: {most['rate_after']:.1%}, mean batch cosine {most['cos_after']:+.2f}."
-
-
 def describe(frame: pd.DataFrame) -> str:
     """One sentence on a frame of `conflict.queries`: its strongest conflict, or what else its figure is about."""
     columns = set(frame.columns)
@@ -48,36 +31,22 @@ def _pairs(frame: pd.DataFrame) -> str:
     return f"{said} Strongest conflict: {pair}, cosine {cosine}."
 
 
-def _layers(frame: pd.DataFrame) -> str:
+def _lowest(frame: pd.DataFrame) -> str:
+    """The lowest cosine before projection, and where it is."""
     found = frame.dropna(subset="cos_before")
     if found.empty:
-        return "No layer is measured yet."
-    low = found.loc[found["cos_before"].idxmin()]
-    where = f"layer {layer_name(low['layer'])} of branch {low['branch']}, {span(low['step'], low['step_end'])}"
-    return f"Lowest mean batch cosine before projection: {low['cos_before']:+.2f} in {where}."
+        return "No cosine is measured yet."
+    low = found.loc[found["cos_before"].idxmin()].to_dict()
+    where = [f"layer {layer_name(low['layer'])}", *([low["module"]] if "module" in low else [])]
+    where += [f"branch {low['branch']}", *([span(low["step"], low["step_end"])] if "step" in low else [])]
+    pair = f" of {low['task_i']} and {low['task_j']}" if "task_i" in low else ""
+    return f"Lowest cosine before projection: {low['cos_before']:+.2f}{pair}, at {', '.join(where)}."
 
 
 def _windows(frame: pd.DataFrame) -> str:
     known = frame.dropna(subset="cosine_low")
     between = f" lies within {known['cosine_low'].min():+.2f} to {known['cosine_high'].max():+.2f}"
     return f"{len(frame)} windows; the cosine{between if len(known) else ' is not known'}."
-
-
-def _one_step(frame: pd.DataFrame) -> str:
-    found = frame.dropna(subset="cos_before")
-    if found.empty:
-        return "No pair of tasks is measured in this step."
-    low = found.loc[found["cos_before"].idxmin()]
-    return f"Lowest cosine before projection: {low['cos_before']:+.2f}, of {low['task_i']} and {low['task_j']}."
-
-
-def _blocks(frame: pd.DataFrame) -> str:
-    found = frame.dropna(subset="cos_before")
-    if found.empty:
-        return "No block is measured yet."
-    low = found.loc[found["cos_before"].idxmin()]
-    where = f"{low['module']} of layer {layer_name(low['layer'])}, branch {low['branch']}"
-    return f"Lowest mean batch cosine before projection: {low['cos_before']:+.2f} on {where}."
 
 
 def _directed(frame: pd.DataFrame) -> str:
@@ -120,18 +89,22 @@ def _weights(frame: pd.DataFrame) -> str:
 
 
 def _metrics(frame: pd.DataFrame) -> str:
-    last = frame.drop_duplicates(["run", "split", "task", "metric"], keep="last")
-    listed = [
-        f"{row.task} {row.metric} {row.value:.2f} ({row.run}, {row.split})"
-        for row in last[last["metric"] != "loss"].itertuples()
-    ]
-    return f"Last values: {'; '.join(listed)}."
+    known = frame[frame["metric"] != "loss"]
+    return _last(known.assign(of=known["task"] + " " + known["metric"], series=known["run"] + ", " + known["split"]))
+
+
+def _losses(frame: pd.DataFrame) -> str:
+    return _last(frame.assign(of=frame["task"], series=frame["run"], value=frame["loss"]))
 
 
 def _curves(frame: pd.DataFrame) -> str:
-    shown = "smoothed" if "smoothed" in frame else "value"
-    last = frame.dropna(subset=shown).drop_duplicates(["series", "task"], keep="last")
-    listed = [f"{row['task']} {row[shown]:.2f} ({row['series']})" for row in last.to_dict("records")]
+    return _last(frame.assign(of=frame["task"], value=frame["smoothed" if "smoothed" in frame else "value"]))
+
+
+def _last(frame: pd.DataFrame) -> str:
+    """The last value of each series, and what it is of."""
+    last = frame.dropna(subset="value").drop_duplicates(["series", "of"], keep="last")
+    listed = [f"{row['of']} {row['value']:.2f} ({row['series']})" for row in last.to_dict("records")]
     return f"Last values: {'; '.join(listed)}."
 
 
@@ -144,20 +117,13 @@ def _replayed(frame: pd.DataFrame) -> str:
     return f"Directed pairs that each method would have projected: {'; '.join(shares)}."
 
 
-def _losses(frame: pd.DataFrame) -> str:
-    last = frame.drop_duplicates(["run", "task"], keep="last")
-    return f"Last losses: {'; '.join(f'{row.task} {row.loss:.2f} ({row.run})' for row in last.itertuples())}."
-
-
 # The first whose columns are there.
 _SENTENCES = [
     ({"series", "value"}, _curves),
     ({"agreement", "projected"}, _replayed),
     ({"cosine_low", "cos_before"}, _pairs),
     ({"cosine_low", "step"}, _windows),
-    ({"norm_i"}, _one_step),
-    ({"layer", "step"}, _layers),
-    ({"layer", "cos_before"}, _blocks),
+    ({"layer", "cos_before"}, _lowest),
     ({"against"}, _directed),
     ({"frequency"}, _by_branch),
     ({"cos_before"}, _one_pair),

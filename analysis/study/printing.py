@@ -9,20 +9,8 @@ from analysis.output.terminal import plain
 from analysis.study.findings import Findings
 from analysis.study.tables import Table, tables
 
-_LEFT = {
-    "condition",
-    "method",
-    "task",
-    "beside",
-    "settings",
-    "what of it",
-    "run",
-    "tasks",
-    "message",
-    "conflict",
-    "harm",
-    "pair",
-}
+_LEFT = {"condition", "method", "task", "beside", "settings", "what of it"}
+_LEFT |= {"run", "tasks", "message", "conflict", "harm", "pair"}
 _MARKED = str.maketrans({letter: f"\\{letter}" for letter in r"\`*_[]<>|#"})
 
 
