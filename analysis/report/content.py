@@ -12,7 +12,8 @@ from analysis.conflict.replay import Replay
 from analysis.diagnosis.diagnose import Diagnosis, diagnose
 from analysis.diagnosis.sentences import sentences
 from analysis.diagnosis.verdicts import Pair, worst_first
-from analysis.library.runs import Run, final_metrics, runs_table
+from analysis.library.runs import Run, runs_table
+from analysis.library.settings import final_table
 from analysis.outcomes.beside import Outcome, outcomes
 from analysis.output.data import replay_table
 from analysis.report.figures import (
@@ -100,24 +101,15 @@ def content(runs: Sequence[Run], now: datetime) -> Report:
 
 
 def _comparison(runs: Sequence[Run]) -> Comparison:
-    final: dict[str, dict[tuple[str, str], float | None]] = {}
-    majority: dict[tuple[str, str], float | None] = {}
-    for run in runs:
-        info = info_of(run)
-        known = final_metrics(run.path, info.tasks)
-        final[run.run_id] = {(task.name, task.metrics[0]): known.get(task.name) for task in info.tasks if task.metrics}
-        for task in info.tasks:
-            if task.metrics and (scores := task.majority.get("validation")):
-                majority[task.name, task.metrics[0]] = scores.get(task.metrics[0])
-    keys = list(dict.fromkeys(key for values in final.values() for key in values))
-    values = pd.DataFrame(
-        {
-            "task": [task for task, _ in keys],
-            "metric": [metric for _, metric in keys],
-            "always the majority": pd.array([majority.get(key) for key in keys], dtype="Float64"),
-            **{run: pd.array([values.get(key) for key in keys], dtype="Float64") for run, values in final.items()},
-        }
-    )
+    majority = {
+        (task.name, metric): value
+        for run in runs
+        for task in info_of(run).tasks
+        for metric, value in task.majority.get("validation", {}).items()
+    }
+    values = final_table(runs)
+    always = [majority.get(key) for key in zip(values["task"], values["metric"], strict=True)]
+    values.insert(2, "always the majority", pd.array(always, dtype="Float64"))
     overview = runs_table(runs)[["run", "state", "method", "seed", "done", "total", "mean", "created"]]
     overview = overview.assign(created=overview["created"].dt.strftime("%Y-%m-%d %H:%M UTC")).rename(
         columns={"done": "steps done", "total": "of", "mean": "mean metric", "created": "begun"}

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -13,6 +14,7 @@ from analysis.diagnosis.diagnose import Diagnosis
 from analysis.diagnosis.verdicts import worst_first, worst_pair
 from analysis.figures import standalone
 from analysis.library.runs import Run
+from analysis.output.data import DATA
 from analysis.reading.database import Selection
 from analysis.report.tables import Table, table_of
 from ortho_lora.errors import OrthoLoraError
@@ -21,7 +23,8 @@ from ortho_lora.record.schema import Identity
 MOST_PAIRS = 4
 """Pairs that are shown layer by layer."""
 
-_ALL = Selection()
+_Draw = Callable[..., standalone.Drawn]
+"""From a frame, with `dark`."""
 
 
 @dataclass(frozen=True)
@@ -67,26 +70,24 @@ def agreement_parts(run: Run, key: str, extent: queries.Extent, diagnosis: Diagn
         OrthoLoraError: its record cannot be read.
     """
     tasks = list(extent.tasks)
-    noise = queries.noise(run.path, _ALL)
-    matrix = queries.task_matrix(run.path, _ALL)
     shown = [
         _figure(
+            run,
+            "matrix",
             f"{key}-matrix",
             "Cosine of each pair",
             "Of the tasks' mean gradients, without batch noise; the verdict is on it, and bold where it is conflict "
             "(red) or aligned (blue). Hatched: only its interval is known.",
-            lambda: matrix,
-            lambda frame, dark: figures.task_heatmap(frame, tasks, "cosine", dark=dark),
-            export_command(run, "matrix"),
+            partial(figures.task_heatmap, tasks=tasks, value="cosine"),
         ),
         _figure(
+            run,
+            "matrix",
             f"{key}-batches",
             "Mean batch cosine of each pair",
             "What the rule saw, before and after it. On the diagonal, in italics: what two halves of a task's own "
             "batch agree on; no task can be expected to agree with another better than with itself.",
-            lambda: matrix,
-            lambda frame, dark: figures.task_heatmap(frame, tasks, noise=noise, dark=dark),
-            export_command(run, "matrix"),
+            partial(figures.task_heatmap, tasks=tasks, noise=queries.noise(run.path, Selection())),
         ),
     ]
     conflicts = sorted((pair for pair in diagnosis.pairs if pair.verdict == "conflict"), key=worst_first)
@@ -98,6 +99,7 @@ def agreement_parts(run: Run, key: str, extent: queries.Extent, diagnosis: Diagn
     )
     if not conflicts:
         text = "No pair is found in conflict; this is the one with the lowest cosine of its verdict."
+        matrix = queries.task_matrix(run.path, Selection())
         measured = matrix[matrix["steps"] > 0]
         pairs = [worst_pair(measured)] if len(measured) else []
     parts = [Part(f"{key}-agreement", "Task by task", "", tuple(shown))]
@@ -111,28 +113,29 @@ def _of_pair(run: Run, key: str, pair: tuple[str, str]) -> list[Figure]:
     names = f"{pair[0]} – {pair[1]}"
     return [
         _figure(
+            run,
+            "layer-step",
             f"{key}-layers",
             f"{names}: where and since when",
             "Mean batch cosine by layer and step, before projection above, after it below. Hatched grey: not measured, "
             "as branch A at step 0, where its gradient is zero.",
-            lambda: queries.layer_step(run.path, pair, _ALL),
-            lambda frame, dark: figures.layer_step_heatmap(frame, dark=dark),
-            export_command(run, "layer-step", pair),
+            figures.layer_step_heatmap,
+            pair,
         ),
         _figure(
+            run,
+            "pair-over-steps",
             f"{key}-steps",
             f"{names}: over the steps",
             "Mean batch cosine of all blocks; the band reaches from the lowest to the highest of them.",
-            lambda: queries.pair_over_steps(run.path, pair, _ALL),
-            lambda frame, dark: figures.pair_lines(frame, pair, dark=dark),
-            export_command(run, "pair-over-steps", pair),
+            partial(figures.pair_lines, pair=pair),
+            pair,
         ),
     ]
 
 
 def projection_part(run: Run, key: str, extent: queries.Extent) -> Part:
     """How often, how far, and who against whom gradients are projected, and what that does to the update."""
-    tasks = list(extent.tasks)
     if info_of(run).rule == "sum":
         text = "This run adds the gradients up as they are: nothing is projected, and every weight is 1."
         return Part(f"{key}-projection", "Projection", text, ())
@@ -142,37 +145,37 @@ def projection_part(run: Run, key: str, extent: queries.Extent) -> Part:
     )
     shown = (
         _figure(
+            run,
+            "projection-over-steps",
             f"{key}-projection-steps",
             "How often and how far, over the steps",
             "Share of the directed pairs that are projected, and mean share of the norm that a gradient loses.",
-            lambda: queries.projection_over_steps(run.path, _ALL),
-            lambda frame, dark: figures.projection_steps(frame, dark=dark),
-            export_command(run, "projection-over-steps"),
+            figures.projection_steps,
         ),
         _figure(
+            run,
+            "projection-by-pair",
             f"{key}-projection-pairs",
             "Who is projected against whom",
             "The task of the row loses what points against the task of the column.",
-            lambda: queries.projection_by_pair(run.path, _ALL),
-            lambda frame, dark: figures.projection_pairs(frame, tasks, dark=dark),
-            export_command(run, "projection-by-pair"),
+            partial(figures.projection_pairs, tasks=list(extent.tasks)),
         ),
         _figure(
+            run,
+            "projection-by-layer",
             f"{key}-projection-layers",
             "In which layers",
             "The same shares, layer by layer.",
-            lambda: queries.projection_by_layer(run.path, _ALL),
-            lambda frame, dark: figures.projection_layers(frame, dark=dark),
-            export_command(run, "projection-by-layer"),
+            figures.projection_layers,
         ),
         _figure(
+            run,
+            "weights",
             f"{key}-weights",
             "What it does to the update",
             "The update is a weighted sum of the tasks' own gradients. Above 1: others, projected against this task, "
             "carry a part of its gradient.",
-            lambda: queries.weights(run.path, _ALL),
-            lambda frame, dark: figures.weights_over_steps(frame, dark=dark),
-            export_command(run, "weights"),
+            figures.weights_over_steps,
         ),
     )
     return Part(f"{key}-projection", "Projection", text, shown)
@@ -196,12 +199,12 @@ def metric_figures(runs: Sequence[Run], key: str) -> list[Figure]:
             command = export_command(runs[0], "metrics")
             shown.append(_metric_figure(values, infos, str(split), f"{key}-values{place}", command))
     shown.append(
-        _figure(
+        _drawn(
             f"{key}-losses",
             "Training loss",
             "Mean loss of each task's batches.",
             lambda: queries.losses(paths),
-            lambda frame, dark: figures.loss_lines(frame, dark=dark),
+            figures.loss_lines,
             export_command(runs[0], "losses"),
         )
     )
@@ -213,24 +216,25 @@ def _metric_figure(values: pd.DataFrame, infos: dict[str, Identity], split: str,
     of_split = values[values["split"] == split]
     keys = zip(of_split["run"], of_split["task"], of_split["metric"], strict=True)
     shown = of_split[[key in primary for key in keys]].reset_index(drop=True)
-    return _figure(
+    return _drawn(
         key,
         f"Each task's primary metric, {split}",
         "Evaluated on the same examples every time. Dashed: always the most frequent class.",
         lambda: shown,
-        lambda frame, dark: figures.metric_lines(frame, infos, split, dark=dark),
+        partial(figures.metric_lines, infos=infos, split=split),
         command,
     )
 
 
 def _figure(
-    key: str,
-    title: str,
-    words: str,
-    question: Callable[[], pd.DataFrame],
-    draw: Callable[[pd.DataFrame, bool], standalone.Drawn],
-    command: str,
+    run: Run, name: str, key: str, title: str, words: str, draw: _Draw, pair: tuple[str, str] | None = None
 ) -> Figure:
+    """A figure of the data of that name in `output.data`, which exports it."""
+    question = partial(DATA[name].question, run.path, Selection(), pair)
+    return _drawn(key, title, words, question, draw, export_command(run, name, pair))
+
+
+def _drawn(key: str, title: str, words: str, question: Callable[[], pd.DataFrame], draw: _Draw, command: str) -> Figure:
     """A figure of what a question answers; where that is nothing, or an error, it says so."""
     try:
         frame = question()
@@ -238,7 +242,7 @@ def _figure(
         return Figure(key, title, words, absent=str(error))
     if frame.empty:
         return Figure(key, title, words, absent="Nothing is recorded of this yet.")
-    document = standalone.document(lambda dark: draw(frame, dark))
+    document = standalone.document(lambda dark: draw(frame, dark=dark))
     return Figure(key, title, words, figures.describe(frame), document, table_of(frame), command)
 
 
