@@ -18,6 +18,7 @@ from analysis.conflict import replay as replays
 from analysis.conflict.queries import Selection, task_matrix
 from analysis.diagnosis.diagnose import diagnose as diagnosis_of
 from analysis.figures.words import describe
+from analysis.library.names import interval, number
 from analysis.library.runs import Run, final_metrics, run_at
 from analysis.output import files
 from analysis.output.data import DATA, frame_of
@@ -36,23 +37,6 @@ Branch = Literal["A", "B"]
 _SPLIT = "validation"
 _RUN_HELP = "Directory of one run, as in runs/20260101T120000-ortho-lora."
 _JSON_HELP = "Print one JSON document."
-_MATRIX = [
-    "branch",
-    "task_i",
-    "task_j",
-    "verdict",
-    "cosine",
-    "cosine_low",
-    "cosine_high",
-    "q",
-    "cos_before",
-    "cos_low",
-    "cos_high",
-    "rate_before",
-    "rate_low",
-    "rate_high",
-    "cos_after",
-]
 
 
 @app.callback()
@@ -244,8 +228,7 @@ def summarise(run_dir: Path) -> dict[str, Any]:
             if task.metrics  # a loop of somebody's own evaluates nothing
         ],
         "pairs": [
-            {key: None if pd.isna(value) else value for key, value in row.items()}
-            for row in matrix[_MATRIX].to_dict("records")
+            {key: None if pd.isna(value) else value for key, value in row.items()} for row in matrix.to_dict("records")
         ],
         "sentence": describe(matrix),
     }
@@ -317,8 +300,8 @@ def _metrics(rows: list[dict[str, Any]]) -> Table:
         metrics.add_row(
             Text(plain(row["task"])),
             Text(plain(row["metric"])),
-            _number(row["value"], ".3f"),
-            _number(row["majority"], ".3f"),
+            number(row["value"], ".3f"),
+            number(row["majority"], ".3f"),
         )
     return metrics
 
@@ -333,21 +316,13 @@ def _pairs(rows: list[dict[str, Any]], branch: str) -> Table:
         table.add_row(
             Text(plain(f"{row['task_i']} – {row['task_j']}")),
             row["verdict"],
-            _number(row["cosine"], "+.2f"),
-            _interval(row["cosine_low"], row["cosine_high"]),
-            _number(row["cos_before"], "+.2f"),
-            _number(row["rate_before"], ".0%"),
-            _number(row["cos_after"], "+.2f"),
+            number(row["cosine"], "+.2f"),
+            interval(row["cosine_low"], row["cosine_high"]),
+            number(row["cos_before"], "+.2f"),
+            number(row["rate_before"], ".0%"),
+            number(row["cos_after"], "+.2f"),
         )
     return table
-
-
-def _interval(low: float | None, high: float | None) -> str:
-    return "–" if low is None or high is None else f"{low:+.2f} {high:+.2f}"
-
-
-def _number(value: float | None, style: str) -> str:
-    return "–" if value is None else f"{value:{style}}"
 
 
 if __name__ == "__main__":

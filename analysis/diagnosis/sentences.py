@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from analysis.diagnosis.diagnose import Diagnosis
 from analysis.diagnosis.pairs import batch_sentence, more_words, verdict_sentence
 from analysis.diagnosis.verdicts import Branch, Harm, Pair
-from analysis.library.names import layer_name, span
+from analysis.library.names import layer_name, number, span
 from analysis.statistics.judge import TOLD, WORTH
 
 HOW_TO_READ = (
@@ -88,9 +88,9 @@ def _when(branch: Branch) -> str:
 
 def _projected(branch: Branch, pair: Pair) -> str:
     if not branch.projected_i and not branch.projected_j:
-        return f"Projection: none; after the rule the mean batch cosine is {signed(branch.cosine_after)}."
+        return f"Projection: none; after the rule the mean batch cosine is {number(branch.cosine_after)}."
     shares = [
-        f"{one} in {share(often)} of the measurements, each taking {share(far)} of its norm"
+        f"{one} in {number(often, '.0%')} of the measurements, each taking {number(far, '.0%')} of its norm"
         for one, often, far in (
             (pair.task_i, branch.projected_i, branch.removed_i),
             (pair.task_j, branch.projected_j, branch.removed_j),
@@ -98,7 +98,7 @@ def _projected(branch: Branch, pair: Pair) -> str:
     ]
     return (
         f"Projection against each other: {'; '.join(shares)}. After it the mean batch cosine is "
-        f"{signed(branch.cosine_after)} and {share(branch.conflict_rate_after)} of the measurements are still negative."
+        f"{number(branch.cosine_after)} and {number(branch.conflict_rate_after, '.0%')} of the measurements are still negative."
     )
 
 
@@ -113,19 +113,7 @@ def _whole(whole: Harm, conflict: bool) -> list[str]:
     if conflict and whole.enough is not None:
         found.append(
             f"PCGrad's own condition (cosine at most {-whole.magnitude_similarity:.2f}) is "
-            f"{'met' if whole.enough else 'not met'} by the cosine of {signed(whole.cosine)}, and by the batches in "
-            f"{share(whole.share_of_steps)} of the steps."
+            f"{'met' if whole.enough else 'not met'} by the cosine of {number(whole.cosine)}, and by the batches in "
+            f"{number(whole.share_of_steps, '.0%')} of the steps."
         )
     return found
-
-
-def signed(value: float | None, style: str = "+.2f") -> str:
-    return "–" if value is None else f"{value:{style}}"
-
-
-def share(value: float | None, style: str = ".0%") -> str:
-    return "–" if value is None else f"{value:{style}}"
-
-
-def interval(low: float | None, high: float | None, style: str = "+.2f") -> str:
-    return "–" if low is None or high is None else f"{low:{style}} to {high:{style}}"

@@ -9,7 +9,7 @@ from analysis.figures.dots import remaining_conflicts, replayed_methods
 from analysis.figures.grids import gain_grid, transfer_heatmap
 from analysis.figures.heatmaps import gram_heatmap, projection_pairs, task_heatmap
 from analysis.figures.intervals import window_intervals
-from analysis.figures.layers import block_heatmap, block_history, layer_step_heatmap, module_heatmaps
+from analysis.figures.layers import block_heatmap, layer_step_heatmap, module_heatmaps
 from analysis.figures.lines import pair_lines, projection_layers, projection_steps, weights_over_steps
 from analysis.figures.study import axis_curves, cost_and_score, method_gains
 from analysis.figures.trajectories import loss_lines, loss_trajectories, metric_lines, metric_trajectories
@@ -20,7 +20,6 @@ from analysis.figures.words import describe
 __all__ = [
     "axis_curves",
     "block_heatmap",
-    "block_history",
     "conflict_and_transfer",
     "conflict_arrows",
     "cost_and_score",

@@ -28,7 +28,7 @@ def dial_lines(frame: pd.DataFrame, rho: float, *, dark: bool = False) -> go.Fig
         col=1,
     )
     for index, (branch, rows) in enumerate(frame.groupby("branch")):
-        error = {"array": rows["high"] - rows["cosine"], "arrayminus": rows["cosine"] - rows["low"], "thickness": 1}
+        error = theme.errors(rows["cosine"], rows["low"], rows["high"], thickness=1)
         _points(figure, 1, rows["rho"], rows["cosine"], f"cosine on branch {branch}", index, dark, error_y=error)
     once = frame.drop_duplicates("rho")
     for col, named in (

@@ -56,9 +56,7 @@ def remaining_conflicts(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure
                     row=row,
                     col=col,
                 )
-            figure.add_vline(
-                x=chance, line={"color": theme.muted(dark), "dash": "dash", "width": 1.2}, row=row, col=col
-            )
+            figure.add_vline(x=chance, line=theme.reference(dark), row=row, col=col)
         known = frame[[f"{column}_before", f"{column}_after"]].stack()
         low, high = min(0, known.min()), max(1 if column == "rate" else 0, known.max())
         room = 0.05 * (high - low) or 0.05

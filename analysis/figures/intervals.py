@@ -32,7 +32,7 @@ def window_intervals(frame: pd.DataFrame, pair: tuple[str, str], *, dark: bool =
             figure.add_scatter(
                 x=middle + (index - (len(shown) - 1) / 2) * width / 12,
                 y=value,
-                error_y={"array": high - value, "arrayminus": value - low, "thickness": 2, "width": 4},
+                error_y=theme.errors(value, low, high),
                 mode="markers+lines",
                 line=line | {"width": 1},
                 marker={"symbol": theme.symbol(index), "size": 9},
@@ -76,7 +76,7 @@ def window_intervals(frame: pd.DataFrame, pair: tuple[str, str], *, dark: bool =
                 row=1,
                 col=col,
             )
-        figure.add_hline(y=0, line={"color": theme.muted(dark), "dash": "dash", "width": 1.2}, row=1, col=col)
+        figure.add_hline(y=0, line=theme.reference(dark), row=1, col=col)
     figure.update_xaxes(title_text="step", range=[frame["step"].min() - 0.5, frame["step_end"].max() + 0.5])
     figure.update_yaxes(title_text="cosine (conflict below 0)", row=1, col=1)
     return theme.finish(figure, dark=dark, height=350, hovermode="closest").update_layout(margin_b=110)

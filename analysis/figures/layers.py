@@ -119,49 +119,6 @@ def block_heatmap(
     return theme.finish(figure, dark=dark, height=max(140, 20 * len(layers)) + 110)
 
 
-def block_history(frame: pd.DataFrame, step: int | None = None, *, dark: bool = False) -> go.Figure:
-    """The cosine of a pair on one block over the steps; markers take clicks.
-
-    Args:
-        frame: of `queries.pair_over_steps`, of one block.
-        step: where a line stands.
-    """
-    theme.need_rows(frame)
-    figure = go.Figure()
-    for index, when in enumerate(("before", "after")):
-        line = theme.line(index, dark)
-        if when == "before" and (frame["high"] > frame["low"]).any():
-            for column in ("low", "high"):
-                figure.add_scatter(
-                    x=frame["step"],
-                    y=frame[column],
-                    mode="lines",
-                    line={"width": 0, "color": line["color"]},
-                    fill="tonexty" if column == "high" else None,
-                    fillcolor=theme.translucent(line["color"]),
-                    name="lowest to highest before",
-                    showlegend=column == "high",
-                    hoverinfo="skip",
-                )
-        figure.add_scatter(
-            x=frame["step"],
-            y=frame[f"cos_{when}"],
-            mode="lines+markers",
-            line=line,
-            marker={"symbol": theme.symbol(index), "size": 6},
-            unselected={"marker": {"opacity": 1}},
-            name=when,
-            hovertemplate=f"step %{{x}}<br>cosine {when} %{{y:+.3f}}<extra></extra>",
-        )
-    figure.add_hline(y=0, line={"color": theme.muted(dark), "dash": "dash", "width": 1.2})
-    if step is not None:
-        figure.add_vline(x=step, line={"color": theme.CHOSEN, "width": 2})
-    figure.update_xaxes(title_text="step")
-    figure.update_yaxes(title_text="cosine (conflict below 0)")
-    figure.update_layout(clickmode="event+select", hovermode="closest", legend_traceorder="normal")
-    return theme.finish(figure, dark=dark, height=300).update_layout(margin_b=80)
-
-
 def _maps(
     panels: Mapping[str, tuple[pd.DataFrame, When]],
     columns: int,

@@ -76,12 +76,13 @@ def weights_over_steps(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
     return with_legend(figure, len(places), dark=dark, height=PLOT + 90)
 
 
-def pair_lines(frame: pd.DataFrame, pair: tuple[str, str], *, dark: bool = False) -> go.Figure:
+def pair_lines(frame: pd.DataFrame, pair: tuple[str, str], step: int | None = None, *, dark: bool = False) -> go.Figure:
     """The cosine of a pair over the steps, before and after projection; the band spans all blocks and steps of a bin.
 
     Args:
         frame: of `queries.pair_over_steps`.
         pair: for the words.
+        step: where a line stands; markers then take clicks.
     """
     theme.need_rows(frame)
     branches = sorted(frame["branch"].unique())
@@ -89,7 +90,7 @@ def pair_lines(frame: pd.DataFrame, pair: tuple[str, str], *, dark: bool = False
     for col, branch in enumerate(branches, 1):
         rows = frame[frame["branch"] == branch]
         colour = theme.line(0, dark)["color"]
-        for column in ("low", "high"):
+        for column in ("low", "high") if (rows["high"] > rows["low"]).any() else ():
             figure.add_scatter(
                 x=rows["step"],
                 y=rows[column],
@@ -106,8 +107,12 @@ def pair_lines(frame: pd.DataFrame, pair: tuple[str, str], *, dark: bool = False
             )
         for index, when in enumerate(("before", "after")):
             words = f"{theme.label(pair[0])} – {theme.label(pair[1])}: mean cosine {when} %{{y:+.3f}}"
-            add_line(figure, 1, col, rows, f"cos_{when}", index, f"mean {when}", words, dark)
+            add_line(figure, 1, col, rows, f"cos_{when}", index, f"mean {when}", words, dark, marks=step is not None)
         add_reference(figure, 1, col, 0.0, None, dark)
+    if step is not None:
+        figure.add_vline(x=step, line={"color": theme.CHOSEN, "width": 2})
+        figure.update_traces(unselected={"marker": {"opacity": 1}})
+        figure.update_layout(clickmode="event+select", hovermode="closest")
     figure.update_xaxes(title_text="step")
     figure.update_yaxes(title_text="cosine (conflict below 0)", row=1, col=1)
     return with_legend(figure, 3, dark=dark, height=PLOT + 90)
@@ -150,14 +155,12 @@ def add_line(
 
 def add_reference(figure: go.Figure, row: int, col: int, level: float, label: str | None, dark: bool) -> None:
     """A dashed grey line across a panel, with a label at its right end."""
-    colour = theme.muted(dark)
     words = {
         "annotation_text": label,
-        "annotation_font": {"color": colour, "size": 11},
+        "annotation_font": {"color": theme.muted(dark), "size": 11},
         "annotation_position": "bottom right",
     }
-    line = {"color": colour, "dash": "dash", "width": 1.2}
-    figure.add_hline(y=level, line=line, row=row, col=col, **(words if label else {}))
+    figure.add_hline(y=level, line=theme.reference(dark), row=row, col=col, **(words if label else {}))
 
 
 def with_legend(figure: go.Figure, entries: int, *, dark: bool, height: int) -> go.Figure:

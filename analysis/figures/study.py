@@ -33,7 +33,7 @@ def method_gains(frame: pd.DataFrame, methods: Sequence[str], baseline: str, *, 
         figure.add_scatter(
             x=rows["gain"],
             y=rows["task"].map(tasks.index) + offset,
-            error_x=_errors(rows, "gain"),
+            error_x=theme.errors(rows["gain"], rows["low"], rows["high"]),
             mode="markers",
             name=theme.label(method),
             marker=_markers(rows, methods.index(method), dark),
@@ -89,7 +89,7 @@ def axis_curves(
             known = rows.dropna(subset=column)
             if known.empty:
                 continue
-            errors = _errors(known, "gain") if column == "gain" else None
+            errors = theme.errors(known["gain"], known["low"], known["high"]) if column == "gain" else None
             if column == "mean":
                 errors = {"array": known["spread"], "thickness": 1.5, "width": 3}
             figure.add_scatter(
@@ -110,7 +110,7 @@ def axis_curves(
             )
             figure.update_yaxes(tickformat=style, row=number // 2 + 1, col=number % 2 + 1)
     for row, col in ((1, 2), (2, 1)):
-        figure.add_hline(y=0, line={"color": theme.muted(dark), "dash": "dash", "width": 1.2}, row=row, col=col)
+        figure.add_hline(y=0, line=theme.reference(dark), row=row, col=col)
     figure.update_xaxes(tickvals=list(numbers.values()), ticktext=[theme.label(label) for label in labels])
     figure.update_xaxes(title_text=theme.label(axis), row=2)
     return theme.finish(figure, dark=dark, height=2 * _PANEL + 120, margin_b=80)
@@ -140,7 +140,7 @@ def cost_and_score(frame: pd.DataFrame, methods: Sequence[str], baseline: str, *
             hovertemplate=f"<b>{theme.label(row['method'])}</b><br>%{{x:.2f}} times the time of a step<br>%{{y:.3f}}"
             "<extra></extra>",
         )
-    figure.add_vline(1, line={"color": theme.muted(dark), "dash": "dash", "width": 1.2})
+    figure.add_vline(1, line=theme.reference(dark))
     figure.update_xaxes(title_text=f"time of a step, {theme.label(baseline)} is 1")
     title = f"{theme.label(str(frame['task'].iloc[0]))}: {theme.label(str(frame['metric'].iloc[0]))}"
     spreads = frame["spread"].fillna(0)
@@ -167,11 +167,6 @@ def _scaled(rows: pd.DataFrame, *columns: str) -> pd.DataFrame:
 def _unit(frame: pd.DataFrame) -> str:
     scales = set(frame["metric"].map(scale))
     return "points" if scales == {100} else "metric" if scales == {1} else "points, errors as they are,"
-
-
-def _errors(rows: pd.DataFrame, value: str) -> dict[str, Any]:
-    above, below = rows["high"] - rows[value], rows[value] - rows["low"]
-    return {"symmetric": False, "array": above, "arrayminus": below, "thickness": 1.8, "width": 4}
 
 
 def _markers(rows: pd.DataFrame, index: int, dark: bool) -> Mapping[str, Any]:

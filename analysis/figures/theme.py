@@ -69,6 +69,16 @@ def line(index: int, dark: bool) -> dict[str, Any]:
     return {"color": palette[index % len(palette)], "dash": DASHES[index % len(DASHES)], "width": 2}
 
 
+def reference(dark: bool) -> dict[str, Any]:
+    """The line of what a number is read against, such as 0."""
+    return {"color": muted(dark), "dash": "dash", "width": 1.2}
+
+
+def errors(value: pd.Series, low: pd.Series, high: pd.Series, **style: Any) -> dict[str, Any]:
+    """Error bars from an interval."""
+    return {"symmetric": False, "array": high - value, "arrayminus": value - low, "thickness": 2, "width": 4} | style
+
+
 def symbol(index: int) -> str:
     """Marker of the series with this place."""
     return SYMBOLS[index % len(SYMBOLS)]

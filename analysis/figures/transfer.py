@@ -28,14 +28,7 @@ def conflict_and_transfer(frame: pd.DataFrame, measure: str = "cosine", *, dark:
     figure.add_scatter(
         x=known[measure],
         y=shown["transfer"],
-        error_y={
-            "symmetric": False,
-            "array": ends.max(axis=1) - shown["transfer"],
-            "arrayminus": shown["transfer"] - ends.min(axis=1),
-            "thickness": 1.5,
-            "width": 0,
-            "color": theme.muted(dark),
-        },
+        error_y=theme.errors(shown["transfer"], ends.min(axis=1), ends.max(axis=1), width=0, color=theme.muted(dark)),
         mode="markers+text",
         text=names,
         textposition="top center",
@@ -48,7 +41,7 @@ def conflict_and_transfer(frame: pd.DataFrame, measure: str = "cosine", *, dark:
         hovertemplate="<b>%{text}</b><br>%{x:+.3f}; together %{y:+.2f} points<extra></extra>",
     )
     chance = 0.5 if measure == "conflict_rate" else 0.0
-    line = {"color": theme.muted(dark), "dash": "dash", "width": 1.2}
+    line = theme.reference(dark)
     figure.add_vline(chance, line=line)
     figure.add_hline(0, line=line)
     values = known[measure]

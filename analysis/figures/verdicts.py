@@ -30,7 +30,7 @@ def strengths(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
         figure.add_scatter(
             x=shown["x"],
             y=shown["place"],
-            error_x=_errors(shown["cosine_high"] - shown["x"], shown["x"] - shown["cosine_low"]),
+            error_x=theme.errors(shown["x"], shown["cosine_low"], shown["cosine_high"]),
             mode="markers",
             marker={"symbol": "diamond", "size": 10.0 * shown["cosine"].notna(), "color": _colour(verdict, dark)},
             name=f"{mark} {verdict}",
@@ -76,7 +76,7 @@ def windows(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
         figure.add_scatter(
             x=middle,
             y=rows["cosine"],
-            error_y=_errors(rows["high"] - rows["cosine"], rows["cosine"] - rows["low"]),
+            error_y=theme.errors(rows["cosine"], rows["low"], rows["high"]),
             mode="lines+markers",
             line=theme.line(index, dark),
             marker={"symbol": theme.symbol(index), "size": 8},
@@ -107,10 +107,6 @@ def _colour(verdict: Verdict, dark: bool) -> str:
     """Red is conflict, blue agreement, grey neither."""
     known = {"conflict": theme.against(dark), "aligned": theme.along(dark)}
     return known.get(verdict, theme.muted(dark))
-
-
-def _errors(above: pd.Series, below: pd.Series) -> dict[str, Any]:
-    return {"symmetric": False, "array": above, "arrayminus": below, "thickness": 2, "width": 4}
 
 
 def _shade(dark: bool) -> dict[str, Any]:

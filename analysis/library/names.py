@@ -1,4 +1,6 @@
-"""What layers, steps and methods are called wherever they are shown."""
+"""What layers, steps, methods and numbers look like wherever they are shown."""
+
+from math import isnan
 
 
 def layer_name(layer: int) -> str:
@@ -16,3 +18,13 @@ def method_name(rule: str, scope: str, branches: str) -> str:
     if rule == "sum":
         return "sum"
     return f"{rule} @ {scope}{'' if branches == 'both' else f', {branches} only'}"
+
+
+def number(value: float | None, style: str = "+.2f") -> str:
+    """A number as text; a dash: not known."""
+    return "–" if value is None or isnan(value) else f"{value:{style}}"
+
+
+def interval(low: float | None, high: float | None, style: str = "+.2f") -> str:
+    """Like `-0.31 to +0.12`."""
+    return "–" if low is None or high is None or isnan(low) else f"{low:{style}} to {high:{style}}"

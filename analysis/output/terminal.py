@@ -9,8 +9,9 @@ from rich.text import Text
 
 from analysis.conflict.replay import NOTE, Replay
 from analysis.diagnosis.diagnose import Diagnosis
-from analysis.diagnosis.sentences import HOW_TO_READ, interval, notes_on, sentences, share, signed, title, undecided
+from analysis.diagnosis.sentences import HOW_TO_READ, notes_on, sentences, title, undecided
 from analysis.diagnosis.verdicts import Pair
+from analysis.library.names import interval, number
 from analysis.outcomes.beside import Outcome
 from analysis.statistics.judge import TOLD
 from ortho_lora.record.schema import Identity
@@ -61,10 +62,10 @@ def print_replays(console: Console, info: Identity, replays: Sequence[Replay]) -
         orders = ", all orders" if one.order == "mean" else ""
         table.add_row(
             f"{one.rule} @ {one.scope}{branches}{orders}",
-            share(one.projected),
-            share(one.removed, ".1%"),
-            signed(one.direction, "+.3f"),
-            signed(one.agreement, "+.3f"),
+            number(one.projected, ".0%"),
+            number(one.removed, ".1%"),
+            number(one.direction, "+.3f"),
+            number(one.agreement, "+.3f"),
             Text(plain(f"{worst.conflict:.0%} {worst.task}")),
         )
     console.print(table)
@@ -86,7 +87,12 @@ def _tasks(one: Replay) -> Table:
     for heading in ("weight", "norm removed", "cosine with update", "conflict"):
         table.add_column(heading, justify="right")
     for task in one.tasks:
-        cells = (signed(task.weight, ".2f"), share(task.removed, ".1%"), signed(task.cosine), share(task.conflict))
+        cells = (
+            number(task.weight, ".2f"),
+            number(task.removed, ".1%"),
+            number(task.cosine),
+            number(task.conflict, ".0%"),
+        )
         table.add_row(Text(plain(task.task)), *cells)
     return table
 
@@ -104,9 +110,9 @@ def _verdicts(pairs: Sequence[Pair]) -> RenderableType:
                 Text(plain(f"{pair.task_i} – {pair.task_j}") if number == 0 else ""),
                 branch.branch,
                 branch.verdict,
-                f"{signed(branch.cosine)}\n{interval(branch.cosine_low, branch.cosine_high)}",
-                signed(branch.batch_cosine),
-                share(branch.conflict_rate),
+                f"{number(branch.cosine)}\n{interval(branch.cosine_low, branch.cosine_high)}",
+                number(branch.batch_cosine),
+                number(branch.conflict_rate, ".0%"),
             )
     notes = [Text(line) for line in notes_on(pairs)]
     return Group(table, *notes, Text(""))

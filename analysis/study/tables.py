@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.library.names import interval, number
 from analysis.outcomes.units import amount, range_of
 from analysis.study.cost import OF_EQUAL_SECONDS, PAPER_COST
 from analysis.study.fairness import RULE
@@ -57,9 +58,9 @@ def _every(findings: Findings) -> Iterator[Table]:
         "Delta_m: mean relative change to single-task training in percent. Rank: mean place among the methods, 1 the"
         " best.",
         {
-            "Delta_m %": lambda row: _number(row["delta_m"], "+.1f"),
-            "95% interval": lambda row: _interval(row, "+.1f"),
-            "mean rank": lambda row: _number(row["rank"], ".2f") + _after(row["rank_spread"]),
+            "Delta_m %": lambda row: number(row["delta_m"], "+.1f"),
+            "95% interval": lambda row: interval(row["low"], row["high"], "+.1f"),
+            "mean rank": lambda row: number(row["rank"], ".2f") + _after(row["rank_spread"]),
         },
     )
     yield _listed(
@@ -78,9 +79,9 @@ def _every(findings: Findings) -> Iterator[Table]:
         OF_EQUAL_SECONDS,
         {
             "task": lambda row: row["task"],
-            "seconds": lambda row: _number(row["seconds"], ".1f"),
-            "steps done": lambda row: _number(row["steps"], ".0f"),
-            "metric": lambda row: _number(row["mean"], ".3f"),
+            "seconds": lambda row: number(row["seconds"], ".1f"),
+            "steps done": lambda row: number(row["steps"], ".0f"),
+            "metric": lambda row: number(row["mean"], ".3f"),
             f"gain over {baseline}": _gain,
         },
     )
@@ -90,10 +91,10 @@ def _every(findings: Findings) -> Iterator[Table]:
         f"Of training, without evaluation; the paper reports {PAPER_COST} times joint training for Ortho-LoRA. Runs"
         " that shared the machine slow each other down.",
         {
-            "seconds a step": lambda row: _number(row["step_seconds"], ".3f"),
-            f"over {baseline}": lambda row: _number(row["relative"], ".2f"),
-            "seconds in all": lambda row: _number(row["total_seconds"], ".1f"),
-            "peak memory, MB": lambda row: _number(row["peak_bytes"] / 1e6, ".0f"),
+            "seconds a step": lambda row: number(row["step_seconds"], ".3f"),
+            f"over {baseline}": lambda row: number(row["relative"], ".2f"),
+            "seconds in all": lambda row: number(row["total_seconds"], ".1f"),
+            "peak memory, MB": lambda row: number(row["peak_bytes"] / 1e6, ".0f"),
             "runs": lambda row: str(row["runs"]),
         },
     )
@@ -105,10 +106,10 @@ def _every(findings: Findings) -> Iterator[Table]:
         " Projected: in how many of all cases the rule did.",
         {
             "pair": lambda row: f"{row['task_i']}, {row['task_j']}",
-            "cosine": lambda row: _number(row["cosine"], "+.2f"),
-            "corrected": lambda row: _number(row["corrected"], "+.2f"),
-            "negative": lambda row: _number(row["conflict_rate"], ".0%"),
-            "projected": lambda row: _number(row["projected"], ".0%"),
+            "cosine": lambda row: number(row["cosine"], "+.2f"),
+            "corrected": lambda row: number(row["corrected"], "+.2f"),
+            "negative": lambda row: number(row["conflict_rate"], ".0%"),
+            "projected": lambda row: number(row["projected"], ".0%"),
         },
     )
     yield _listed(
@@ -118,8 +119,8 @@ def _every(findings: Findings) -> Iterator[Table]:
         {
             "task": lambda row: row["task"],
             "beside": lambda row: row["beside"],
-            "alone": lambda row: _number(row["alone"], ".3f"),
-            "together": lambda row: _number(row["together"], ".3f"),
+            "alone": lambda row: number(row["alone"], ".3f"),
+            "together": lambda row: number(row["together"], ".3f"),
             "transfer": lambda row: _gain(row, "transfer") + ("*" if row["clear"] else ""),
         },
         method=False,
@@ -133,9 +134,9 @@ def _every(findings: Findings) -> Iterator[Table]:
             "conflict": lambda row: row["conflict"],
             "harm": lambda row: row["harm"],
             "kind": lambda row: row["kind"],
-            "correlation": lambda row: _number(row["value"], "+.2f"),
-            "by chance": lambda row: _interval(row, "+.2f", "chance_low", "chance_high"),
-            "p": lambda row: _number(row["p"], ".2g"),
+            "correlation": lambda row: number(row["value"], "+.2f"),
+            "by chance": lambda row: interval(row["chance_low"], row["chance_high"], "+.2f"),
+            "p": lambda row: number(row["p"], ".2g"),
             "pairs": lambda row: str(row["pairs"]),
             "tasks": lambda row: str(row["tasks"]),
         },
@@ -147,7 +148,7 @@ def _every(findings: Findings) -> Iterator[Table]:
         RULE,
         {
             "settings": lambda row: row["settings"] or _DASH,
-            "score": lambda row: _number(row["score"], ".3f"),
+            "score": lambda row: number(row["score"], ".3f"),
             "": lambda row: ("chosen" + (", at the edge of the grid" if row["edge"] else "")) if row["chosen"] else "",
         },
     )
@@ -210,14 +211,6 @@ def _gain(row: dict[str, Any], value: str = "gain", low: str = "low", high: str 
 
 def _text(name: str, row: dict[str, Any]) -> str:
     return str(row[name]) or _DASH
-
-
-def _interval(row: dict[str, Any], style: str, low: str = "low", high: str = "high") -> str:
-    return _DASH if pd.isna(row[low]) else f"{row[low]:{style}} to {row[high]:{style}}"
-
-
-def _number(value: Any, style: str) -> str:
-    return _DASH if pd.isna(value) else f"{value:{style}}"
 
 
 def _after(spread: float) -> str:

@@ -7,8 +7,9 @@ import streamlit as st
 
 from analysis import figures
 from analysis.diagnosis.pairs import verdict_sentence
-from analysis.diagnosis.sentences import interval, sentences, share, signed
+from analysis.diagnosis.sentences import sentences
 from analysis.diagnosis.verdicts import Branch, Pair
+from analysis.library.names import interval, number
 from analysis.statistics.judge import MARKS, TOLD
 from app.shared import figure, links, state
 
@@ -68,8 +69,8 @@ def _row(branch: Branch) -> str:
         branch.branch,
         f"{MARKS[branch.verdict]} {branch.verdict}",
         _cosine(branch),
-        signed(branch.batch_cosine),
-        share(branch.conflict_rate),
+        number(branch.batch_cosine),
+        number(branch.conflict_rate, ".0%"),
         f"{branch.steps:,}",
     ]
     return f"| {' | '.join(cells)} |"
@@ -77,4 +78,4 @@ def _row(branch: Branch) -> str:
 
 def _cosine(branch: Branch) -> str:
     between = f"({interval(branch.cosine_low, branch.cosine_high)})"
-    return f"{signed(branch.cosine)} {between}".replace(" ", "\N{NO-BREAK SPACE}")
+    return f"{number(branch.cosine)} {between}".replace(" ", "\N{NO-BREAK SPACE}")

@@ -10,9 +10,9 @@ from analysis import figures
 from analysis.conflict import queries
 from analysis.conflict.queries import Extent, Selection
 from analysis.diagnosis.pairs import verdict_sentence
-from analysis.diagnosis.sentences import share, signed
 from analysis.diagnosis.verdicts import Agreement, worst_pair
 from analysis.figures.heatmaps import WITH_NUMBERS, View
+from analysis.library.names import number
 from analysis.library.runs import Run
 from app.shared import figure, glossary, scale, state
 from app.shared.selection import Pair, choose_pair, of_pair, select_matrix, select_pair
@@ -120,10 +120,10 @@ def _pair(run: Run, selection: Selection, matrix: pd.DataFrame, pair: Pair) -> N
 
 def _numbers(known: Agreement, row: dict[Any, Any]) -> None:
     shown = {
-        "Cosine": (signed(known.cosine), glossary.help("corrected-cosine")),
-        "Batch cosine": (signed(known.batch_cosine), f"Mean before the rule. {glossary.help('cosine')}"),
+        "Cosine": (number(known.cosine), glossary.help("corrected-cosine")),
+        "Batch cosine": (number(known.batch_cosine), f"Mean before the rule. {glossary.help('cosine')}"),
         "Batch cosine after": (_number(row["cos_after"], "+.2f"), "Mean after the rule."),
-        "Negative": (share(known.conflict_rate), glossary.help("conflict-rate")),
+        "Negative": (number(known.conflict_rate, ".0%"), glossary.help("conflict-rate")),
         "Magnitude similarity": (_number(row["similarity"], ".2f"), glossary.help("magnitude-similarity")),
     }
     with st.container(horizontal=True):

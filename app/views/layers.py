@@ -156,7 +156,7 @@ def _block(run: Run, extent: Extent, selection: Selection, pair: Pair, block: Bl
     st.markdown(f"**{state.plain(_block_name(*block))}** over the steps; click a step to see it in full.")
     figure.show(
         "block-history",
-        partial(figures.block_history, history, step, dark=dark),
+        partial(figures.pair_lines, history, pair, step, dark=dark),
         history,
         on_click=lambda point: _choose_step(int(point["x"])),
     )
