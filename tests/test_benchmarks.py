@@ -15,7 +15,6 @@ SMALL = {
     "memory": ["--tasks", "2", "--batch-size", "2"],
     "scaling": ["--tasks", "2", "3", "--ranks", "2", "4", "--batch-size", "2"],
     "passes": ["--tasks", "2", "--batch-size", "2", "--rounds", "1"],
-    "correlations": ["--studies", "3", "--tasks", "4"],
     "kills": ["--kills", "5"],
     "telemetry": ["--steps", "12", "--layers", "1", "--runs", "3"],
     "judge": ["--quick"],

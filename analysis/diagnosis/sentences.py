@@ -98,7 +98,8 @@ def _projected(branch: Branch, pair: Pair) -> str:
     ]
     return (
         f"Projection against each other: {'; '.join(shares)}. After it the mean batch cosine is "
-        f"{number(branch.cosine_after)} and {number(branch.conflict_rate_after, '.0%')} of the measurements are still negative."
+        f"{number(branch.cosine_after)} and {number(branch.conflict_rate_after, '.0%')} of the measurements are still"
+        " negative."
     )
 
 

@@ -87,13 +87,8 @@ def _tasks(one: Replay) -> Table:
     for heading in ("weight", "norm removed", "cosine with update", "conflict"):
         table.add_column(heading, justify="right")
     for task in one.tasks:
-        cells = (
-            number(task.weight, ".2f"),
-            number(task.removed, ".1%"),
-            number(task.cosine),
-            number(task.conflict, ".0%"),
-        )
-        table.add_row(Text(plain(task.task)), *cells)
+        values = ((task.weight, ".2f"), (task.removed, ".1%"), (task.cosine, "+.2f"), (task.conflict, ".0%"))
+        table.add_row(Text(plain(task.task)), *(number(value, style) for value, style in values))
     return table
 
 
@@ -105,9 +100,9 @@ def _verdicts(pairs: Sequence[Pair]) -> RenderableType:
     for heading in ("cosine\n95% interval", "batch\ncosine", "negative"):
         table.add_column(heading, justify="right", no_wrap=True)
     for pair in pairs:
-        for number, branch in enumerate(pair.branches):
+        for place, branch in enumerate(pair.branches):
             table.add_row(
-                Text(plain(f"{pair.task_i} – {pair.task_j}") if number == 0 else ""),
+                Text(plain(f"{pair.task_i} – {pair.task_j}") if place == 0 else ""),
                 branch.branch,
                 branch.verdict,
                 f"{number(branch.cosine)}\n{interval(branch.cosine_low, branch.cosine_high)}",

@@ -110,7 +110,7 @@ def correlations(pairs: pd.DataFrame) -> pd.DataFrame:
         condition, conflict (the measure), harm ("of the pair": mean of both directions; "of each task"), kind, value;
         p: share of the exchanges with a correlation as far from 0; chance_low, chance_high: within which 95% of theirs
         lie; pairs, tasks: their numbers. None of fewer than 4 tasks, and no numbers where a side does not vary.
-        Of independent conflict and harm at most 5% have p < .05 (`benchmarks/correlations.py`).
+        Of independent conflict and harm at most 5% have p < .05 (`tests/analysis/study/test_transfer.py`).
     """
     rows = []
     for condition, of_condition in pairs.groupby("condition", sort=False):
