@@ -19,6 +19,7 @@ from analysis.conflict.agreement import windows as windows
 from analysis.reading.damage import counted
 from analysis.reading.database import BINNED, ask
 from analysis.reading.database import Selection as Selection
+from analysis.reading.rollups import Level
 from analysis.statistics.judge import LEVEL
 from analysis.statistics.series import false_discovery
 
@@ -30,6 +31,9 @@ _MEANS = """
     sum(cosines_after) / nullif(sum(measured_after), 0) AS cos_after
 """
 _EXTREMES = "CAST(min(cosine_low) AS DOUBLE) AS low, CAST(max(cosine_high) AS DOUBLE) AS high"
+
+
+_MEASURED = "CAST(sum(measured) AS BIGINT) AS measured"
 
 
 @dataclass(frozen=True)
@@ -69,33 +73,14 @@ def layer_step(run: Path, pair: tuple[str, str], selection: Selection, bins: int
         branch, layer, step (first of the bin), step_end (last), cos_before, cos_after (means), low, high (extremes of
         cos_before), measured (cosines before).
     """
-    return ask(
-        run,
-        ["pair_cells"],
-        f"""
-        WITH chosen AS (SELECT * FROM pair_cells WHERE {_IS_PAIR}), {BINNED}
-        SELECT branch, layer, step, step_end, {_MEANS}, {_EXTREMES}, CAST(sum(measured) AS BIGINT) AS measured
-        FROM binned GROUP BY ALL ORDER BY ALL
-        """,
-        selection,
-        {"bins": bins, "one": pair[0], "other": pair[1]},
-        level="by_layer",
-    )
+    columns = f"branch, layer, step, step_end, {_MEANS}, {_EXTREMES}, {_MEASURED}"
+    return _binned(run, "pair_cells", columns, selection, bins, "by_layer", pair)
 
 
 def module_layer_step(run: Path, pair: tuple[str, str], selection: Selection, bins: int = 30) -> pd.DataFrame:
     """The same for each module: branch, module, and the columns of `layer_step`."""
-    return ask(
-        run,
-        ["pair_cells"],
-        f"""
-        WITH chosen AS (SELECT * FROM pair_cells WHERE {_IS_PAIR}), {BINNED}
-        SELECT branch, module, layer, step, step_end, {_MEANS}, {_EXTREMES}, CAST(sum(measured) AS BIGINT) AS measured
-        FROM binned GROUP BY ALL ORDER BY ALL
-        """,
-        selection,
-        {"bins": bins, "one": pair[0], "other": pair[1]},
-    )
+    columns = f"branch, module, layer, step, step_end, {_MEANS}, {_EXTREMES}, {_MEASURED}"
+    return _binned(run, "pair_cells", columns, selection, bins, "by_block", pair)
 
 
 def module_layer(run: Path, pair: tuple[str, str], selection: Selection) -> pd.DataFrame:
@@ -109,7 +94,7 @@ def module_layer(run: Path, pair: tuple[str, str], selection: Selection) -> pd.D
         run,
         ["pair_cells"],
         f"""
-        SELECT branch, layer, module, {_MEANS}, {_EXTREMES}, CAST(sum(measured) AS BIGINT) AS measured
+        SELECT branch, layer, module, {_MEANS}, {_EXTREMES}, {_MEASURED}
         FROM pair_cells WHERE {_IS_PAIR} GROUP BY ALL ORDER BY ALL
         """,
         selection,
@@ -123,18 +108,8 @@ def pair_over_steps(run: Path, pair: tuple[str, str], selection: Selection, bins
     Returns:
         branch, step (first of the bin), step_end, cos_before, cos_after (means), low, high (extremes of cos_before).
     """
-    return ask(
-        run,
-        ["pair_cells"],
-        f"""
-        WITH chosen AS (SELECT * FROM pair_cells WHERE {_IS_PAIR}), {BINNED}
-        SELECT branch, step, step_end, {_MEANS}, {_EXTREMES}
-        FROM binned GROUP BY ALL ORDER BY ALL
-        """,
-        selection,
-        {"bins": bins, "one": pair[0], "other": pair[1]},
-        level="by_step",
-    )
+    columns = f"branch, step, step_end, {_MEANS}, {_EXTREMES}"
+    return _binned(run, "pair_cells", columns, selection, bins, "by_step", pair)
 
 
 def projection_over_steps(run: Path, selection: Selection, bins: int = 120) -> pd.DataFrame:
@@ -145,28 +120,9 @@ def projection_over_steps(run: Path, selection: Selection, bins: int = 120) -> p
         frequency: share of the measured directed pairs that were projected, 0 to 1;
         removed: mean of 1 - norm_after / norm_before over tasks and blocks with a gradient.
     """
-    parameters = {"bins": bins}
-    often = ask(
-        run,
-        ["pair_cells"],
-        f"""
-        WITH chosen AS (SELECT * FROM pair_cells), {BINNED}
-        SELECT branch, step, step_end, {_FREQUENCY} AS frequency FROM binned GROUP BY ALL
-        """,
-        selection,
-        parameters,
-        level="by_step",
-    )
-    far = ask(
-        run,
-        ["norm_cells"],
-        f"""
-        WITH chosen AS (SELECT * FROM norm_cells), {BINNED}
-        SELECT branch, step, step_end, {_REMOVED} AS removed FROM binned GROUP BY ALL
-        """,
-        selection,
-        parameters,
-        level="by_step",
+    often, far = (
+        _binned(run, cells, f"branch, step, step_end, {value}", selection, bins)
+        for cells, value in (("pair_cells", f"{_FREQUENCY} AS frequency"), ("norm_cells", f"{_REMOVED} AS removed"))
     )
     keys = ["branch", "step", "step_end"]
     return often.merge(far, how="outer", on=keys).sort_values(keys, ignore_index=True)
@@ -213,17 +169,9 @@ def projection_by_pair(run: Path, selection: Selection) -> pd.DataFrame:
 
 def weights(run: Path, selection: Selection, bins: int = 120) -> pd.DataFrame:
     """Branch, task, step (first of the bin), step_end, weight: mean effective weight of the gradient in the update."""
-    return ask(
-        run,
-        ["norm_cells"],
-        f"""
-        WITH chosen AS (SELECT * FROM norm_cells), {BINNED}
-        SELECT branch, task, step, step_end, sum(weights) / nullif(sum(reached), 0) AS weight FROM binned GROUP BY ALL
-        """,
-        selection,
-        {"bins": bins},
-        level="by_step",
-    ).sort_values(["branch", "task", "step"], key=configured(run), ignore_index=True)
+    columns = "branch, task, step, step_end, sum(weights) / nullif(sum(reached), 0) AS weight"
+    found = _binned(run, "norm_cells", columns, selection, bins)
+    return found.sort_values(["branch", "task", "step"], key=configured(run), ignore_index=True)
 
 
 def norms_over_steps(run: Path, selection: Selection, bins: int = 120) -> pd.DataFrame:
@@ -233,19 +181,12 @@ def norms_over_steps(run: Path, selection: Selection, bins: int = 120) -> pd.Dat
         branch, task, step (first of the bin), step_end;
         norm_before, norm_after: mean over blocks; norm_high: greatest norm_before.
     """
-    return ask(
-        run,
-        ["norm_cells"],
-        f"""
-        WITH chosen AS (SELECT * FROM norm_cells), {BINNED}
-        SELECT branch, task, step, step_end, sum(norms) / nullif(sum(reached), 0) AS norm_before,
-            sum(norms_after) / nullif(sum(reached), 0) AS norm_after, CAST(max(norm_high) AS DOUBLE) AS norm_high
-        FROM binned GROUP BY ALL
-        """,
-        selection,
-        {"bins": bins},
-        level="by_step",
-    ).sort_values(["branch", "task", "step"], key=configured(run), ignore_index=True)
+    columns = """
+        branch, task, step, step_end, sum(norms) / nullif(sum(reached), 0) AS norm_before,
+        sum(norms_after) / nullif(sum(reached), 0) AS norm_after, CAST(max(norm_high) AS DOUBLE) AS norm_high
+        """
+    found = _binned(run, "norm_cells", columns, selection, bins)
+    return found.sort_values(["branch", "task", "step"], key=configured(run), ignore_index=True)
 
 
 def worst_blocks(run: Path, selection: Selection, count: int = 20) -> pd.DataFrame:
@@ -346,3 +287,25 @@ def elapsed(runs: Sequence[Path], bins: int = 400) -> pd.DataFrame:
 def _stack(frames: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
     full = [frame for frame in frames if len(frame)]
     return pd.concat(full, ignore_index=True) if full else pd.DataFrame(columns=columns)
+
+
+def _binned(
+    run: Path,
+    cells: str,
+    columns: str,
+    selection: Selection,
+    bins: int,
+    level: Level = "by_step",
+    pair: tuple[str, str] | None = None,
+) -> pd.DataFrame:
+    """Columns of cells, of one pair or all, by bin of steps and by those columns that are no sums; in their order."""
+    where = ""
+    parameters: dict[str, object] = {"bins": bins}
+    if pair is not None:
+        where = f"WHERE {_IS_PAIR}"
+        parameters |= {"one": pair[0], "other": pair[1]}
+    sql = f"""
+        WITH chosen AS (SELECT * FROM {cells} {where}), {BINNED}
+        SELECT {columns} FROM binned GROUP BY ALL ORDER BY ALL
+        """
+    return ask(run, [cells], sql, selection, parameters, level=level)

@@ -1,6 +1,6 @@
 """Heatmaps: which tasks agree, who is projected against whom, and in which layers since when."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any, Literal, NamedTuple
 
@@ -79,10 +79,14 @@ def task_heatmap(
             diagonal = dict(zip(own["task"], own["same_task_cosine"], strict=True))
         axis = "coloraxis2" if value == "rate" and moment == "change" else "coloraxis"
         _matrix(figure, row, col, tasks, cells, diagonal, dark, axis)
-        _targets(figure, row, col, tasks, cells, pairs)
-        if chosen:
-            mirrored = [(tasks.index(one), tasks.index(other)) for one, other in (chosen, chosen[::-1])]
-            _outline(figure, row, col, mirrored, len(tasks))
+        known = [(one, other) for one in tasks for other in tasks if (one, other) in cells]
+        y, x = ([theme.label(two[place]) for two in known] for place in (0, 1))
+        of = [two if two in pairs else two[::-1] for two in known]
+        size = min(_cell(len(tasks)), 30)
+        add_targets(figure, row, col, x, y, of, [cells[two].hover for two in known], size)
+        for one, other in (chosen, chosen[::-1]) if chosen else ():
+            width = 3 if len(tasks) <= WITH_NUMBERS else 2
+            outline(figure, row, col, tasks.index(other), tasks.index(one), width)
     figure.update_layout(
         coloraxis=_rate_colours() if value == "rate" else cosine_colours(_BARS[value], limit),
         # A rate that falls is less conflict.
@@ -289,24 +293,25 @@ def _on_diagonal(figure: go.Figure, row: int, col: int, task: str, text: str, ho
     )
 
 
-def _targets(
+def add_targets(
     figure: go.Figure,
     row: int,
     col: int,
-    tasks: Sequence[str],
-    cells: Mapping[tuple[str, str], _Cell],
-    pairs: Collection[tuple[str, str]],
+    x: Sequence[str],
+    y: Sequence[str],
+    of: Sequence[Any],
+    words: Sequence[str],
+    size: int,
 ) -> None:
-    """Invisible markers, because a click on a heatmap's cell is not delivered."""
-    known = [(one, other) for one in tasks for other in tasks if (one, other) in cells]
+    """Invisible markers, because a click on a heatmap's cell is not delivered; `of`: what each stands for."""
     figure.add_scatter(
-        x=[theme.label(other) for _, other in known],
-        y=[theme.label(one) for one, _ in known],
-        customdata=[(one, other) if (one, other) in pairs else (other, one) for one, other in known],
-        hovertext=[cells[pair].hover for pair in known],
+        x=x,
+        y=y,
+        customdata=of,
+        hovertext=words,
         hoverinfo="text",
         mode="markers",
-        marker={"symbol": "square", "size": min(_cell(len(tasks)), 30), "opacity": 0},
+        marker={"symbol": "square", "size": size, "opacity": 0},
         selected={"marker": {"opacity": 0}},
         unselected={"marker": {"opacity": 0}},
         showlegend=False,
@@ -315,19 +320,10 @@ def _targets(
     )
 
 
-def _outline(figure: go.Figure, row: int, col: int, cells: Sequence[tuple[int, int]], cells_wide: int) -> None:
-    """Draw a border around cells, given by row and column."""
-    for i, j in cells:
-        figure.add_shape(
-            type="rect",
-            x0=j - 0.5,
-            x1=j + 0.5,
-            y0=i - 0.5,
-            y1=i + 0.5,
-            line={"color": theme.CHOSEN, "width": 3 if cells_wide <= WITH_NUMBERS else 2},
-            row=row,
-            col=col,
-        )
+def outline(figure: go.Figure, row: int, col: int, x: int, y: int, width: int = 3) -> None:
+    """Draw a border around a cell."""
+    line = {"color": theme.CHOSEN, "width": width}
+    figure.add_shape(type="rect", x0=x - 0.5, x1=x + 0.5, y0=y - 0.5, y1=y + 0.5, line=line, row=row, col=col)
 
 
 def _heatmap(

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from analysis.figures import theme
 from analysis.figures.hatching import hatch
-from analysis.figures.heatmaps import WORDS, When, cosine_colours
+from analysis.figures.heatmaps import WORDS, When, add_targets, cosine_colours, outline
 from analysis.library.names import layer_name
 from analysis.statistics.judge import MARKS
 
@@ -94,24 +94,11 @@ def block_heatmap(
         clear = _grid(rows, "clear", layers, modules) == 1 if "clear" in rows else np.full(z.shape, False)
         text = np.where(clear & (when == "before"), np.where(z < 0, MARKS["conflict"], MARKS["aligned"]), "")
         _cells(figure, 1, col, z, x=names, y=numbers, dark=dark, gap=1, text=text, hover={"hoverinfo": "skip"})
-        figure.add_scatter(
-            x=[theme.label(module) for module in rows["module"]],
-            y=[layer_name(layer) for layer in rows["layer"]],
-            customdata=[[branch, int(row.layer), row.module] for row in rows.itertuples()],
-            hovertext=[_block_words(row, when) for row in rows.to_dict("records")],
-            hoverinfo="text",
-            mode="markers",
-            marker={"symbol": "square", "size": 16, "opacity": 0},
-            selected={"marker": {"opacity": 0}},
-            unselected={"marker": {"opacity": 0}},
-            showlegend=False,
-            row=1,
-            col=col,
-        )
+        x, y = [theme.label(module) for module in rows["module"]], [layer_name(layer) for layer in rows["layer"]]
+        of = [[branch, int(row.layer), row.module] for row in rows.itertuples()]
+        add_targets(figure, 1, col, x, y, of, [_block_words(row, when) for row in rows.to_dict("records")], 16)
         if chosen and chosen[0] == branch and chosen[1] in layers and chosen[2] in modules:
-            x, y = modules.index(chosen[2]), layers.index(chosen[1])
-            line = {"color": theme.CHOSEN, "width": 3}
-            figure.add_shape(type="rect", x0=x - 0.5, x1=x + 0.5, y0=y - 0.5, y1=y + 0.5, line=line, row=1, col=col)
+            outline(figure, 1, col, modules.index(chosen[2]), layers.index(chosen[1]))
     figure.update_xaxes(type="category", showgrid=False, range=[-0.5, len(modules) - 0.5])
     figure.update_yaxes(type="category", showgrid=False, range=[-0.5, len(layers) - 0.5])
     figure.update_yaxes(title_text="layer", col=1)
