@@ -48,7 +48,7 @@ def test_every_file_and_name_of_the_documentation_is_there():
     missing = [
         (document, str(path), name)
         for document, path, name in found
-        if not path.exists() or not re.search(rf"\b{name}\b", path.read_text() if name else "")
+        if not path.exists() or (name and not re.search(rf"\b{name}\b", path.read_text()))
     ]
     assert not missing
 
