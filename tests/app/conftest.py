@@ -53,7 +53,7 @@ def open_page():
 
     def run(page, **query):
         script = (
-            f"from app import address, state\nfrom app.views import {page}\n"
+            f"from app.shared import address, state\nfrom app.views import {page}\n"
             f"state.choose_runs()\naddress.arrive({page!r})\n{page}.page()\n"
         )
         test = AppTest.from_string(script, default_timeout=60)

@@ -4,7 +4,7 @@ from streamlit.testing.v1 import AppTest
 
 SCRIPT = """
 import streamlit as st
-from app import address
+from app.shared import address
 
 page = st.session_state.get("open", "one")
 address.arrive(page)
