@@ -82,6 +82,23 @@ TABLES: dict[str, pa.Schema] = {
         ("value", pa.float64(), "its value"),
         ("examples", pa.int32(), "number of examples it was computed on"),
     ),
+    "snapshots": _table(
+        ("step", pa.int32(), "optimizer steps done before the snapshot"),
+        ("metric", _name, "`plain`, or `adamw`: products weighted, coordinate by coordinate, as AdamW does"),
+        ("target", pa.bool_(), "task_i's gradient is that of held-out texts, in evaluation mode"),
+        _LAYER,
+        _MODULE,
+        _BRANCH,
+        ("task_i", _name, "first task of the pair, in configuration order; the same as task_j in its own square"),
+        ("task_j", _name, "second task of the pair; of a target any task"),
+        ("group", pa.int16(), "group of texts that is left out; null: none is"),
+        (
+            "product",
+            pa.float64(),
+            "mean product of the two tasks' gradients over all pairs of different groups; of a target over all pairs;"
+            " null where one has texts in fewer than 8",
+        ),
+    ),
     "predictions": _table(
         ("step", pa.int32(), "optimizer steps done before the evaluation, which is the last of the run"),
         ("split", _name, "evaluation split, as in `validation`"),
