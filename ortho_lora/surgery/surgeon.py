@@ -1,13 +1,7 @@
 """Gradient surgery in anyone's training loop: in place of `loss.backward()`, measure, project and record."""
 
 import logging
-<<<<<<< HEAD
-from collections.abc import Container, Hashable, Iterator, Mapping, Sequence
-=======
-import sys
-import time
 from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
->>>>>>> b085fbe (Sums of gradients over groups of texts, sketched where they do not fit; OrthoLoRA.snapshot in anyone's loop)
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, cast
@@ -17,12 +11,7 @@ from torch import Tensor, nn
 
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.recorder import Recorder
-<<<<<<< HEAD
-=======
-from ortho_lora.record.schema import RunInfo, TaskInfo
 from ortho_lora.record.snapshots import Snapshot
-from ortho_lora.record.versions import versions
->>>>>>> b085fbe (Sums of gradients over groups of texts, sketched where they do not fit; OrthoLoRA.snapshot in anyone's loop)
 from ortho_lora.surgery import arguments, distributed
 from ortho_lora.surgery.blocks import blocks, check_same, is_compiled
 from ortho_lora.surgery.canary import Canary
@@ -32,14 +21,10 @@ from ortho_lora.surgery.measure import Measured
 from ortho_lora.surgery.methods import Branches, OnNonfinite, Order, Rule, Scope
 from ortho_lora.surgery.nonfinite import nonfinite, record_nonfinite, settle
 from ortho_lora.surgery.projection import all_orders, check_rule
-<<<<<<< HEAD
 from ortho_lora.surgery.recording import Recording
-from ortho_lora.surgery.step import Step, weighted
-=======
 from ortho_lora.surgery.snapshot import Drawn, snapshot
-from ortho_lora.surgery.step import Step
+from ortho_lora.surgery.step import Step, weighted
 from ortho_lora.surgery.sums import BYTES
->>>>>>> b085fbe (Sums of gradients over groups of texts, sketched where they do not fit; OrthoLoRA.snapshot in anyone's loop)
 from ortho_lora.surgery.update import Projector, average, measured
 from ortho_lora.surgery.verification import Verification
 
