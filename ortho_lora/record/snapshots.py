@@ -1,7 +1,7 @@
 """A snapshot: products of the tasks' gradients across groups of texts at one place, and what they say. Torch-free."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.jackknife import Cosines, Effects, Floats
 from ortho_lora.record.products import cosines, transfers
-from ortho_lora.record.tables import TABLES
+from ortho_lora.record.tables import SCHEMAS, SNAPSHOTS_BY_LAYER
 
 MetricName = Literal["plain", "adamw"]
 METRICS = get_args(MetricName)
@@ -101,21 +101,42 @@ class Snapshot:
         value = np.where(np.isnan(found.freedom), np.nan, found.value)
         return value.reshape(shape), low.reshape(shape), high.reshape(shape)
 
-    def rows(self, step: int) -> pa.Table:
-        """Its rows of the table `snapshots`."""
+    @property
+    def row_count(self) -> int:
+        """Of the table `snapshots`."""
+        size, targets = len(self.tasks), len(self.targets)
+        pairs = size * (size + 1) // 2 + targets * size
+        return len(METRICS) * pairs * len(self.blocks) * len(self.products["plain"])
+
+    def tables(self, step: int) -> dict[str, pa.Table]:
+        """Its rows of the table `snapshots`, and their sums over the modules of each layer."""
+        places = [(layer, branch) for layer, _, branch in self.blocks]
+        layers = sorted(set(places))
+        member = np.array([[place == layer for place in places] for layer in layers], np.float64)  # [L, N]
+        sums = [
+            {metric: np.einsum("ln,gnij->glij", member, values, optimize=True) for metric, values in of.items()}
+            for of in (self.products, self.held_out)
+        ]
+        by_layer = replace(
+            self, blocks=tuple((layer, "", branch) for layer, branch in layers), products=sums[0], held_out=sums[1]
+        )
+        return {name: of._table(step, name) for name, of in (("snapshots", self), (SNAPSHOTS_BY_LAYER, by_layer))}
+
+    def _table(self, step: int, name: str) -> pa.Table:
         pieces = []
         i, j = np.triu_indices(len(self.tasks))
         for metric in METRICS:
-            pieces.append(self._rows(step, metric, False, self.tasks, self.products[metric][:, :, i, j], (i, j)))
+            pieces.append(self._rows(step, name, metric, False, self.tasks, self.products[metric][:, :, i, j], (i, j)))
             if self.targets:
                 i_all, j_all = (of.ravel() for of in np.indices((len(self.targets), len(self.tasks))))
                 values = self.held_out[metric][:, :, i_all, j_all]
-                pieces.append(self._rows(step, metric, True, self.targets, values, (i_all, j_all)))
+                pieces.append(self._rows(step, name, metric, True, self.targets, values, (i_all, j_all)))
         return pa.concat_tables(pieces).unify_dictionaries()
 
     def _rows(
         self,
         step: int,
+        table: str,
         metric: str,
         target: bool,
         first: tuple[str, ...],
@@ -151,7 +172,7 @@ class Snapshot:
             "group": pa.array(group.astype(np.int16), mask=group < 0),
             "product": pa.array(np.moveaxis(values, 0, 2).ravel(), from_pandas=True),
         }
-        schema = TABLES["snapshots"]
+        schema = SCHEMAS[table]
         return pa.Table.from_arrays(
             [columns[name].cast(schema.field(name).type) for name in schema.names], schema=schema
         )
