@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from waiting import PATIENCE
 
 from ortho_lora.training.config import Config
 
@@ -15,7 +16,7 @@ def run(*arguments):
         "from ortho_lora.__main__ import main; sys.argv[1:] = sys.argv[2:]; main()"
     )
     return subprocess.run(
-        [sys.executable, "-c", code, "--", *arguments], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", code, "--", *arguments], capture_output=True, text=True, check=False, timeout=PATIENCE
     )
 
 

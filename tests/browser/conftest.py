@@ -3,13 +3,13 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
 from playwright.sync_api import expect, sync_playwright
+from waiting import PATIENCE, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -18,7 +18,18 @@ ARGUMENTS = [
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 # On two cores that train, serve and paint at once, a page takes its time; a fault takes as long as this to be told.
-expect.set_options(timeout=120_000)
+expect.set_options(timeout=1000 * PATIENCE)
+
+
+def patient(make):
+    """The same way to make a context or a page, which then waits for as long."""
+
+    def made(**options):
+        found = make(**options)
+        found.set_default_timeout(1000 * PATIENCE)
+        return found
+
+    return made
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +42,8 @@ def browser():
             pytest.fail(said)
         pytest.skip(said)
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
+        running = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS, timeout=1000 * PATIENCE)
+        running.new_context, running.new_page = patient(running.new_context), patient(running.new_page)
         yield running
         running.close()
 
@@ -59,24 +71,37 @@ class Server:
                 stdout=log,
                 stderr=log,
             )
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                with urllib.request.urlopen(f"{self.address}/_stcore/health") as answer:
-                    if answer.status == 200:
-                        return
-            except OSError:
-                assert time.monotonic() < deadline, (self.runs_dir.parent / "server.log").read_text()
-                time.sleep(0.2)
+        wait_for(self.answers, self.process, self.runs_dir.parent / "server.log")
+
+    def answers(self):
+        try:
+            with urllib.request.urlopen(f"{self.address}/_stcore/health") as answer:
+                return answer.status == 200
+        except OSError:
+            return False
 
     def stop(self):
         self.process.terminate()
-        self.process.wait(timeout=30)
+        self.process.wait(timeout=PATIENCE)
+
+
+@pytest.fixture(scope="session")
+def lasting(tmp_path_factory):
+    """One for all: to start, and to open its first page, costs more than most tests."""
+    running = Server(tmp_path_factory.mktemp("server") / "runs")
+    yield running
+    running.stop()
 
 
 @pytest.fixture
-def server(tmp_path):
-    """The dashboard on an empty runs directory."""
+def server(lasting):
+    """The dashboard on an empty runs directory; a file whose tests stop it has one of their own."""
+    yield lasting
+    shutil.rmtree(lasting.runs_dir, ignore_errors=True)
+
+
+@pytest.fixture
+def own_server(tmp_path):
     running = Server(tmp_path / "runs")
     yield running
     running.stop()

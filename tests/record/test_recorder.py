@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from infos import INFO
+from waiting import wait_for
 
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record import parts, store, writer
@@ -50,13 +51,6 @@ def add(recorder, step, values):
     nothing, ones = np.full(len(values), np.nan), np.ones(len(values))
     norms = {"norm_before": values, "norm_after": values, "half_product": nothing, "weight": ones}
     recorder.add_gradients(Gradients.of(step, layout(len(values)), pairs, norms))
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @given(values=st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=20), steps=st.integers(1, 5))

@@ -12,6 +12,7 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 from models import tiny_bert
 from torch import nn
+from waiting import PATIENCE
 
 from ortho_lora import OrthoLoRA, OrthoLoraError
 from ortho_lora.record.manifest import part_files
@@ -38,7 +39,7 @@ def launch(launcher, processes, script, *arguments):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}
     launcher = [free_port() if word == "FREE" else word for word in launcher]
     command = [sys.executable, "-m", *launcher, str(processes), str(WORKERS / script), *map(str, arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-8000:]
 
 

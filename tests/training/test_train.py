@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import numpy as np
 import pyarrow.dataset as ds
@@ -17,6 +16,7 @@ import torch
 from oracles import pcgrad
 from peft import PeftModel
 from safetensors.torch import load_file
+from waiting import PATIENCE, wait_for
 
 from analysis.conflict.replay import apply, replay, steps_of
 from ortho_lora.errors import OrthoLoraError
@@ -333,13 +333,9 @@ def test_signal_ends_the_step_and_saves(tmp_path, number):
         stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     try:
-        deadline = time.monotonic() + 120
-        while not ((status := read_status(tmp_path / "long")) and status.step >= 3):
-            assert process.poll() is None, output.read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_for(lambda: (status := read_status(tmp_path / "long")) and status.step >= 3, process, output)
         process.send_signal(number)
-        assert process.wait(timeout=60) == 0, output.read_text()
+        assert process.wait(timeout=PATIENCE) == 0, output.read_text()
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
