@@ -2,11 +2,10 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forks import TRAINING, forks
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 SMALL = {
@@ -30,8 +29,7 @@ def test_all_are_listed():
 
 @pytest.mark.parametrize("name", SMALL)
 def test_runs(name):
-    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *SMALL[name], "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = forks(*TRAINING).run([str(BENCHMARKS / f"{name}.py"), *SMALL[name], "--json"])
     if done.stderr.startswith("no browser") and not os.environ.get("CI"):
         pytest.skip(done.stderr)
     assert done.returncode == 0, done.stderr

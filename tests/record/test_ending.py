@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from forks import forks
 from waiting import PATIENCE, wait_for
 
 from ortho_lora.record.manifest import part_files
@@ -48,9 +49,7 @@ def environment():
 
 
 def run(where, code):
-    return subprocess.run(
-        command(code), cwd=where, env=environment(), capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
+    return forks("ortho_lora.record.recorder").run(command(code)[1:], where, environment())
 
 
 def rows(run_dir):
