@@ -13,13 +13,26 @@ SMALL = {
     "steps": ["--tasks", "2", "--batch-size", "2", "--rounds", "1"],
     "memory": ["--tasks", "2", "--batch-size", "2"],
     "scaling": ["--tasks", "2", "3", "--ranks", "2", "4", "--batch-size", "2"],
-    "passes": ["--tasks", "2", "--batch-size", "2", "--rounds", "1"],
+    "passes": ["--tasks", "2", "--batch-size", "2", "--rounds", "1", "--repeats", "1"],
     "correlations": ["--studies", "3", "--tasks", "4"],
-    "kills": ["--kills", "5"],
+    "kills": ["--kills", "2"],
     "telemetry": ["--steps", "12", "--layers", "1", "--runs", "3"],
     "judge": ["--quick"],
-    "pages": ["--steps", "12", "--small", "9", "--layers", "1", "--repeats", "1", "--seconds", "5"],
-}
+    "pages": [
+        "--steps",
+        "12",
+        "--small",
+        "9",
+        "--layers",
+        "1",
+        "--repeats",
+        "1",
+        "--seconds",
+        "1",
+        "--pages",
+        "Layers",
+    ],
+}  # fmt: skip
 
 
 def test_all_are_listed():

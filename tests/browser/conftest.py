@@ -7,9 +7,13 @@ import urllib.request
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
+from browsing import go_to
 from playwright.sync_api import expect, sync_playwright
 from waiting import PATIENCE, wait_for
+
+from ortho_lora.launching.queue import tickets
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -123,3 +127,47 @@ def add_run(server, records):
         return records.write_run(server.runs_dir / name, info, records.status(), tables)
 
     return add
+
+
+class Visitor:
+    """A browser of its own, which keeps what must not happen: errors, and requests that leave the machine."""
+
+    def __init__(self, browser, server):
+        self.server, self.faults = server, []
+        self.context = browser.new_context(viewport={"width": 1440, "height": 1200})
+        self.context.on("console", lambda message: message.type == "error" and self._hear(message))
+        self.context.on("weberror", lambda error: self._note(str(error.error)))
+        self.context.on("request", lambda request: self._check(request.url))
+        self.watching = True
+
+    def _hear(self, message):
+        # Streamlit first looks for its server under the address of the page, and then at the root.
+        if "/launch/_stcore/" not in message.location["url"]:
+            self._note(message.text)
+
+    def _note(self, text):
+        if self.watching:  # a server that is restarted is missed by its pages
+            self.faults.append(text)
+
+    def _check(self, url):
+        if not url.startswith((self.server.address, self.server.address.replace("http", "ws"), "data:", "blob:")):
+            self.faults.append(url)
+
+    def open(self):
+        page = self.context.new_page()
+        page.goto(self.server.address)
+        go_to(page, "Launch")
+        expect(page.get_by_role("button", name="Start training")).to_be_visible()
+        return page
+
+
+@pytest.fixture
+def visitor(browser, server):
+    visiting = Visitor(browser, server)
+    yield visiting
+    visiting.context.close()
+    for ticket in tickets(server.runs_dir).values():
+        if ticket.alive:
+            psutil.Process(ticket.pid).kill()
+            wait_for(lambda ticket=ticket: not ticket.alive)
+    assert visiting.faults == []

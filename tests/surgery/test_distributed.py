@@ -11,7 +11,8 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from models import tiny_bert
-from torch import nn
+from torch import distributed, nn
+from torch.distributed.fsdp import fully_shard
 from waiting import PATIENCE
 
 from ortho_lora import OrthoLoRA, OrthoLoraError
@@ -90,8 +91,20 @@ def test_two_ranks_of_the_trainer_and_of_accelerate_train_as_one(tmp_path, launc
     assert [(row["step"], row["task"]) for row in steps] == [(step, task) for step in range(4) for task in "abc"]
 
 
+@pytest.fixture
+def one_rank():
+    """A group of this process alone."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("one_rank")
 def test_sharded_parameters_are_refused():
-    launch(TORCHRUN, 1, "sharded.py")
+    OrthoLoRA(tiny_bert(), ["a", "b"])
+    message = r"sharded parameters \(FSDP2, tensor parallelism or ZeRO-3\) splits gradients"
+    with pytest.raises(OrthoLoraError, match=message):
+        OrthoLoRA(fully_shard(tiny_bert()), ["a", "b"])
 
 
 class Wrapper(nn.Module):
