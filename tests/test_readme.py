@@ -3,12 +3,11 @@
 import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import yaml
+from forks import TRAINING, forks
 from models import Problem, tiny_bert
 from test_boundaries import FLOORS
 from typer.testing import CliRunner
@@ -86,9 +85,7 @@ def execute(where, code, launcher=()):
     """Run code of the documentation in a process of its own, which ends as any does."""
     (where / "shown.py").write_text(PREAMBLE.format(path=[str(ROOT), str(ROOT / "tests")]) + code)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [sys.executable, *launcher, "shown.py"], cwd=where, env=environment, capture_output=True, text=True, check=False
-    )
+    done = forks(*TRAINING).run([*launcher, "shown.py"], where, environment)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -1,12 +1,17 @@
-"""Tasks of random texts, and a tiny language model to train on them."""
+"""Tasks of random texts, a tiny language model to train on them, and what a training leaves."""
 
+import pyarrow.parquet as pq
 import torch
 from models import VOCABULARY
 from peft import LoraConfig, get_peft_model
 from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
 
+from ortho_lora import OrthoLoRATrainer
+from ortho_lora.record.manifest import part_files
+
 LENGTH = 6
+SEQUENTIAL = {"train_sampling_strategy": "sequential"}
 
 
 class Texts(Dataset):
@@ -56,3 +61,26 @@ def arguments(path, **given):
 
 def adapter(model):
     return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def trainer(path, model=None, train=None, *, of_args=None, **given):
+    return OrthoLoRATrainer(
+        model=llama() if model is None else model,
+        args=arguments(path, **(of_args or {})),
+        data_collator=collate,
+        train_dataset=datasets() if train is None else train,
+        **given,
+    )
+
+
+def same(a, b):
+    assert a.keys() == b.keys()
+    assert all(a[name].equal(b[name]) for name in a)
+
+
+def steps_of(run_dir, table="steps"):
+    return [row["step"] for part in part_files(run_dir, table) for row in pq.read_table(part).to_pylist()]
+
+
+def table(run_dir, name):
+    return [row for part in part_files(run_dir, name) for row in pq.read_table(part).to_pylist()]

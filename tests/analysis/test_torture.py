@@ -15,6 +15,7 @@ import pytest
 import torture
 from pandas.testing import assert_frame_equal
 from typer.testing import CliRunner
+from waiting import PATIENCE
 
 from analysis.__main__ import app
 from analysis.conflict import queries
@@ -36,7 +37,7 @@ from ortho_lora.record.rows import decode
 from ortho_lora.record.store import Batch, Store
 from ortho_lora.record.tables import TABLES
 
-SECONDS = 900  # of a busy machine; who waits, waits for ever
+SECONDS = PATIENCE
 ALL = Selection()
 
 

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 import tomllib
 import urllib.request
 import zipfile
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 MAIN = str(ROOT / "app" / "main.py")
@@ -31,11 +31,7 @@ def serve(tmp_path):
                 [sys.executable, "-m", *command], cwd=tmp_path, env=environment, stdout=output, stderr=output
             )
         started.append(process)
-        deadline = time.monotonic() + 120
-        while not (found := listening(process.pid)):
-            assert process.poll() is None, (tmp_path / "output").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+        found = wait_for(lambda: listening(process.pid), process, tmp_path / "output")
         return found, (tmp_path / "output").read_text()
 
     yield start
