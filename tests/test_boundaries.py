@@ -46,6 +46,7 @@ OF_TRAINING = {  # packages and modules of `ortho_lora` that others may use
     },
 }
 HEAVY = {"torch", "transformers", "peft"}
+FORBIDDEN = {"analysis": HEAVY | {"streamlit"}, "app": HEAVY}  # nor inside a function
 MODULES = {
     top: sorted(path.relative_to(ROOT).with_suffix("").as_posix() for path in (ROOT / top).rglob("*.py"))
     for top in FLOORS
@@ -142,6 +143,7 @@ def test_analysis_imports_no_streamlit():
 def test_only_the_agreed_parts_of_training_are_used(top):
     used = [f"{name}." for _, name in imports(top) if name.startswith("ortho_lora.")]
     assert used
+    assert not {name.split(".")[0] for _, name in imports(top)} & FORBIDDEN[top]
     for name in used:
         assert any(name.startswith(f"ortho_lora.{allowed}.") for allowed in OF_TRAINING[top]), name
 

@@ -63,7 +63,7 @@ def test_two_ranks_train_as_one_with_the_whole_batch(tmp_path):
 
 @pytest.fixture(scope="module")
 def of_one_rank(tmp_path_factory):
-    from distributed.trained import loop, train
+    from surgery.distributed.trained import loop, train
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
