@@ -108,7 +108,7 @@ class OrthoLoRATrainer(Trainer):
             **of_trainer,
         )
         self._refuse_launched()
-        self._shifts_labels = versions.shifts_labels(cast(nn.Module, self.model))
+        self._shifts_labels = versions.shifts_labels(self.model)
         self.add_callback(_Begin(self))
         # Says before any training what is wrong with the model or the method; each training starts another.
         self.surgeon = OrthoLoRA(cast(nn.Module, self.model), list(datasets), seed=args.seed, **self._surgery)

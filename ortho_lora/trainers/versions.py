@@ -1,6 +1,7 @@
 """What the versions of transformers call differently, and what of `Trainer` no documentation promises."""
 
-from torch import nn
+from typing import Any
+
 from transformers import Trainer, TrainingArguments
 from transformers import __version__ as transformers_version
 from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
@@ -50,7 +51,7 @@ def sampling(args: TrainingArguments) -> str:
     """How items are drawn; transformers 4 knows two ways, under another name."""
     if hasattr(args, "train_sampling_strategy"):
         return str(args.train_sampling_strategy)
-    return "group_by_length" if args.group_by_length else "random"
+    return "group_by_length" if getattr(args, "group_by_length", False) else "random"
 
 
 def is_split(trainer: Trainer) -> bool:
@@ -71,8 +72,8 @@ def is_divided(trainer: Trainer, items: object) -> bool:
     return (trainer.model_accepts_loss_kwargs and items is not None) or trainer.compute_loss_func is not None
 
 
-def shifts_labels(model: nn.Module) -> bool:
+def shifts_labels(model: Any) -> bool:
     """Whether the model's own loss compares each place with the label of the next, as a causal language model's."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    loss = LOSS_MAPPING.get(getattr(inner, "loss_type", None))
+    inner = getattr(model, "get_base_model", lambda: model)()
+    loss = LOSS_MAPPING.get(str(getattr(inner, "loss_type", None)))
     return loss is ForCausalLMLoss and not getattr(getattr(inner, "config", None), "is_encoder_decoder", False)
