@@ -17,7 +17,8 @@ FLOORS = {  # from the ground up; a package imports those of lower floors and it
         {"launching", "surgery", "tasks"},
         {"training", "trainers"},
         {"study"},
-        {"__init__", "__main__"},
+        {"__main__"},
+        {"__init__", "command"},
     ],
     "analysis": [
         {"reading", "statistics"},
@@ -25,7 +26,7 @@ FLOORS = {  # from the ground up; a package imports those of lower floors and it
         {"conflict", "outcomes"},
         {"diagnosis"},
         {"figures", "output"},
-        {"study", "report"},
+        {"study", "report", "summary"},
         {"__init__", "__main__"},
     ],
     "app": [{"shared", "playground"}, {"launching"}, {"views"}, {"main"}, {"__init__", "__main__"}],
@@ -126,6 +127,12 @@ def test_looking_imports_no_torch(packages):
 
 def test_the_test_above_would_notice():
     assert "torch" in loaded_after(import_all("ortho_lora/training/train"))
+
+
+def test_commands_are_told_before_anything_large_is_imported():
+    """What `ortho-lora --help` and a shell's completion import."""
+    commands = "import ortho_lora.command, ortho_lora.__main__, analysis.__main__, app.__main__"
+    assert not loaded_after(commands) & (HEAVY | {"pandas", "duckdb", "plotly", "streamlit", "sklearn"})
 
 
 def test_analysis_imports_no_streamlit():

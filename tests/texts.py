@@ -4,13 +4,15 @@ import pyarrow.parquet as pq
 import torch
 from models import VOCABULARY
 from peft import LoraConfig, get_peft_model
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, SequentialSampler
 from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
 
 from ortho_lora import OrthoLoRATrainer
 from ortho_lora.record.manifest import part_files
+from ortho_lora.trainers.task_dataset import TaskDataset
 
 LENGTH = 6
+OLD = not hasattr(TrainingArguments, "train_sampling_strategy")  # transformers 4
 SEQUENTIAL = {"train_sampling_strategy": "sequential"}
 
 
@@ -64,13 +66,20 @@ def adapter(model):
 
 
 def trainer(path, model=None, train=None, *, of_args=None, **given):
-    return OrthoLoRATrainer(
-        model=llama() if model is None else model,
-        args=arguments(path, **(of_args or {})),
+    of_args = dict(of_args or {})
+    in_order = OLD and of_args.pop("train_sampling_strategy", None) == "sequential"
+    train = datasets() if train is None else train
+    made = OrthoLoRATrainer(
+        model=llama() if model is None and "model_init" not in given else model,
+        args=arguments(path, **of_args),
         data_collator=collate,
-        train_dataset=datasets() if train is None else train,
+        train_dataset=train,
         **given,
     )
+    if in_order:  # for which transformers 4 has no setting
+        made.train_dataset = TaskDataset(train, seed=None)
+        made._get_train_sampler = lambda *_: SequentialSampler(made.train_dataset)
+    return made
 
 
 def same(a, b):

@@ -3,9 +3,7 @@
 import os
 import subprocess
 import sys
-import tomllib
 import urllib.request
-import zipfile
 from pathlib import Path
 
 import psutil
@@ -57,32 +55,3 @@ def test_who_says_so_is_served_elsewhere(serve):
     """That the test above can fail: an address that is asked for is taken."""
     ((address, _),), _ = serve("app", "--server.port", "0", "--server.address", "0.0.0.0")
     assert address == "0.0.0.0"
-
-
-def test_what_is_installed_has_the_settings(tmp_path):
-    """A wheel, made of this tree."""
-    made = tmp_path / "wheel"
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        ".",
-        "--no-deps",
-        "--no-build-isolation",
-        "--quiet",
-        "-w",
-        str(made),
-    ]
-    copied = tmp_path / "tree"
-    copied.mkdir()
-    for name in ("ortho_lora", "analysis", "app"):
-        (copied / name).symlink_to(ROOT / name)
-    for path in (*ROOT.glob("*.toml"), *ROOT.glob("requirements*.txt")):
-        (copied / path.name).write_bytes(path.read_bytes())
-    subprocess.run(command, cwd=copied, check=True, capture_output=True)
-    with zipfile.ZipFile(next(made.iterdir())) as wheel:
-        settings = tomllib.loads(wheel.read("app/.streamlit/config.toml").decode())
-        assert "app/icon.svg" in wheel.namelist()
-    assert settings["server"]["address"] == "127.0.0.1"
-    assert settings["browser"]["gatherUsageStats"] is False

@@ -70,5 +70,5 @@ def test_a_study_survives_the_loss_of_a_worker(cluster, tmp_path):
 
 def test_where_there_is_no_cluster_it_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(OrthoLoraError, match="--ray needs the package ray: pip install -r requirements-ray.txt"):
+    with pytest.raises(OrthoLoraError, match=r"--ray needs the package ray: pip install 'ortho-lora\[ray\]'"):
         cluster_module.Cluster("local")

@@ -1,10 +1,12 @@
 """What `OrthoLoRATrainer` is given: the tasks' data, and what it refuses."""
 
 import pytest
-from texts import Texts, adapter, arguments, collate, datasets, llama, same, trainer
+from texts import OLD, Texts, adapter, arguments, collate, datasets, llama, same, trainer
 from torch.utils.data import IterableDataset
+from transformers import Trainer
 
 from ortho_lora import OrthoLoraError, OrthoLoRATrainer
+from ortho_lora.trainers import versions
 from ortho_lora.trainers.task_dataset import TaskDataset
 
 
@@ -87,7 +89,7 @@ WRONG_SETTINGS = {
     "task": ({"loss_weights": {"d": 1.0}}, "task 'd': expected one of a, b, c"),
     "method": ({"method": "mtl"}, "method 'mtl': expected one of joint"),
     "sampling": (
-        {"of_args": {"train_sampling_strategy": "group_by_length"}},
+        {"of_args": {"group_by_length": True} if OLD else {"train_sampling_strategy": "group_by_length"}},
         "train_sampling_strategy='group_by_length'.*use 'random' or 'sequential'",
     ),
     "optimizer": (
@@ -99,7 +101,8 @@ WRONG_SETTINGS = {
 
 
 @pytest.mark.parametrize("name", WRONG_SETTINGS)
-def test_wrong_settings(tmp_path, name):
+def test_wrong_settings(tmp_path, name, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "false")  # which transformers 4 sets for what comes after
     given, message = WRONG_SETTINGS[name]
     with pytest.raises(OrthoLoraError, match=message):
         trainer(tmp_path, **given)
@@ -116,3 +119,16 @@ def test_sharding_that_the_launcher_chose_is_refused(tmp_path, monkeypatch):
         monkeypatch.setattr(made, name, True)
         with pytest.raises(OrthoLoraError, match=f"{word} splits gradients"):
             made._refuse_launched()
+
+
+def test_a_trainer_with_other_seams_is_refused(tmp_path, monkeypatch):
+    monkeypatch.delattr(Trainer, "_save_rng_state")
+    with pytest.raises(OrthoLoraError, match=rf"ran in transformers {versions.RAN}; .* has no _save_rng_state: inst"):
+        trainer(tmp_path)
+
+
+def test_a_trainer_that_collates_otherwise_is_refused(tmp_path, monkeypatch):
+    trained = trainer(tmp_path)
+    monkeypatch.setattr(trained, "_get_collator_with_removed_columns", lambda collator, description=None: collator)
+    with pytest.raises(OrthoLoraError, match="does not collate with what _get_collator_with_removed_columns returns"):
+        trained.get_train_dataloader()

@@ -6,7 +6,7 @@ import shutil
 import pyarrow.parquet as pq
 import pytest
 import torch
-from texts import LENGTH, SEQUENTIAL, adapter, datasets, llama, same, steps_of, table, trainer
+from texts import LENGTH, OLD, SEQUENTIAL, adapter, datasets, llama, same, steps_of, table, trainer
 from transformers import TrainerCallback
 
 from ortho_lora import OrthoLoraError, Recorder
@@ -67,6 +67,7 @@ def test_too_little_data_for_a_batch_is_refused_and_leaves_no_run(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.skipif(OLD, reason="no epoch can be left out of the loop of transformers 4")
 def test_a_training_that_is_ended_before_its_first_step_has_failed(tmp_path, monkeypatch):
     def end(self, args, state, control, **kwargs):
         control.should_training_stop = True
@@ -209,6 +210,10 @@ def test_half_products_are_those_of_halves_by_tokens(tmp_path, size):
     halves = [0, 0, 1, 1] if size == 4 else [0, 1, 0, 1]
     for task, texts in tasks.items():
         found = norms[norms["task"] == task].set_index(["layer", "module", "branch"])["half_product"]
+        scale = 1.0
+        if OLD:  # divides by the labels, of which the first of a row is no target
+            labels = texts.labels[:4]
+            scale = float(labels[:, 1:].ne(-100).sum() / labels.ne(-100).sum()) ** 2
         means = []
         for half in (0, 1):
             rows = [row for row in range(4) if halves[row] == half]
@@ -216,4 +221,6 @@ def test_half_products_are_those_of_halves_by_tokens(tmp_path, size):
             means.append(torch.autograd.grad(loss, [p for _, p in matrices]))
         for (name, _), first, second in zip(matrices, *means, strict=True):
             layer, module, branch = name.split(".")[4], name.split(".")[6], name.split("lora_")[1][0]
-            assert found[int(layer), module, branch] == pytest.approx((first * second).sum().item(), rel=1e-3, abs=1e-9)
+            assert found[int(layer), module, branch] == pytest.approx(
+                scale * (first * second).sum().item(), rel=1e-3, abs=1e-9
+            )

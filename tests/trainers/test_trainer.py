@@ -7,6 +7,7 @@ import pytest
 import torch
 from texts import (
     LENGTH,
+    OLD,
     SEQUENTIAL,
     adapter,
     arguments,
@@ -18,8 +19,9 @@ from texts import (
 )
 from transformers import Trainer, TrainerCallback
 
-from ortho_lora import OrthoLoRA, OrthoLoRATrainer, Recorder
+from ortho_lora import OrthoLoRA, OrthoLoraError, Recorder
 from ortho_lora.record.manifest import part_files
+from ortho_lora.trainers import versions
 from ortho_lora.trainers.task_dataset import TaskCollator, TaskDataset
 from ortho_lora.trainers.trainer import STATE_NAME
 
@@ -29,7 +31,7 @@ def test_training_equals_a_loop_written_out(tmp_path):
     trained.train()
 
     model, tasks = llama(), datasets()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.0, fused="fused" in trained.args.optim)
     surgeon = OrthoLoRA(model, ["a", "b", "c"], seed=42)
     model.train()
     for step in range(6):
@@ -37,7 +39,8 @@ def test_training_equals_a_loop_written_out(tmp_path):
         for task, texts in tasks.items():
             rows = [(4 * step + place) % 16 % len(texts) for place in range(4)]
             labels = texts.labels[rows]
-            items = torch.tensor(labels[:, 1:].numel())  # as Trainer counts the tokens of a step
+            counted = labels if OLD else labels[:, 1:]  # as Trainer counts the tokens of a step
+            items = torch.tensor(counted.numel())
             losses[task] = model(input_ids=texts.tokens[rows], labels=labels, num_items_in_batch=items).loss
         surgeon.backward(losses, weights=dict.fromkeys(losses, [1] * 4))
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -53,7 +56,7 @@ class SumTrainer(Trainer):
         model.train()
         total = 0
         for batch in inputs.values():
-            loss = self.compute_loss(model, batch) / self.current_gradient_accumulation_steps
+            loss = self.compute_loss(model, batch) / versions.accumulated(self)
             self.accelerator.backward(loss)
             total += loss.detach()
         return total
@@ -153,8 +156,11 @@ def test_logs_hold_the_loss_of_each_task(tmp_path):
     logs = [entry for entry in trained.state.log_history if "loss" in entry]
     assert [entry["step"] for entry in logs] == [2, 4, 6]
     for index, entry in enumerate(logs):
-        assert entry["loss"] == pytest.approx(sum(seen[2 * index : 2 * index + 2]) / 2, rel=1e-6)
-        assert entry["loss"] == pytest.approx(entry["loss_a"] + 3 * entry["loss_b"] + entry["loss_c"], rel=1e-5)
+        rounded = 1e-4 if OLD else 0  # by Trainer
+        assert entry["loss"] == pytest.approx(sum(seen[2 * index : 2 * index + 2]) / 2, rel=1e-6, abs=rounded)
+        assert entry["loss"] == pytest.approx(
+            entry["loss_a"] + 3 * entry["loss_b"] + entry["loss_c"], rel=1e-5, abs=rounded
+        )
 
 
 def test_the_model_is_watched_during_training_only(tmp_path):
@@ -172,7 +178,8 @@ def test_the_model_is_watched_during_training_only(tmp_path):
 def test_activation_checkpointing_changes_nothing(tmp_path, reentrant):
     plain = trainer(tmp_path)
     plain.train()
-    of_args = {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": reentrant}}
+    name = "gradient_checkpointing" if OLD else "activation_checkpointing"
+    of_args = {name: True, f"{name}_kwargs": {"use_reentrant": reentrant}}
     model = llama()
     model.enable_input_require_grads()
     saving = trainer(tmp_path, model, of_args=of_args)
@@ -201,8 +208,8 @@ def test_bfloat16(tmp_path):
 
 
 def test_a_model_made_late_is_the_one_that_is_watched(tmp_path):
-    args = arguments(tmp_path, **SEQUENTIAL)  # making the model draws random numbers, and the sampler would too
-    made = OrthoLoRATrainer(model_init=lambda: llama(), args=args, data_collator=collate, train_dataset=datasets())
+    # In order: making the model draws random numbers, and the sampler would too.
+    made = trainer(tmp_path, model_init=lambda: llama(), of_args=SEQUENTIAL)
     made.train()
     plain = trainer(tmp_path, of_args=SEQUENTIAL)
     plain.train()
@@ -210,7 +217,12 @@ def test_a_model_made_late_is_the_one_that_is_watched(tmp_path):
 
 
 def test_tokens_and_operations_of_all_tasks_are_counted(tmp_path):
-    trained = trainer(tmp_path, of_args={"include_num_input_tokens_seen": "all"})
+    counts = {"include_num_input_tokens_seen": True if OLD else "all"}
+    if OLD:  # its loop looks for one batch
+        with pytest.raises(OrthoLoraError, match="include_num_input_tokens_seen: transformers 4.* counts one batch a"):
+            trainer(tmp_path, of_args=counts)
+        return
+    trained = trainer(tmp_path, of_args=counts)
     trained.train()
     assert trained.state.num_input_tokens_seen == 6 * 3 * 4 * LENGTH
     assert trained.state.total_flos > 0
