@@ -105,14 +105,14 @@ def filtered(page: Page, name: str, branch: str) -> float:
     return 1000 * (perf_counter() - begin)
 
 
-def measure(run: Path, pages: list[str], repeats: int) -> dict[str, float]:
-    """Milliseconds of the start and of each of these pages."""
+def measure(run: Path, pages: list[str], repeats: int, seconds: float) -> dict[str, float]:
+    """Milliseconds of the start and of each of these pages, and what a page that follows the run takes."""
     found: dict[str, float] = {}
     with TemporaryDirectory() as directory, sync_playwright() as playwright:
-        (Path(directory) / run.name).symlink_to(run.resolve())
+        shutil.copytree(run, copy := Path(directory) / run.name)
         browser = playwright.chromium.launch(executable_path=find_browser(), args=ARGUMENTS)
         page = browser.new_page(viewport={"width": 1440, "height": 900})
-        with dashboard(Path(directory)) as (address, _, begin):
+        with dashboard(Path(directory)) as (address, server, begin):
             page.goto(address)
             page.wait_for_selector("h1")
             found["start"] = 1000 * (perf_counter() - begin)
@@ -127,29 +127,25 @@ def measure(run: Path, pages: list[str], repeats: int) -> dict[str, float]:
                 opened(page, name)
                 found[f"{name}: filtered"] = filtered(page, name, "A")
                 filtered(page, name, "A")
+            revive(copy)
+            page.goto(f"{address}/conflicts")
+            settle(page, "Conflicts")
+            sleep(min(5, seconds))
+            before = server.cpu_times()
+            sleep(seconds)
+            after = server.cpu_times()
+            spent = after.user + after.system - before.user - before.system
+            found["live, percent of a core"] = 100 * spent / seconds
         browser.close()
     return found
 
 
-def live(run: Path, seconds: float) -> float:
-    """Percent of a core that the server takes while Conflicts follows a run, with a record that stands still."""
-    with TemporaryDirectory() as directory, sync_playwright() as playwright:
-        copy = shutil.copytree(run, Path(directory) / run.name)
-        status = json.loads((copy / "status.json").read_text())
-        me = psutil.Process()
-        status |= {"state": "running", "pid": me.pid, "process_start_time": me.create_time(), "heartbeat": time()}
-        (copy / "status.json").write_text(json.dumps(status | {"patience_seconds": 1e6}))
-        browser = playwright.chromium.launch(executable_path=find_browser(), args=ARGUMENTS)
-        page = browser.new_page(viewport={"width": 1440, "height": 900})
-        with dashboard(Path(directory)) as (address, process, _):
-            page.goto(f"{address}/conflicts")
-            settle(page, "Conflicts")
-            sleep(min(5, seconds))
-            before = process.cpu_times()
-            sleep(seconds)
-            after = process.cpu_times()
-        browser.close()
-    return 100 * (after.user + after.system - before.user - before.system) / seconds
+def revive(run: Path) -> None:
+    """Let a run look like one that trains, though its record stands still."""
+    status = json.loads((run / "status.json").read_text())
+    me = psutil.Process()
+    status |= {"state": "running", "pid": me.pid, "process_start_time": me.create_time(), "heartbeat": time()}
+    (run / "status.json").write_text(json.dumps(status | {"patience_seconds": 1e6}))
 
 
 def main() -> None:
@@ -171,10 +167,7 @@ def main() -> None:
             runs["large"] = given.large
         else:
             telemetry.write(runs["large"], given.steps, given.layers)
-        found = {
-            name: measure(run, given.pages, given.repeats) | {"live, percent of a core": live(run, given.seconds)}
-            for name, run in runs.items()
-        }
+        found = {name: measure(run, given.pages, given.repeats, given.seconds) for name, run in runs.items()}
     if given.json:
         print(json.dumps(found))
         return
