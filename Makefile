@@ -1,6 +1,7 @@
 # make app    set up, train the demo run where there is none, open the dashboard
 # make test   set up, then every test
 # make check  lint, format, types
+# make test-oldest   the tests of surgery and of the trainer with the oldest packages that were tried
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,7 +9,7 @@ PORT ?= 8501
 RUNS_DIR ?= runs
 BIN := $(VENV)/bin
 
-.PHONY: app test check browser clean
+.PHONY: app test test-oldest check browser clean
 
 app: $(VENV)/.installed
 	$(BIN)/python -m ortho_lora assets
@@ -18,12 +19,15 @@ app: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev browser
 	$(BIN)/python -m ortho_lora assets --all
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist worksteal
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+test-oldest: $(VENV)-oldest/.installed
+	OMP_NUM_THREADS=1 $(VENV)-oldest/bin/python -m pytest --numprocesses auto --maxprocesses 4 tests/surgery tests/trainers
 
 # Set-up runs again only when a requirements file has changed.
 $(VENV)/.installed: requirements.txt pyproject.toml
@@ -34,6 +38,12 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 
 $(VENV)/.installed-dev: requirements-dev.txt requirements-rules.txt requirements-gguf.txt requirements-ray.txt $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+$(VENV)-oldest/.installed: requirements-oldest.txt pyproject.toml
+	test -x $(VENV)-oldest/bin/python || $(PYTHON) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-oldest.txt
+	$(VENV)-oldest/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
 # Without a browser the browser tests say so and are skipped; in CI they fail.
@@ -47,4 +57,4 @@ browser:
 	else echo "no Chrome or Chromium found: the browser tests will be skipped"; fi
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(VENV)-oldest .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -5,42 +5,27 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import pandas as pd
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from analysis.conflict import replay as replays
-from analysis.conflict.queries import Selection, task_matrix
-from analysis.diagnosis.diagnose import diagnose as diagnosis_of
-from analysis.figures.words import describe
-from analysis.library.names import interval, number
-from analysis.library.runs import Run, final_metrics, run_at
-from analysis.output import files
-from analysis.output.data import DATA, frame_of
-from analysis.output.terminal import plain, print_diagnosis, print_replays
-from analysis.report.page import default_path, write_report
-from analysis.study.drawing import write_figures
-from analysis.study.findings import find as find_study
-from analysis.study.printing import markdown, print_study
-from ortho_lora.errors import OrthoLoraError
-from ortho_lora.record.schema import Identity
+from analysis.conflict.rules import RULES, SCOPES
+from ortho_lora.errors import BAD_INPUT, OrthoLoraError, plain, run_command
+
+if TYPE_CHECKING:
+    from analysis.library.runs import Run
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False, help=__doc__)
 
 Branch = Literal["A", "B"]
+Format = Literal["csv", "parquet"]
 
-_SPLIT = "validation"
 _RUN_HELP = "Directory of one run, as in runs/20260101T120000-ortho-lora."
 _JSON_HELP = "Print one JSON document."
 
 
 @app.callback()
-def main() -> None:
+def options() -> None:
     """Look at recorded runs."""
 
 
@@ -51,11 +36,13 @@ def summary(
 ) -> None:
     """State, final metrics beside the majority baseline, and a verdict on each pair of tasks."""
     with _refusals():
+        from analysis.summary import print_summary, summarise
+
         document = summarise(run_dir)
     if as_json:
         typer.echo(json.dumps(document, indent=1))
     else:
-        _print(document)
+        print_summary(document)
 
 
 @app.command()
@@ -65,7 +52,13 @@ def diagnose(
 ) -> None:
     """A verdict on each pair of tasks: conflict, aligned, no conflict worth the name, or not enough data."""
     with _refusals():
-        found = [diagnosis_of(_opened(run_dir)[0]) for run_dir in run_dirs]
+        from rich.console import Console
+
+        from analysis.diagnosis.diagnose import diagnose
+        from analysis.library.runs import identified
+        from analysis.output.terminal import print_diagnosis
+
+        found = [diagnose(identified(run_dir)[0]) for run_dir in run_dirs]
     if as_json:
         typer.echo(json.dumps([one.document() for one in found], indent=1, allow_nan=False))
         return
@@ -76,15 +69,21 @@ def diagnose(
 @app.command()
 def replay(
     run_dir: Annotated[Path, typer.Argument(help=_RUN_HELP)],
-    rule: Annotated[str | None, typer.Option(help=f"One of {', '.join(replays.RULES)}; default: a table.")] = None,
-    scope: Annotated[str, typer.Option(help=f"One of {', '.join(replays.SCOPES)}.")] = "block",
+    rule: Annotated[str | None, typer.Option(help=f"One of {', '.join(RULES)}; default: a table.")] = None,
+    scope: Annotated[str, typer.Option(help=f"One of {', '.join(SCOPES)}.")] = "block",
     branches: Annotated[str, typer.Option(help="both, A or B: the other takes the plain sum.")] = "both",
     order: Annotated[str, typer.Option(help="recorded, or mean: over all orders of the tasks.")] = "recorded",
     as_json: Annotated[bool, typer.Option("--json", help=_JSON_HELP)] = False,
 ) -> None:
     """What another rule or scope would have done in each recorded step of a run; one step ahead only."""
     with _refusals():
-        path, info = _opened(run_dir)
+        from rich.console import Console
+
+        from analysis.conflict import replay as replays
+        from analysis.library.runs import identified
+        from analysis.output.terminal import print_replays
+
+        path, info = identified(run_dir)
         methods = replays.INTERESTING if rule is None else ((rule, scope, branches),)
         if rule is None and (scope, branches) != ("block", "both"):
             raise OrthoLoraError(
@@ -108,6 +107,8 @@ def report(
 ) -> None:
     """One HTML file with verdicts, figures, configuration and versions; it works offline and loads nothing."""
     with _refusals():
+        from analysis.report.page import default_path, write_report
+
         runs = _runs(run_dirs)
         path = output or default_path(runs)
         write_report(runs, path, force)
@@ -129,9 +130,7 @@ def export(
         Path | None,
         typer.Option("--output", "-o", help="File for one --what, else a directory; `-`: one CSV to standard output."),
     ] = None,
-    form: Annotated[
-        files.Format | None, typer.Option("--format", help="Default: as the file is named, else csv.")
-    ] = None,
+    form: Annotated[Format | None, typer.Option("--format", help="Default: as the file is named, else csv.")] = None,
     pair: Annotated[tuple[str, str] | None, typer.Option(help="Two tasks: their pair only.")] = None,
     steps: Annotated[tuple[int, int] | None, typer.Option(help="First and last step.")] = None,
     layer: Annotated[list[int] | None, typer.Option(help="This layer only; may be repeated.")] = None,
@@ -143,15 +142,22 @@ def export(
 ) -> None:
     """The data of any figure as CSV or Parquet; without --what those of all figures, into a directory."""
     if listing:
-        _list(as_json)
+        with _refusals():
+            from analysis.output.terminal import print_data
+
+            print_data(as_json)
         return
-    selection = Selection(
-        steps=steps,
-        layers=tuple(layer) if layer else None,
-        modules=tuple(module) if module else None,
-        branches=(branch,) if branch else None,
-    )
     with _refusals():
+        from analysis.conflict.queries import Selection
+        from analysis.output import files
+        from analysis.output.data import frame_of
+
+        selection = Selection(
+            steps=steps,
+            layers=tuple(layer) if layer else None,
+            modules=tuple(module) if module else None,
+            branches=(branch,) if branch else None,
+        )
         if not run_dirs:
             raise OrthoLoraError("export: no run given, expected at least one RUN_DIR; --list shows what there is.")
         runs = _runs(run_dirs)
@@ -180,7 +186,13 @@ def study(
 ) -> None:
     """What a study shows: gains with intervals, gap recovery, transfer, cost, and whether it was fair."""
     with _refusals():
-        found = find_study(directory)
+        from rich.console import Console
+
+        from analysis.study.drawing import write_figures
+        from analysis.study.findings import find
+        from analysis.study.printing import markdown, print_study
+
+        found = find(directory)
         written = write_figures(found, figures) if figures else []
     if as_json:
         typer.echo(json.dumps(found.document(), indent=1, allow_nan=False))
@@ -192,48 +204,6 @@ def study(
         typer.echo(f"wrote {plain(str(path))}", err=True)
 
 
-def summarise(run_dir: Path) -> dict[str, Any]:
-    """Run, state, step, total, method, seed, probe, tasks, metrics and pairs, ready for JSON; None: not measured.
-
-    `probe` says where one measured, as in `at step 100 of run demo`; None: a run that trained.
-
-    Raises:
-        OrthoLoraError: not a run, or a part of it cannot be read.
-    """
-    run = run_at(run_dir)
-    if run.info is None:
-        raise OrthoLoraError(run.problem)
-    if run.problem:
-        typer.echo(f"warning: {run.problem}", err=True)
-    final = final_metrics(run.path, run.info.tasks, _SPLIT)
-    matrix = task_matrix(run.path, Selection())
-    return {
-        "run": run.run_id,
-        "state": run.state,
-        "step": run.status.step if run.status else None,
-        "total": run.status.total if run.status else None,
-        "method": run.info.method,
-        "seed": run.info.seed,
-        "probe": run.info.probe.where if run.info.probe else None,
-        "tasks": run.info.task_names,
-        "left_out": {task.name: task.left_out for task in run.info.tasks if task.left_out},
-        "metrics": [
-            {
-                "task": task.name,
-                "metric": task.metrics[0],
-                "value": final.get(task.name),
-                "majority": task.majority.get(_SPLIT, {}).get(task.metrics[0]),
-            }
-            for task in run.info.tasks
-            if task.metrics  # a loop of somebody's own evaluates nothing
-        ],
-        "pairs": [
-            {key: None if pd.isna(value) else value for key, value in row.items()} for row in matrix.to_dict("records")
-        ],
-        "sentence": describe(matrix),
-    }
-
-
 @contextmanager
 def _refusals() -> Iterator[None]:
     """One sentence in place of a traceback."""
@@ -241,18 +211,13 @@ def _refusals() -> Iterator[None]:
         yield
     except OrthoLoraError as error:
         typer.echo(f"error: {plain(str(error))}", err=True)
-        raise typer.Exit(1) from None
+        raise typer.Exit(BAD_INPUT) from None
 
 
-def _opened(run_dir: Path) -> tuple[Path, Identity]:
-    run = run_at(run_dir)
-    if run.info is None:
-        raise OrthoLoraError(run.problem)
-    return run.path, run.info
-
-
-def _runs(run_dirs: Sequence[Path]) -> list[Run]:
+def _runs(run_dirs: Sequence[Path]) -> "list[Run]":
     """Different runs that can be read."""
+    from analysis.library.runs import run_at
+
     opened = [run_at(run_dir) for run_dir in run_dirs]
     runs = list({run.path: run for run in opened}.values())
     for run in runs:
@@ -265,65 +230,17 @@ def _runs(run_dirs: Sequence[Path]) -> list[Run]:
     return runs
 
 
-def _list(as_json: bool) -> None:
-    if as_json:
-        listed = [{"name": name, "description": data.description, "takes": data.takes} for name, data in DATA.items()]
-        typer.echo(json.dumps(listed, indent=1))
-        return
-    table = Table("name", "what it holds", "can be chosen by", box=SIMPLE_HEAD)
-    for name, data in DATA.items():
-        table.add_row(name, data.description, ", ".join(data.takes) or "–")
-    Console().print(table)
+def join(joint: typer.Typer) -> None:
+    """Add these commands to `ortho-lora`, whose `study` trains one."""
+    for command in (summary, diagnose, replay, report, export):
+        joint.command()(command)
+    joint.command("results")(study)
 
 
-def _print(document: dict[str, Any]) -> None:
-    console = Console()
-    done = f"{document['step']} of {document['total']}"
-    progress = f"probe {document['probe']}, batch {done}" if document["probe"] else f"step {done}"
-    told = f": {document['state']}, {progress}, {document['method']}, seed {document['seed']}"
-    console.print(Text.assemble((plain(document["run"]), "bold"), plain(told)))
-    if document["metrics"] and not document["probe"]:
-        console.print(_metrics(document["metrics"]))
-    for task, rows in document["left_out"].items():
-        console.print(Text(plain(f"Rows left out of {task}: {rows}.")))
-    for branch in sorted({row["branch"] for row in document["pairs"]}):
-        console.print(_pairs([row for row in document["pairs"] if row["branch"] == branch], branch))
-    console.print(Text(plain(document["sentence"])))
-    console.print("negative: share of batch cosines; half by chance. after: mean batch cosine after the rule.")
-
-
-def _metrics(rows: list[dict[str, Any]]) -> Table:
-    metrics = Table("task", "metric", box=SIMPLE_HEAD, title="Final validation metrics", title_justify="left")
-    for heading in ("value", "majority"):
-        metrics.add_column(heading, justify="right")
-    for row in rows:
-        metrics.add_row(
-            Text(plain(row["task"])),
-            Text(plain(row["metric"])),
-            number(row["value"], ".3f"),
-            number(row["majority"], ".3f"),
-        )
-    return metrics
-
-
-def _pairs(rows: list[dict[str, Any]], branch: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, title=f"Branch {branch}", title_justify="left")
-    table.add_column("tasks", overflow="fold")
-    table.add_column("verdict", min_width=17)
-    for heading in ("cosine", "95% interval", "batch\ncosine", "negative", "after"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(
-            Text(plain(f"{row['task_i']} – {row['task_j']}")),
-            row["verdict"],
-            number(row["cosine"], "+.2f"),
-            interval(row["cosine_low"], row["cosine_high"]),
-            number(row["cos_before"], "+.2f"),
-            number(row["rate_before"], ".0%"),
-            number(row["cos_after"], "+.2f"),
-        )
-    return table
+def main() -> None:
+    """Run the command line; bad input ends it with one sentence and exit status 2."""
+    run_command(lambda: app(prog_name="python -m analysis"))
 
 
 if __name__ == "__main__":
-    app()
+    main()

@@ -5,7 +5,7 @@ when every answer is computed, and again. Filtered: from the click on branch A u
 server until a browser shows the first page. Live: share of a core that the server takes while a page follows a run.
 Records are those of `benchmarks/telemetry.py`. A headless browser draws without a graphics processor.
 
-python benchmarks/pages.py [--steps 1000] [--small 20] [--layers 32] [--large RUN] [--json]
+python benchmarks/pages.py [--steps 1000] [--small 20] [--layers 32] [--large RUN] [--pages Layers] [--json]
 """
 
 import argparse
@@ -81,7 +81,7 @@ def dashboard(runs_dir: Path) -> Iterator[tuple[str, psutil.Process, float]]:
 
 
 def settle(page: Page, heading: str) -> None:
-    page.wait_for_function(SETTLED, arg=heading, timeout=120_000, polling=10)
+    page.wait_for_function(SETTLED, arg=heading, timeout=600_000, polling=10)
 
 
 def opened(page: Page, name: str) -> float:
@@ -100,56 +100,52 @@ def filtered(page: Page, name: str, branch: str) -> float:
     )
     begin = perf_counter()
     page.get_by_role("radio", name=branch, exact=True).or_(page.get_by_role("button", name=branch, exact=True)).click()
-    page.wait_for_function("window.ran", timeout=30_000, polling=5)
+    page.wait_for_function("window.ran", timeout=600_000, polling=5)
     settle(page, name)
     return 1000 * (perf_counter() - begin)
 
 
-def measure(run: Path, repeats: int) -> dict[str, float]:
-    """Milliseconds of the start and of every page."""
+def measure(run: Path, pages: list[str], repeats: int, seconds: float) -> dict[str, float]:
+    """Milliseconds of the start and of each of these pages, and what a page that follows the run takes."""
     found: dict[str, float] = {}
     with TemporaryDirectory() as directory, sync_playwright() as playwright:
-        (Path(directory) / run.name).symlink_to(run.resolve())
+        shutil.copytree(run, copy := Path(directory) / run.name)
         browser = playwright.chromium.launch(executable_path=find_browser(), args=ARGUMENTS)
         page = browser.new_page(viewport={"width": 1440, "height": 900})
-        with dashboard(Path(directory)) as (address, _, begin):
+        with dashboard(Path(directory)) as (address, server, begin):
             page.goto(address)
             page.wait_for_selector("h1")
             found["start"] = 1000 * (perf_counter() - begin)
             settle(page, page.locator("h1").inner_text())
-            for name in PAGES:
+            for name in pages:
                 found[f"{name}: first"] = opened(page, name)
-            for name in PAGES:
+            for name in pages:
                 found[f"{name}: again"] = median(
                     [opened(page, "Runs" if number % 2 else name) for number in range(2 * repeats)][::2]
                 )
-            for name in FILTERED:
+            for name in filter(FILTERED.__contains__, pages):
                 opened(page, name)
                 found[f"{name}: filtered"] = filtered(page, name, "A")
                 filtered(page, name, "A")
+            revive(copy)
+            page.goto(f"{address}/conflicts")
+            settle(page, "Conflicts")
+            sleep(min(5, seconds))
+            before = server.cpu_times()
+            sleep(seconds)
+            after = server.cpu_times()
+            spent = after.user + after.system - before.user - before.system
+            found["live, percent of a core"] = 100 * spent / seconds
         browser.close()
     return found
 
 
-def live(run: Path, seconds: float) -> float:
-    """Percent of a core that the server takes while Conflicts follows a run, with a record that stands still."""
-    with TemporaryDirectory() as directory, sync_playwright() as playwright:
-        copy = shutil.copytree(run, Path(directory) / run.name)
-        status = json.loads((copy / "status.json").read_text())
-        me = psutil.Process()
-        status |= {"state": "running", "pid": me.pid, "process_start_time": me.create_time(), "heartbeat": time()}
-        (copy / "status.json").write_text(json.dumps(status | {"patience_seconds": 1e6}))
-        browser = playwright.chromium.launch(executable_path=find_browser(), args=ARGUMENTS)
-        page = browser.new_page(viewport={"width": 1440, "height": 900})
-        with dashboard(Path(directory)) as (address, process, _):
-            page.goto(f"{address}/conflicts")
-            settle(page, "Conflicts")
-            sleep(5)
-            before = process.cpu_times()
-            sleep(seconds)
-            after = process.cpu_times()
-        browser.close()
-    return 100 * (after.user + after.system - before.user - before.system) / seconds
+def revive(run: Path) -> None:
+    """Let a run look like one that trains, though its record stands still."""
+    status = json.loads((run / "status.json").read_text())
+    me = psutil.Process()
+    status |= {"state": "running", "pid": me.pid, "process_start_time": me.create_time(), "heartbeat": time()}
+    (run / "status.json").write_text(json.dumps(status | {"patience_seconds": 1e6}))
 
 
 def main() -> None:
@@ -158,6 +154,7 @@ def main() -> None:
     parser.add_argument("--small", type=int, default=20, help="steps of the small one")
     parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--large", type=Path, help="a large record that is there already")
+    parser.add_argument("--pages", nargs="+", choices=PAGES, default=list(PAGES))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=30, help="to watch a live page for")
     parser.add_argument("--json", action="store_true")
@@ -170,10 +167,7 @@ def main() -> None:
             runs["large"] = given.large
         else:
             telemetry.write(runs["large"], given.steps, given.layers)
-        found = {
-            name: measure(run, given.repeats) | {"live, percent of a core": live(run, given.seconds)}
-            for name, run in runs.items()
-        }
+        found = {name: measure(run, given.pages, given.repeats, given.seconds) for name, run in runs.items()}
     if given.json:
         print(json.dumps(found))
         return

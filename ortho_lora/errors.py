@@ -1,4 +1,15 @@
-"""The one exception of this project, and its warning."""
+"""The one exception of this project, its warning, and how a command ends with it."""
+
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import NoReturn
+
+BAD_INPUT = 2
+"""Exit status of a command that was given what it cannot use."""
+
+INTERRUPTED = 130
+"""Exit status of a command that Ctrl-C ended."""
 
 
 class OrthoLoraError(Exception):
@@ -7,3 +18,38 @@ class OrthoLoraError(Exception):
 
 class OrthoLoraWarning(UserWarning):
     """Training goes on, but not as its author will expect."""
+
+
+def require(extra: str, *packages: str) -> None:
+    """Say which extra brings the packages that are not installed.
+
+    Args:
+        extra: of this project, as in `pip install 'ortho-lora[app]'`.
+        packages: that it brings, by the names they are imported by.
+
+    Raises:
+        OrthoLoraError: one of them is not there.
+    """
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        raise OrthoLoraError(
+            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed, which the extra"
+            f" {extra!r} brings: pip install 'ortho-lora[{extra}]'."
+        )
+
+
+def plain(text: str) -> str:
+    """Without control characters, which a terminal would obey."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else "\ufffd" for letter in text)
+
+
+def run_command(command: Callable[[], object]) -> NoReturn:
+    """Run a command line and exit: on bad input with one sentence and status 2, on Ctrl-C with 130 and no words."""
+    try:
+        command()
+    except OrthoLoraError as error:
+        print(f"error: {plain(str(error))}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    sys.exit(0)

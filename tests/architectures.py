@@ -18,7 +18,7 @@ from transformers import (
     ModernBertConfig,
     MPNetConfig,
     OPTConfig,
-    PreTrainedConfig,
+    PretrainedConfig,
     PreTrainedTokenizerFast,
     RobertaConfig,
     T5Config,
@@ -45,7 +45,7 @@ BART_SIZES = {"d_model": WIDTH, "decoder_start_token_id": 2} | {
 class Architecture:
     """How a model is made, and what is expected of training it with the default configuration."""
 
-    config: Callable[[], PreTrainedConfig]
+    config: Callable[[], PretrainedConfig]
     modules: tuple[str, ...]  # in the record
     layers: int = LAYERS
     mode: str = "fused"
@@ -53,7 +53,7 @@ class Architecture:
     longest: int | None = POSITIONS  # tokens that it takes
 
 
-def _with(kind: type[PreTrainedConfig], **settings: object) -> Callable[[], PreTrainedConfig]:
+def _with(kind: type[PretrainedConfig], **settings: object) -> Callable[[], PretrainedConfig]:
     return lambda: kind(**COMMON, **settings)
 
 

@@ -52,7 +52,7 @@ def watched(browser: Browser, address: str, *, deep_links: bool = False, **optio
 
 def settled(page: Page) -> None:
     """Wait until everything is drawn and nothing moves any more."""
-    page.wait_for_function(AT_REST, polling=50, timeout=60_000)
+    page.wait_for_function(AT_REST, polling=50)
 
 
 def choose(page: Page, field: Locator, option: str) -> None:

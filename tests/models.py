@@ -1,5 +1,6 @@
 """Small randomly initialised models with LoRA, in float64 so that sums in another order agree closely."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -77,6 +78,9 @@ def convolution(seed: int = 0, **lora: object) -> PeftModel:
     return with_lora(Convolution(), ["conv", "out"], **lora)
 
 
+ON_PARAMETERS = "target_parameters" in inspect.signature(LoraConfig).parameters  # not in peft 0.15
+
+
 def states_of(model: nn.Module, tokens: Tensor) -> Tensor:
     """`[N, L, width]` of tokens `[N, L]`."""
     output = model(input_ids=tokens)
@@ -86,6 +90,12 @@ def states_of(model: nn.Module, tokens: Tensor) -> Tensor:
 def translated(model: nn.Module, tokens: Tensor) -> Tensor:
     """The decoder's states of an encoder-decoder."""
     return model(input_ids=tokens, decoder_input_ids=tokens.flip(1)).last_hidden_state
+
+
+def checkpoint(model: nn.Module, reentrant: bool) -> None:
+    """Let a model of transformers compute its activations again in the backward pass."""
+    name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"  # in transformers 4
+    getattr(model, f"{name}_checkpointing_enable")({"use_reentrant": reentrant})
 
 
 @dataclass
@@ -147,10 +157,12 @@ class Problem:
         """Train with activations that are computed again, and without dropout."""
         self.model.enable_input_require_grads()
         self.model.train()
-        self.model.get_base_model().activation_checkpointing_enable({"use_reentrant": reentrant})
+        checkpoint(self.model.get_base_model(), reentrant)
         for part in self.model.modules():
             if isinstance(part, nn.Dropout):
                 part.p = 0.0
+            elif hasattr(part, "dropout_prob"):  # of attention, in transformers 4
+                part.dropout_prob = 0.0
 
     def zero(self) -> None:
         self.model.zero_grad()

@@ -2,11 +2,10 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forks import TRAINING, forks
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 SMALL = {
@@ -14,12 +13,25 @@ SMALL = {
     "steps": ["--tasks", "2", "--batch-size", "2", "--rounds", "1"],
     "memory": ["--tasks", "2", "--batch-size", "2"],
     "scaling": ["--tasks", "2", "3", "--ranks", "2", "4", "--batch-size", "2"],
-    "passes": ["--tasks", "2", "--batch-size", "2", "--rounds", "1"],
-    "kills": ["--kills", "5"],
+    "passes": ["--tasks", "2", "--batch-size", "2", "--rounds", "1", "--repeats", "1"],
+    "kills": ["--kills", "2"],
     "telemetry": ["--steps", "12", "--layers", "1", "--runs", "3"],
     "judge": ["--quick"],
-    "pages": ["--steps", "12", "--small", "9", "--layers", "1", "--repeats", "1", "--seconds", "5"],
-}
+    "pages": [
+        "--steps",
+        "12",
+        "--small",
+        "9",
+        "--layers",
+        "1",
+        "--repeats",
+        "1",
+        "--seconds",
+        "1",
+        "--pages",
+        "Layers",
+    ],
+}  # fmt: skip
 
 
 def test_all_are_listed():
@@ -29,8 +41,7 @@ def test_all_are_listed():
 
 @pytest.mark.parametrize("name", SMALL)
 def test_runs(name):
-    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *SMALL[name], "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = forks(*TRAINING).run([str(BENCHMARKS / f"{name}.py"), *SMALL[name], "--json"])
     if done.stderr.startswith("no browser") and not os.environ.get("CI"):
         pytest.skip(done.stderr)
     assert done.returncode == 0, done.stderr

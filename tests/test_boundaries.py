@@ -17,7 +17,8 @@ FLOORS = {  # from the ground up; a package imports those of lower floors and it
         {"launching", "surgery", "tasks"},
         {"training", "trainers"},
         {"study"},
-        {"__init__", "__main__"},
+        {"__main__"},
+        {"__init__", "command"},
     ],
     "analysis": [
         {"reading", "statistics"},
@@ -25,7 +26,7 @@ FLOORS = {  # from the ground up; a package imports those of lower floors and it
         {"conflict", "outcomes"},
         {"diagnosis"},
         {"figures", "output"},
-        {"study", "report"},
+        {"study", "report", "summary"},
         {"__init__", "__main__"},
     ],
     "app": [{"shared", "playground"}, {"launching"}, {"views"}, {"main"}, {"__init__", "__main__"}],
@@ -45,6 +46,7 @@ OF_TRAINING = {  # packages and modules of `ortho_lora` that others may use
     },
 }
 HEAVY = {"torch", "transformers", "peft"}
+FORBIDDEN = {"analysis": HEAVY | {"streamlit"}, "app": HEAVY}  # nor inside a function
 MODULES = {
     top: sorted(path.relative_to(ROOT).with_suffix("").as_posix() for path in (ROOT / top).rglob("*.py"))
     for top in FLOORS
@@ -127,6 +129,12 @@ def test_the_test_above_would_notice():
     assert "torch" in loaded_after(import_all("ortho_lora/training/train"))
 
 
+def test_commands_are_told_before_anything_large_is_imported():
+    """What `ortho-lora --help` and a shell's completion import."""
+    commands = "import ortho_lora.command, ortho_lora.__main__, analysis.__main__, app.__main__"
+    assert not loaded_after(commands) & (HEAVY | {"pandas", "duckdb", "plotly", "streamlit", "sklearn"})
+
+
 def test_analysis_imports_no_streamlit():
     assert "streamlit" not in loaded_after(import_all("analysis"))
 
@@ -135,6 +143,7 @@ def test_analysis_imports_no_streamlit():
 def test_only_the_agreed_parts_of_training_are_used(top):
     used = [f"{name}." for _, name in imports(top) if name.startswith("ortho_lora.")]
     assert used
+    assert not {name.split(".")[0] for _, name in imports(top)} & FORBIDDEN[top]
     for name in used:
         assert any(name.startswith(f"ortho_lora.{allowed}.") for allowed in OF_TRAINING[top]), name
 

@@ -1,22 +1,18 @@
 """The command line as a user meets it: bad input is one sentence, with exit status 2 and before a model is loaded."""
 
-import subprocess
-import sys
-
 import pytest
+from forks import forks
 
 from ortho_lora.training.config import Config
 
 
 def run(*arguments):
-    """Run the command with any attempt to load torch made an error."""
+    """Run the command where it is imported already, with any attempt to load torch made an error."""
     code = (
         "import sys; sys.modules['torch'] = None\n"
         "from ortho_lora.__main__ import main; sys.argv[1:] = sys.argv[2:]; main()"
     )
-    return subprocess.run(
-        [sys.executable, "-c", code, "--", *arguments], capture_output=True, text=True, check=False, timeout=60
-    )
+    return forks("ortho_lora.__main__").run(["-c", code, "--", *arguments])
 
 
 @pytest.mark.parametrize(

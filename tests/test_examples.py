@@ -1,12 +1,11 @@
 """Every example runs, and what it leaves can be read."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from forks import TRAINING, forks
 
 from ortho_lora.record.manifest import part_files
 from ortho_lora.record.schema import read_run, read_status
@@ -17,9 +16,7 @@ EXAMPLES = ROOT / "examples"
 
 def run(arguments, where):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, *map(str, arguments)], cwd=where, env=environment, capture_output=True, text=True, check=False
-    )
+    done = forks(*TRAINING).run([*map(str, arguments)], where, environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -3,18 +3,17 @@
 import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import yaml
+from forks import TRAINING, forks
 from models import Problem, tiny_bert
 from test_boundaries import FLOORS
 from typer.testing import CliRunner
 
-from analysis.__main__ import app as analysis_app
 from ortho_lora import OrthoLoRA, Recorder
+from ortho_lora.command import joint
 from ortho_lora.record.manifest import part_files
 from ortho_lora.record.schema import read_status
 from ortho_lora.surgery.methods import METHODS, RULES
@@ -58,7 +57,7 @@ def test_the_floors_shown_are_those_that_are_proved():
     for top, floors in FLOORS.items():
         (line,) = re.findall(rf"^\| `{top}` \| (.*) \|$", shown, re.M)
         told = [set(re.findall(r"`(\w+)`", floor)) for floor in line.split(";")]
-        assert told == [floor for floor in floors if "__main__" not in floor]
+        assert told == [floor for floor in floors if not floor & {"__main__", "command"}]
 
 
 def blocks(language, containing, text=README):
@@ -86,9 +85,7 @@ def execute(where, code, launcher=()):
     """Run code of the documentation in a process of its own, which ends as any does."""
     (where / "shown.py").write_text(PREAMBLE.format(path=[str(ROOT), str(ROOT / "tests")]) + code)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [sys.executable, *launcher, "shown.py"], cwd=where, env=environment, capture_output=True, text=True, check=False
-    )
+    done = forks(*TRAINING).run([*launcher, "shown.py"], where, environment)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -187,10 +184,10 @@ def test_the_record_is_exported_and_reported_as_shown(tmp_path, monkeypatch):
         with Recorder(f"runs/{run}") as recorder:
             surgeon = OrthoLoRA(problem.model, problem.tasks, recorder=recorder)
             surgeon.backward(problem.losses())
-    shown = re.findall(r"python -m analysis ((?:export|report) [^|#\n]*)", README)
+    shown = re.findall(r"ortho-lora ((?:export|report) [^|#\n]*)", README)
     assert len(shown) == 5
     for command in shown:
-        done = CliRunner().invoke(analysis_app, shlex.split(command))
+        done = CliRunner().invoke(joint(), shlex.split(command))
         assert done.exit_code == 0, (command, done.stderr)
     made = {path.name for path in tmp_path.iterdir()} - {"runs"}
     assert made == {"mine-report.html", "mine-export", "layers.parquet", "compared.html"}

@@ -1,12 +1,19 @@
-"""Tasks of random texts, and a tiny language model to train on them."""
+"""Tasks of random texts, a tiny language model to train on them, and what a training leaves."""
 
+import pyarrow.parquet as pq
 import torch
 from models import VOCABULARY
 from peft import LoraConfig, get_peft_model
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, SequentialSampler
 from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
 
+from ortho_lora import OrthoLoRATrainer
+from ortho_lora.record.manifest import part_files
+from ortho_lora.trainers.task_dataset import TaskDataset
+
 LENGTH = 6
+OLD = not hasattr(TrainingArguments, "train_sampling_strategy")  # transformers 4
+SEQUENTIAL = {"train_sampling_strategy": "sequential"}
 
 
 class Texts(Dataset):
@@ -56,3 +63,33 @@ def arguments(path, **given):
 
 def adapter(model):
     return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def trainer(path, model=None, train=None, *, of_args=None, **given):
+    of_args = dict(of_args or {})
+    in_order = OLD and of_args.pop("train_sampling_strategy", None) == "sequential"
+    train = datasets() if train is None else train
+    made = OrthoLoRATrainer(
+        model=llama() if model is None and "model_init" not in given else model,
+        args=arguments(path, **of_args),
+        data_collator=collate,
+        train_dataset=train,
+        **given,
+    )
+    if in_order:  # for which transformers 4 has no setting
+        made.train_dataset = TaskDataset(train, seed=None)
+        made._get_train_sampler = lambda *_: SequentialSampler(made.train_dataset)
+    return made
+
+
+def same(a, b):
+    assert a.keys() == b.keys()
+    assert all(a[name].equal(b[name]) for name in a)
+
+
+def steps_of(run_dir, table="steps"):
+    return [row["step"] for part in part_files(run_dir, table) for row in pq.read_table(part).to_pylist()]
+
+
+def table(run_dir, name):
+    return [row for part in part_files(run_dir, name) for row in pq.read_table(part).to_pylist()]

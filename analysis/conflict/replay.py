@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.conflict.rules import RULES, Flags, Places, after, project
+from analysis.conflict.rules import RULES, SCOPES, Flags, Places, after, project
 from analysis.reading.database import Selection, ask, ask_once
 from analysis.statistics.series import Floats
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.schema import BRANCHES, RunInfo, read_run
 
-SCOPES = ("block", "module", "model")
 ORDERS = ("recorded", "mean")
 NOTE = (
     "One step ahead only: exact for the recorded gradients, which another rule would not have met after its first step."

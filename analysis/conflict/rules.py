@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from analysis.statistics.series import Floats
 
 RULES = ("sum", "pcgrad", "pcgrad-inplace", "gradvac")
+SCOPES = ("block", "module", "model")
 
 _BETA = 0.01  # gradvac's moving average, as in `ortho_lora.surgery.projection`
 _RESIDUE = 1e-6  # share of a squared length below which what is left of a gradient is rounding error

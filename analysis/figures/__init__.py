@@ -4,6 +4,10 @@ Each takes `dark` for the page it stands on, and raises ValueError where the fra
 the page's to say. Show them with `st.plotly_chart(figure, theme=None)`.
 """
 
+from ortho_lora.errors import require
+
+require("analysis", "plotly")
+
 from analysis.figures.arrows import conflict_arrows
 from analysis.figures.dots import remaining_conflicts, replayed_methods
 from analysis.figures.grids import gain_grid, transfer_heatmap

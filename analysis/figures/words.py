@@ -6,6 +6,23 @@ from analysis.library.names import layer_name, method_name, span
 from analysis.statistics.judge import MARKS
 
 
+def what_remains(frame: pd.DataFrame) -> str:
+    """How many conflicts of `queries.task_matrix` are left after the rule, and where most."""
+    before, after = (
+        (frame[f"rate_{when}"] * frame[count]).sum() / max(frame[count].sum(), 1)
+        for when, count in (("before", "measured"), ("after", "measured_after"))
+    )
+    if before == after:
+        said = f"Of the measured cosines {before:.1%} are negative, and stay so."
+    else:
+        said = f"Of the measured cosines {before:.1%} are negative before projection and {after:.1%} after it."
+    if after == 0 or frame["rate_after"].isna().all():
+        return said
+    most = frame.loc[frame["rate_after"].idxmax()]
+    where = f"{most['task_i']} and {most['task_j']} on branch {most['branch']}"
+    return f"{said} Most remain between {where}: {most['rate_after']:.1%}, mean batch cosine {most['cos_after']:+.2f}."
+
+
 def describe(frame: pd.DataFrame) -> str:
     """One sentence on a frame of `conflict.queries`: its strongest conflict, or what else its figure is about."""
     columns = set(frame.columns)

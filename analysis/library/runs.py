@@ -165,6 +165,18 @@ def run_at(path: Path) -> Run:
     return open_run(where.parent, where.name)
 
 
+def identified(path: Path) -> tuple[Path, Identity]:
+    """Where the run in this directory lies, and what it is.
+
+    Raises:
+        OrthoLoraError: not a run, or it cannot be read.
+    """
+    run = run_at(path)
+    if run.info is None:
+        raise OrthoLoraError(run.problem)
+    return run.path, run.info
+
+
 def runs_table(runs: Sequence[Run]) -> pd.DataFrame:
     """One row a run, in the order given.
 

@@ -1,5 +1,6 @@
 """Diagnoses and replays as text for a terminal. Names come from files of others: they are never read as markup."""
 
+import json
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
@@ -13,13 +14,10 @@ from analysis.diagnosis.sentences import HOW_TO_READ, notes_on, sentences, title
 from analysis.diagnosis.verdicts import Pair
 from analysis.library.names import interval, number
 from analysis.outcomes.beside import Outcome
+from analysis.output.data import DATA
 from analysis.statistics.judge import TOLD
+from ortho_lora.errors import plain
 from ortho_lora.record.schema import Identity
-
-
-def plain(text: str) -> str:
-    """Without control characters, which a terminal would obey."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else "�" for letter in text)
 
 
 def print_diagnosis(console: Console, diagnosis: Diagnosis) -> None:
@@ -124,3 +122,15 @@ def _outcomes(outcomes: Sequence[Outcome]) -> Table:
         names = (Text(plain(name)) for name in (one.task, one.metric, one.method))
         table.add_row(*names, f"{one.difference:+.3f}", interval(one.low, one.high, "+.3f"), str(len(one.seeds)))
     return table
+
+
+def print_data(as_json: bool) -> None:
+    """What can be exported."""
+    if as_json:
+        listed = [{"name": name, "description": data.description, "takes": data.takes} for name, data in DATA.items()]
+        print(json.dumps(listed, indent=1))
+        return
+    table = Table("name", "what it holds", "can be chosen by", box=SIMPLE_HEAD)
+    for name, data in DATA.items():
+        table.add_row(name, data.description, ", ".join(data.takes) or "–")
+    Console().print(table)

@@ -2,3 +2,7 @@
 
 Of this project it imports `ortho_lora`'s record alone. Start at `database.ask`.
 """
+
+from ortho_lora.errors import require
+
+require("analysis", "duckdb", "plotly", "jinja2")

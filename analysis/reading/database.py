@@ -1,9 +1,12 @@
 """DuckDB over the parts of one run's record."""
 
 import operator
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import reduce
+from functools import cache, reduce
+from itertools import count
 from pathlib import Path
 
 import duckdb
@@ -140,7 +143,7 @@ def _answer(
     parameters: Mapping[str, object] | None,
     level: Level,
 ) -> pd.DataFrame:
-    with duckdb.connect(config={"autoinstall_known_extensions": False}) as connection:
+    with _asking() as connection:
         connection.execute("CREATE VIEW cell AS SELECT 0 AS origin, 1 AS width")
         for table in tables:
             if table in TABLE_OF:
@@ -153,6 +156,29 @@ def _answer(
                 steps = None if selection.steps is None else [selection.steps]
                 _create_view(connection, run, manifest, table, steps, selection)
         return connection.execute(sql, dict(parameters or {})).df()
+
+
+@cache
+def _database(process: int) -> duckdb.DuckDBPyConnection:
+    """One for each process, whose threads no fork inherits: to start another takes longer than most questions."""
+    return duckdb.connect(config={"autoinstall_known_extensions": False})
+
+
+_names = map("question{}".format, count())
+
+
+@contextmanager
+def _asking() -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection with a catalogue of its own, whatever other threads ask."""
+    name = next(_names)
+    with _database(os.getpid()).cursor() as connection:
+        connection.execute(f"ATTACH ':memory:' AS {name}")
+        try:
+            connection.execute(f"USE {name}")
+            yield connection
+        finally:
+            connection.execute("USE memory")
+            connection.execute(f"DETACH {name}")
 
 
 def _create_cells(

@@ -5,9 +5,9 @@ from rich.console import Console
 from rich.table import Table as Shown
 from rich.text import Text
 
-from analysis.output.terminal import plain
 from analysis.study.findings import Findings
 from analysis.study.tables import Table, tables
+from ortho_lora.errors import plain
 
 _LEFT = {"condition", "method", "task", "beside", "settings", "what of it"}
 _LEFT |= {"run", "tasks", "message", "conflict", "harm", "pair"}

@@ -2,3 +2,7 @@
 
 Imports `analysis` alone. Start at `state`.
 """
+
+from ortho_lora.errors import require
+
+require("app", "streamlit")

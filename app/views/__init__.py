@@ -2,3 +2,7 @@
 
 Imports `shared`, `launching` and `playground`. Start at `start`.
 """
+
+from ortho_lora.errors import require
+
+require("app", "streamlit")

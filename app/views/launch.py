@@ -19,6 +19,7 @@ from ortho_lora.training.config import Config
 def page() -> None:
     st.title("Launch")
     if started := st.session_state.pop("launch-started", None):
+        st.session_state["launch-name"] = ""  # the next run needs another; a browser forgets only what is replaced
         # The form is long: whoever sent it does not see the progress above it.
         st.toast(f"**{state.plain(started)}** is launched, at the top of this page.", icon=":material/rocket_launch:")
     if run_id := st.query_params.pop("again", None):
@@ -111,5 +112,4 @@ def _launch(config: Config, run_id: str) -> None:
         st.error(state.plain(str(error)))
     else:
         st.session_state["launch-started"] = run_id
-        st.session_state.pop("launch-name", None)  # the next run needs another one
         st.rerun()

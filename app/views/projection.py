@@ -10,6 +10,7 @@ from analysis import figures
 from analysis.conflict import queries
 from analysis.conflict.queries import Extent, Selection
 from analysis.conflict.replay import NOTE
+from analysis.figures.words import what_remains
 from analysis.library.names import method_name
 from analysis.library.runs import Run
 from analysis.output.data import replay_frame
@@ -107,6 +108,7 @@ def _recorded(run: Run) -> Extent | None:
 def _remaining(run: Run, selection: Selection) -> None:
     st.subheader("What remains", help=glossary.help("residual-conflict"))
     matrix = state.ask(queries.task_matrix, run, selection)
+    st.markdown(state.plain(what_remains(matrix)))
     st.caption(
         "Two tasks on their own never conflict after projection; with three or more, taking out what points against one"
         " can turn a gradient against another. Dashed: 50% negative, mean 0: what noise alone looks like."

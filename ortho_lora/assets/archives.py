@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from hashlib import file_digest
+from importlib.metadata import version
 from pathlib import Path
 
 from platformdirs import user_cache_dir
@@ -169,6 +170,8 @@ def model_directory(name: str = "minilm") -> Path:
     package, prefix = MODELS[name]
     target = cache_directory() / "models" / f"{name}-{ARCHIVES[package].sha256[:8]}"
     if prefix.endswith(".gguf"):
+        # Version 4 does not read the tokenizer that version 5 writes.
+        target = target.with_name(f"{target.name}-transformers{version('transformers').partition('.')[0]}")
         if not target.is_dir():
             _place(target, partial(_dequantise, package, prefix))
         return target

@@ -3,6 +3,7 @@
 from importlib.util import find_spec
 from pathlib import Path
 
+from ortho_lora.assets.float32 import in_float32
 from ortho_lora.errors import OrthoLoraError
 
 
@@ -16,10 +17,8 @@ def dequantise(file: Path, directory: Path) -> None:
     """
     if find_spec("gguf") is None:
         raise OrthoLoraError(
-            f"{file.name} needs the package gguf to be read: pip install -r requirements-gguf.txt, or take the model"
-            " minilm."
+            f"{file.name} needs the package gguf to be read: pip install 'ortho-lora[gguf]', or take the model minilm."
         )
-    import torch
     from safetensors.torch import save_file
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
@@ -27,5 +26,5 @@ def dequantise(file: Path, directory: Path) -> None:
     AutoTokenizer.from_pretrained(folder, gguf_file=name).save_pretrained(directory)
     AutoConfig.from_pretrained(folder, gguf_file=name).save_pretrained(directory)
     # `save_pretrained` refuses a model that came from such a file, though its weights are ordinary by now.
-    model = AutoModel.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
+    model = AutoModel.from_pretrained(folder, gguf_file=name, **in_float32())
     save_file(model.state_dict(), directory / "model.safetensors", metadata={"format": "pt"})

@@ -31,15 +31,27 @@ def log_to(path: Path) -> Iterator[None]:
         handler.close()
 
 
+_interrupted = False
+
+
+def interrupted() -> bool:
+    """Whether Ctrl-C was pressed in what last ran under `stop_on_signal`, and ended it in order."""
+    return _interrupted
+
+
 @contextmanager
 def stop_on_signal() -> Iterator[threading.Event]:
     """An event that Ctrl-C or SIGTERM sets, so that a step ends before the run does; a second Ctrl-C interrupts."""
+    global _interrupted
+    _interrupted = False
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
 
     def handle(number: int, frame: object) -> None:
+        global _interrupted
+        _interrupted |= number == signal.SIGINT
         if stop.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
         stop.set()

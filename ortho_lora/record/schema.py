@@ -29,6 +29,7 @@ from pydantic_core import from_json
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.files import open_regular, read_bytes, why
 from ortho_lora.record.origin import Life, Origin, locked
+from ortho_lora.record.versions import refuse_newer
 
 SCHEMA_VERSION = 1
 BRANCHES = ("A", "B")
@@ -126,12 +127,7 @@ class Identity(BaseModel):
     @field_validator("schema_version")  # the first field: a newer record may differ in all others
     @classmethod
     def _refuse_newer(cls, version: int) -> int:
-        if version > SCHEMA_VERSION:
-            raise OrthoLoraError(
-                f"written with record version {version}, this program reads up to {SCHEMA_VERSION}: "
-                "update ortho-lora to open it."
-            )
-        return version
+        return refuse_newer("record", version, SCHEMA_VERSION)
 
     @property
     def task_names(self) -> list[str]:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.files import read_bytes, replace_text, why
+from ortho_lora.record.versions import refuse_newer
 
 STUDY_VERSION = 1
 FILE_NAME = "study.json"
@@ -81,12 +82,7 @@ class Study(BaseModel):
     @field_validator("version")
     @classmethod
     def _refuse_newer(cls, version: int) -> int:
-        if version > STUDY_VERSION:
-            raise OrthoLoraError(
-                f"written with study version {version}, this program reads up to {STUDY_VERSION}:"
-                " update ortho-lora to open it."
-            )
-        return version
+        return refuse_newer("study", version, STUDY_VERSION)
 
 
 def read_study(directory: Path) -> Study:

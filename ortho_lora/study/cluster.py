@@ -127,5 +127,5 @@ def _ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise OrthoLoraError("--ray needs the package ray: pip install -r requirements-ray.txt") from error
+        raise OrthoLoraError("--ray needs the package ray: pip install 'ortho-lora[ray]'") from error
     return ray

@@ -1,12 +1,15 @@
 """`python -m ortho_lora study`."""
 
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from ortho_lora.errors import INTERRUPTED, OrthoLoraError
+from ortho_lora.launching.life import interrupted
 from ortho_lora.record.schema import RUNS_DIR_VARIABLE, default_runs_dir
 from ortho_lora.study import plan as planning
 from ortho_lora.study.executors import Local, threads_of
@@ -31,6 +34,7 @@ def study(
     name: Annotated[str | None, typer.Option(help="Name of the study's directory; default that of the file.")] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try the runs again that failed.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Print the runs, and train none.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
     """Compare methods fairly: train every method of a file with every seed under every condition, each with settings
     chosen on data of their own. The same command goes on with a study that was interrupted, and adds to one that is
@@ -39,8 +43,14 @@ def study(
     path = find_file(file)
     asked, given = read_file(path)
     whole = planning.expected(asked)  # refuses what cannot be trained, before anything is
+    if as_json and not plan:
+        raise OrthoLoraError("--json: expected with --plan; what a study found, `python -m analysis study` prints.")
     if plan:
-        _print_plan(asked, whole)
+        document = _plan(asked, whole)
+        if as_json:
+            print(json.dumps(document, indent=1))
+        else:
+            _print_plan(document, asked.has_choice)
         return
     for warning in asked.warnings:
         print(f"warning: {warning}", file=sys.stderr)
@@ -63,25 +73,46 @@ def _means(ray: str | None, workers: int | None, retry_failed: bool) -> Means:
     return Means(cluster, workers or max(cluster.cpus, 1), 1, retry_failed)
 
 
-def _print_plan(file: StudyFile, whole: planning.Plan) -> None:
+def _plan(file: StudyFile, whole: planning.Plan) -> dict[str, Any]:
     """Each run with what it is for, then what each method may spend."""
-    for name in whole.configs:
-        uses = [use for use in whole.uses if use.run_id == name]
-        print(f"{name}: {'; '.join(dict.fromkeys(planning.describe(use.cell, use.candidate) for use in uses))}")
-    print(f"\n{len(whole.configs)} runs")
-    if file.has_choice:
-        print("after tuning, those of the first candidates are trained with the candidates that were chosen")
+    methods = []
     for method in file.methods:
         names = {use.run_id for use in whole.uses if use.cell.method == method}
         work = sum(whole.configs[name].steps for name in names)
-        candidates = len(file.candidates(method))
-        print(f"{method}: candidates {candidates}, runs {len(names)}, steps {work}")
-    for warning in file.warnings:
+        methods.append(
+            {"method": method, "candidates": len(file.candidates(method)), "runs": len(names), "steps": work}
+        )
+    return {
+        "runs": [
+            {
+                "run": name,
+                "for": list(
+                    dict.fromkeys(
+                        planning.describe(use.cell, use.candidate) for use in whole.uses if use.run_id == name
+                    )
+                ),
+            }
+            for name in whole.configs
+        ],
+        "methods": methods,
+        "warnings": list(file.warnings),
+    }
+
+
+def _print_plan(document: Mapping[str, Any], has_choice: bool) -> None:
+    for one in document["runs"]:
+        print(f"{one['run']}: {'; '.join(one['for'])}")
+    print(f"\n{len(document['runs'])} runs")
+    if has_choice:
+        print("after tuning, those of the first candidates are trained with the candidates that were chosen")
+    for of in document["methods"]:
+        print(f"{of['method']}: candidates {of['candidates']}, runs {of['runs']}, steps {of['steps']}")
+    for warning in document["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
 
 
 def _conclude(folder: Folder, endings: Mapping[str, Ending]) -> None:
-    """Say where the study is, and what did not finish; then the exit status is 1."""
+    """Say where the study is, and what did not finish; then the exit status is 1, or 130 after Ctrl-C."""
     print(folder.path)
     unfinished = {name: ending for name, ending in endings.items() if ending.state != "finished"}
     if not unfinished:
@@ -96,7 +127,7 @@ def _conclude(folder: Folder, endings: Mapping[str, Ending]) -> None:
         + (": the same command goes on" if len(failed) < len(unfinished) else ""),
         file=sys.stderr,
     )
-    raise typer.Exit(1)
+    raise typer.Exit(INTERRUPTED if interrupted() else 1)
 
 
 EPILOG = "Presets:\n\n" + "".join(f"{name}: {read_file(path)[0].title}\n\n" for name, path in PRESETS.items())

@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from peft import PeftType
 from peft.tuners.adalora import AdaLoraLayer
 from peft.tuners.lora import LoraLayer
-from peft.tuners.lora.layer import MultiheadAttention, ParamWrapper
+from peft.tuners.lora import layer as lora_layers
 from torch import nn
 
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.schema import BRANCHES, ModuleInfo
+
+_PRODUCTS = tuple(  # layers that use only the product of their two matrices; peft 0.15 has the first
+    getattr(lora_layers, name) for name in ("MultiheadAttention", "ParamWrapper") if hasattr(lora_layers, name)
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,8 +151,9 @@ def _matrix(layer: LoraLayer, adapter: str, branch: str) -> tuple[nn.Parameter, 
     if adapter not in parts:
         return None
     part = parts[adapter]
-    # DoRA and the other variants use the matrices in ways of their own, and these two layers only their product.
-    applied = not isinstance(layer, MultiheadAttention | ParamWrapper) and adapter not in layer.lora_variant
+    # DoRA and the other variants use the matrices in ways of their own; peft 0.15 knows no others.
+    variant = adapter in layer.lora_variant if hasattr(layer, "lora_variant") else layer.use_dora.get(adapter, False)
+    applied = not isinstance(layer, _PRODUCTS) and not variant
     return part.weight, part if applied and isinstance(part, nn.Linear) else None
 
 

@@ -60,7 +60,7 @@ def _solve(rule: str, matrix: Tensor, where: str) -> Tensor:
     except ImportError as error:
         raise OrthoLoraError(
             f"rule: {rule!r} needs the package torchjd and its solvers, found: {error}; "
-            "install them with `pip install -r requirements-rules.txt`, or use a rule without any, such as 'pcgrad'."
+            "install them with `pip install 'ortho-lora[rules]'`, or use a rule without any, such as 'pcgrad'."
         ) from error
     except Exception as error:  # whatever a solver raises: three packages have no common class for it
         raise OrthoLoraError(

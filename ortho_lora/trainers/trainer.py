@@ -12,8 +12,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from transformers import Trainer, TrainingArguments
-from transformers.trainer_utils import EvalLoopOutput, TrainOutput
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput, get_last_checkpoint
 from transformers.training_args import OptimizerNames
 
 from ortho_lora.errors import OrthoLoraError
@@ -22,6 +22,7 @@ from ortho_lora.record.recorder import Recorder
 from ortho_lora.surgery import distributed
 from ortho_lora.surgery.methods import Branches, OnNonfinite, Order, Rule, Scope
 from ortho_lora.surgery.surgeon import OrthoLoRA
+from ortho_lora.trainers import versions
 from ortho_lora.trainers.task_dataset import Example, TaskCollator, TaskDataset
 
 log = logging.getLogger(__name__)
@@ -91,11 +92,13 @@ class OrthoLoRATrainer(Trainer):
             "loss_weights": loss_weights, "record_every": record_every, "on_nonfinite": on_nonfinite,
         }  # fmt: skip
         self._attempts = 0  # at finding a batch size, of the training under way
+        self._resumed: Path | None = None  # the checkpoint that the training under way goes on from
         datasets = _checked(train_dataset)
         args = TrainingArguments() if args is None else args
+        versions.refuse_unknown()
         _refuse(args)
         seed = args.seed if args.data_seed is None else args.data_seed
-        joined = TaskDataset(datasets, None if args.train_sampling_strategy == "sequential" else seed)
+        joined = TaskDataset(datasets, None if versions.sampling(args) == "sequential" else seed)
         super().__init__(
             model,
             args,
@@ -105,20 +108,38 @@ class OrthoLoRATrainer(Trainer):
             **of_trainer,
         )
         self._refuse_launched()
+        self._shifts_labels = versions.shifts_labels(self.model)
+        self.add_callback(_Begin(self))
         # Says before any training what is wrong with the model or the method; each training starts another.
         self.surgeon = OrthoLoRA(cast(nn.Module, self.model), list(datasets), seed=args.seed, **self._surgery)
         self.surgeon.remove()
         self._since_log = torch.zeros(2, len(datasets), dtype=torch.float64)  # sums of the tasks' losses, steps
         self._weights: deque[dict[str, list[float]]] = deque()  # of the examples of each micro-batch to come
 
-    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train as `Trainer.train` does, and say in the record how it went."""
         self._attempts = 0
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = get_last_checkpoint(cast(str, self.args.output_dir)) or True
+        self._resumed = None if isinstance(resume_from_checkpoint, bool | None) else Path(resume_from_checkpoint)
         with self._recording():
             try:
-                return super().train(*args, **kwargs)
+                return super().train(resume_from_checkpoint, *args, **kwargs)
             finally:
                 self.surgeon.remove()
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Batches by task, of the longest task's length."""
+        loader = super().get_train_dataloader()
+        if not isinstance(loader.collate_fn, TaskCollator):
+            raise versions.unknown("does not collate with what _get_collator_with_removed_columns returns")
+        if not len(loader):
+            raise OrthoLoraError(
+                f"train_dataset: the longest task has {len(cast(Sized, self.train_dataset))} examples, too few for a"
+                f" batch of {self._train_batch_size} on each process, and dataloader_drop_last drops what is less:"
+                " lower per_device_train_batch_size, or leave dataloader_drop_last out."
+            )
+        return loader
 
     def get_batch_samples(  # type: ignore[override]
         self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
@@ -126,7 +147,10 @@ class OrthoLoRATrainer(Trainer):
         """The batches of a step, and for each task what its loss is divided by over all of them and all ranks."""
         batches = list(islice(epoch_iterator, num_batches))
         tasks = self.surgeon.tasks
-        items = {task: self._get_num_items_in_batch([of[task] for of in batches], device) for task in tasks}
+        items = {
+            task: super(OrthoLoRATrainer, self).get_batch_samples((of[task] for of in batches), len(batches), device)[1]
+            for task in tasks
+        }
         self._weights = deque(self._weights_of(batch, items) for batch in batches)
         return batches, items
 
@@ -155,8 +179,8 @@ class OrthoLoRATrainer(Trainer):
                 with self.compute_loss_context_manager():
                     prepared = self._prepare_inputs(batch)
                     loss = cast(Tensor, self.compute_loss(model, prepared, num_items_in_batch=items))
-                if not self._is_divided(items):
-                    loss = loss / self.current_gradient_accumulation_steps
+                if not versions.is_divided(self, items):
+                    loss = loss / versions.accumulated(self)
                 self.surgeon.backward_part(task, loss, weight=weights.get(task), scaler=self.accelerator.scaler)
                 losses.append(self.surgeon.loss_weights[task] * loss.detach())
                 del loss  # and its graph, before the next task's is made
@@ -231,50 +255,37 @@ class OrthoLoRATrainer(Trainer):
                 continue
             each = torch.ones(len(labels))
             if labels.ndim > 1 and not labels.is_floating_point():
-                counted = labels[..., 1:] if self._loss_shifts_labels else labels
+                counted = labels[..., 1:] if self._shifts_labels else labels
                 each = counted.ne(-100).flatten(1).sum(1)
-            weights[task] = (each if self._is_divided(items[task]) else each / each.sum().clamp(min=1)).tolist()
+            weights[task] = (
+                each if versions.is_divided(self, items[task]) else each / each.sum().clamp(min=1)
+            ).tolist()
         return weights
 
-    def _is_divided(self, items: Any) -> bool:
-        """Whether a loss is divided by all that the step holds already, and not by the batch's own share alone."""
-        if self.loss_is_scaled_for_ga is not None:
-            return bool(self.loss_is_scaled_for_ga)
-        return (self.model_accepts_loss_kwargs and items is not None) or self.compute_loss_func is not None
-
-    # What follows steps into the inner life of Trainer, as pinned in requirements.txt.
+    # What follows steps into the inner life of Trainer: see `versions`.
 
     def _get_collator_with_removed_columns(
         self, data_collator: Callable[[list[Example]], Any], description: str | None = None
     ) -> Callable[[list[Any]], Any]:
         collator = super()._get_collator_with_removed_columns(data_collator, description)
-        return cast(Any, TaskCollator(collator)) if description == "Training" else collator
+        return cast(Any, TaskCollator(collator)) if (description or "").lower() == "training" else collator
 
     def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
         for batch in inputs.values():
             super()._track_num_input_tokens(batch)
 
-    def _prepare_for_training(
-        self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None
-    ) -> tuple[nn.Module, Any]:
+    def _begin(self) -> None:
         """Watch the model from here on, where it, its optimizer and the number of steps are final."""
-        if not len(train_dataloader):
-            raise OrthoLoraError(
-                f"train_dataset: the longest task has {len(cast(Sized, self.train_dataset))} examples, too few for a"
-                f" batch of {self._train_batch_size} on each process, and dataloader_drop_last drops what is less:"
-                " lower per_device_train_batch_size, or leave dataloader_drop_last out."
-            )
-        prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         if self.recorder is not None:
-            if self.recorder.begun and resume_from_checkpoint is None and not self._attempts:
+            if self.recorder.begun and self._resumed is None and not self._attempts:
                 raise OrthoLoraError(
                     f"recorder: {self.recorder.run_dir} holds a training already: give another one a directory of its"
                     " own (trainer.recorder = Recorder(...)), or None; resume_from_checkpoint goes on with it."
                 )
-            self.recorder.total = max_steps
+            self.recorder.total = self.state.max_steps
         self.surgeon.remove()  # it has watched an attempt with a larger batch
         self.surgeon = OrthoLoRA(
-            prepared[0],
+            self.model_wrapped,
             self.surgeon.tasks,
             seed=self.args.seed,
             optimizer=self.optimizer,
@@ -283,13 +294,12 @@ class OrthoLoRATrainer(Trainer):
         )
         self._since_log.zero_()
         self._attempts += 1
-        if resume_from_checkpoint is not None:
-            self._resume(Path(resume_from_checkpoint))
+        if self._resumed is not None:
+            self._resume(self._resumed)
         if self._attempts > 1 and self.surgeon.recorder is not None:  # Trainer starts again, and so does the record
             step, size = self.state.global_step, self._train_batch_size
             self.surgeon.recorder.go_on(step)
             self.surgeon.recorder.event(step, "dropped", reason=f"out of memory: again with {size} examples of a task")
-        return prepared
 
     def _resume(self, checkpoint: Path) -> None:
         if (checkpoint / STATE_NAME).is_file():
@@ -331,7 +341,7 @@ class OrthoLoRATrainer(Trainer):
             raise distributed.refusal("FSDP")
         if self.args.n_gpu > 1:
             raise distributed.refusal("DataParallel (one process, several devices)")
-        if self.get_tp_size() * self.get_cp_size() * self.get_sp_size() > 1:
+        if versions.is_split(self):
             raise distributed.refusal("tensor, context or sequence parallelism")
 
 
@@ -362,14 +372,25 @@ def _refuse(args: TrainingArguments) -> None:
         raise distributed.refusal("DeepSpeed")
     if args.fsdp:
         raise distributed.refusal("FSDP")
-    if args.train_sampling_strategy not in ("random", "sequential"):
+    if (sampling := versions.sampling(args)) not in ("random", "sequential"):
         raise OrthoLoraError(
-            f"train_sampling_strategy={args.train_sampling_strategy!r}: an item is one example of each task, which have"
+            f"train_sampling_strategy={sampling!r}: an item is one example of each task, which have"
             " lengths of their own: use 'random' or 'sequential'."
         )
+    versions.refuse_counting(args)
     optimizer = OptimizerNames(args.optim).value
     if optimizer in ("lomo", "adalomo") or "layerwise" in optimizer:
         raise OrthoLoraError(
             f"optim={optimizer!r} updates weights during the backward pass, before the tasks' gradients are"
             " known: use one that waits for it, as adamw_torch."
         )
+
+
+class _Begin(TrainerCallback):
+    """Tells the trainer that everything is prepared for a training."""
+
+    def __init__(self, trainer: OrthoLoRATrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.trainer._begin()

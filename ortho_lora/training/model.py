@@ -3,22 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ortho_lora.assets import archives
+from ortho_lora.assets.float32 import in_float32
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.tasks.data import TaskData
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig  # of another name in transformers 4
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ def load_encoder(name: str, max_length: int = 1) -> tuple[PreTrainedModel, PreTr
         if max_length > limit:
             raise OrthoLoraError(f"max_length: {max_length} given, and model {name!r} takes at most {limit} tokens.")
         whole, loading = AutoModel.from_pretrained(
-            source, trust_remote_code=False, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            source, trust_remote_code=False, use_safetensors=True, output_loading_info=True, **in_float32()
         )
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         packaged = ", ".join(map(repr, archives.MODELS))
@@ -89,7 +87,7 @@ def load_encoder(name: str, max_length: int = 1) -> tuple[PreTrainedModel, PreTr
     return model, tokenizer
 
 
-def _positions(config: PreTrainedConfig) -> int | None:
+def _positions(config: "PreTrainedConfig") -> int | None:
     """Tokens that the model's table of positions has room for; None: it has no such table."""
     room: int | None = getattr(config, "max_position_embeddings", None)
     if room is None:

@@ -44,7 +44,7 @@ def test_a_run_of_somebodys_own_loop(records: ModuleType, tables: dict[str, pd.D
 def test_errors_are_one_sentence(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "bare").mkdir()
     result = CliRunner().invoke(app, ["summary", str(tmp_path / name)])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert result.stderr.startswith("error: ")
     assert message in result.stderr
     assert result.stdout == ""

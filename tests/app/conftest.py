@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
+from waiting import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -56,7 +57,7 @@ def open_page():
             f"from app.shared import address, state\nfrom app.views import {page}\n"
             f"state.choose_runs()\naddress.arrive({page!r})\n{page}.page()\n"
         )
-        test = AppTest.from_string(script, default_timeout=60)
+        test = AppTest.from_string(script, default_timeout=PATIENCE)
         for key, value in query.items():
             test.query_params[key] = value
         return test.run()

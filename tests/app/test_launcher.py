@@ -4,10 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
+from waiting import PATIENCE, wait_for
 
 import ortho_lora.launching.queue as queue
 from analysis.library.runs import open_run
@@ -19,14 +19,6 @@ from ortho_lora.training.config import load_config
 
 SMALL = {"tasks": ["trec", "spam"], "batch_size": 4, "max_length": 16, "eval_examples": 16, "steps": 100_000, "rank": 2}
 GONE = Ticket(pid=2**22 - 1, process_start_time=1.0)
-
-
-def wait_for(condition, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    return found
 
 
 def states(runs_dir):
@@ -48,7 +40,7 @@ def start(tmp_path):
         if process.is_running():
             os.killpg(process.pid, signal.SIGKILL)
     for child in launcher._children:
-        child.wait(timeout=30)
+        child.wait(timeout=PATIENCE)
 
 
 @pytest.fixture
@@ -154,7 +146,7 @@ def test_runs_directory_that_cannot_be_made_is_told(tmp_path):
 
 
 def test_another_process_with_the_pid_is_never_stopped(tmp_path):
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"]) as process:
         right = Ticket.of(psutil.Process(process.pid))
         with queue.lock(tmp_path):
             queue.write_ticket(tmp_path, "mine", right.model_copy(update={"ticks": right.ticks - 100}))
@@ -163,7 +155,7 @@ def test_another_process_with_the_pid_is_never_stopped(tmp_path):
         with queue.lock(tmp_path):
             queue.write_ticket(tmp_path, "mine", right)
         assert launcher.stop(tmp_path, "mine")
-        assert process.wait(timeout=10) == -signal.SIGTERM
+        assert process.wait(timeout=PATIENCE) == -signal.SIGTERM
 
 
 def test_settings_of_a_run_are_those_of_its_record(add_run, runs_dir):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
+from waiting import PATIENCE
 
 from ortho_lora.record.manifest import read_manifest
 from ortho_lora.record.schema import ProbeInfo, read_run
@@ -33,7 +34,7 @@ def test_no_run(page, runs_dir, open_page):
 
 def test_router_opens_on_start(add_run):
     add_run("only")
-    test = AppTest.from_file(str(ROOT / "app" / "main.py"), default_timeout=60).run()
+    test = AppTest.from_file(str(ROOT / "app" / "main.py"), default_timeout=PATIENCE).run()
     assert not test.exception
     assert [title.value for title in test.title] == ["Which tasks fight over one adapter?"]
 

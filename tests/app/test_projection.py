@@ -9,10 +9,6 @@ def headings(test):
     return [heading.value for heading in test.subheader]
 
 
-def figure_keys(test):
-    return [json.loads(element.proto.spec)["data"][0] for element in test.get("plotly_chart")]
-
-
 def words(test):
     return "\n".join(element.value for element in [*test.markdown, *test.info, *test.caption])
 

@@ -3,14 +3,12 @@
 import os
 import subprocess
 import sys
-import time
-import tomllib
 import urllib.request
-import zipfile
 from pathlib import Path
 
 import psutil
 import pytest
+from waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 MAIN = str(ROOT / "app" / "main.py")
@@ -31,11 +29,7 @@ def serve(tmp_path):
                 [sys.executable, "-m", *command], cwd=tmp_path, env=environment, stdout=output, stderr=output
             )
         started.append(process)
-        deadline = time.monotonic() + 120
-        while not (found := listening(process.pid)):
-            assert process.poll() is None, (tmp_path / "output").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+        found = wait_for(lambda: listening(process.pid), process, tmp_path / "output")
         return found, (tmp_path / "output").read_text()
 
     yield start
@@ -61,32 +55,3 @@ def test_who_says_so_is_served_elsewhere(serve):
     """That the test above can fail: an address that is asked for is taken."""
     ((address, _),), _ = serve("app", "--server.port", "0", "--server.address", "0.0.0.0")
     assert address == "0.0.0.0"
-
-
-def test_what_is_installed_has_the_settings(tmp_path):
-    """A wheel, made of this tree."""
-    made = tmp_path / "wheel"
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        ".",
-        "--no-deps",
-        "--no-build-isolation",
-        "--quiet",
-        "-w",
-        str(made),
-    ]
-    copied = tmp_path / "tree"
-    copied.mkdir()
-    for name in ("ortho_lora", "analysis", "app"):
-        (copied / name).symlink_to(ROOT / name)
-    for path in (*ROOT.glob("*.toml"), *ROOT.glob("requirements*.txt")):
-        (copied / path.name).write_bytes(path.read_bytes())
-    subprocess.run(command, cwd=copied, check=True, capture_output=True)
-    with zipfile.ZipFile(next(made.iterdir())) as wheel:
-        settings = tomllib.loads(wheel.read("app/.streamlit/config.toml").decode())
-        assert "app/icon.svg" in wheel.namelist()
-    assert settings["server"]["address"] == "127.0.0.1"
-    assert settings["browser"]["gatherUsageStats"] is False

@@ -205,7 +205,7 @@ def test_a_gguf_model_is_dequantised_once(monkeypatch, cache):
 def test_a_gguf_model_says_what_it_needs_and_leaves_nothing_behind(monkeypatch, cache):
     monkeypatch.setitem(archives.MODELS, "tiny", ("small", "small/tiny.gguf"))
     monkeypatch.setattr(gguf, "find_spec", lambda name: None)
-    with pytest.raises(OrthoLoraError, match=r"^tiny\.gguf needs the package gguf .*pip install -r requirements-gguf"):
+    with pytest.raises(OrthoLoraError, match=r"^tiny\.gguf needs the package gguf .*pip install 'ortho-lora\[gguf\]'"):
         archives.model_directory("tiny")
     assert list((cache / "models").iterdir()) == []
 

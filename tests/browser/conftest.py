@@ -3,13 +3,17 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
+from browsing import go_to
 from playwright.sync_api import expect, sync_playwright
+from waiting import PATIENCE, wait_for
+
+from ortho_lora.launching.queue import tickets
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -18,7 +22,18 @@ ARGUMENTS = [
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 # On two cores that train, serve and paint at once, a page takes its time; a fault takes as long as this to be told.
-expect.set_options(timeout=120_000)
+expect.set_options(timeout=1000 * PATIENCE)
+
+
+def patient(make):
+    """The same way to make a context or a page, which then waits for as long."""
+
+    def made(**options):
+        found = make(**options)
+        found.set_default_timeout(1000 * PATIENCE)
+        return found
+
+    return made
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +46,8 @@ def browser():
             pytest.fail(said)
         pytest.skip(said)
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
+        running = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS, timeout=1000 * PATIENCE)
+        running.new_context, running.new_page = patient(running.new_context), patient(running.new_page)
         yield running
         running.close()
 
@@ -59,24 +75,37 @@ class Server:
                 stdout=log,
                 stderr=log,
             )
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                with urllib.request.urlopen(f"{self.address}/_stcore/health") as answer:
-                    if answer.status == 200:
-                        return
-            except OSError:
-                assert time.monotonic() < deadline, (self.runs_dir.parent / "server.log").read_text()
-                time.sleep(0.2)
+        wait_for(self.answers, self.process, self.runs_dir.parent / "server.log")
+
+    def answers(self):
+        try:
+            with urllib.request.urlopen(f"{self.address}/_stcore/health") as answer:
+                return answer.status == 200
+        except OSError:
+            return False
 
     def stop(self):
         self.process.terminate()
-        self.process.wait(timeout=30)
+        self.process.wait(timeout=PATIENCE)
+
+
+@pytest.fixture(scope="session")
+def lasting(tmp_path_factory):
+    """One for all: to start, and to open its first page, costs more than most tests."""
+    running = Server(tmp_path_factory.mktemp("server") / "runs")
+    yield running
+    running.stop()
 
 
 @pytest.fixture
-def server(tmp_path):
-    """The dashboard on an empty runs directory."""
+def server(lasting):
+    """The dashboard on an empty runs directory; a file whose tests stop it has one of their own."""
+    yield lasting
+    shutil.rmtree(lasting.runs_dir, ignore_errors=True)
+
+
+@pytest.fixture
+def own_server(tmp_path):
     running = Server(tmp_path / "runs")
     yield running
     running.stop()
@@ -98,3 +127,47 @@ def add_run(server, records):
         return records.write_run(server.runs_dir / name, info, records.status(), tables)
 
     return add
+
+
+class Visitor:
+    """A browser of its own, which keeps what must not happen: errors, and requests that leave the machine."""
+
+    def __init__(self, browser, server):
+        self.server, self.faults = server, []
+        self.context = browser.new_context(viewport={"width": 1440, "height": 1200})
+        self.context.on("console", lambda message: message.type == "error" and self._hear(message))
+        self.context.on("weberror", lambda error: self._note(str(error.error)))
+        self.context.on("request", lambda request: self._check(request.url))
+        self.watching = True
+
+    def _hear(self, message):
+        # Streamlit first looks for its server under the address of the page, and then at the root.
+        if "/launch/_stcore/" not in message.location["url"]:
+            self._note(message.text)
+
+    def _note(self, text):
+        if self.watching:  # a server that is restarted is missed by its pages
+            self.faults.append(text)
+
+    def _check(self, url):
+        if not url.startswith((self.server.address, self.server.address.replace("http", "ws"), "data:", "blob:")):
+            self.faults.append(url)
+
+    def open(self):
+        page = self.context.new_page()
+        page.goto(self.server.address)
+        go_to(page, "Launch")
+        expect(page.get_by_role("button", name="Start training")).to_be_visible()
+        return page
+
+
+@pytest.fixture
+def visitor(browser, server):
+    visiting = Visitor(browser, server)
+    yield visiting
+    visiting.context.close()
+    for ticket in tickets(server.runs_dir).values():
+        if ticket.alive:
+            psutil.Process(ticket.pid).kill()
+            wait_for(lambda ticket=ticket: not ticket.alive)
+    assert visiting.faults == []

@@ -57,7 +57,7 @@ def chosen(page, key):
 
 def test_a_click_on_a_cell_chooses_its_pair_and_a_link_opens_it(browser, server, run, page):
     page.goto(f"{server.address}/conflicts")
-    page.wait_for_function(DRAWN, arg=3, timeout=60_000)
+    page.wait_for_function(DRAWN, arg=3)
     for panel, wanted, pair in ((0, ["tweets", "trec"], "tweets + trec"), (1, ["movies", "tweets"], "movies + tweets")):
         click(page, 0, panel, wanted)
         expect(page.get_by_label("Pair of tasks")).to_have_value(pair)
@@ -72,14 +72,14 @@ def test_a_click_on_a_cell_chooses_its_pair_and_a_link_opens_it(browser, server,
 
 def test_clicks_lead_from_blocks_to_one_step(server, run, page):
     page.goto(f"{server.address}/layers?pair=movies+%2B+trec")
-    page.wait_for_function(DRAWN, arg=4, timeout=60_000)
+    page.wait_for_function(DRAWN, arg=4)
     click(page, 1, 1, ["B", 1, "query"])
     expect(page.get_by_label("Block", exact=False).last).to_have_value("query B, layer 1")
 
 
 def test_a_row_of_the_worst_blocks_is_followed(server, run, page):
     page.goto(f"{server.address}/layers?pair=movies+%2B+trec")
-    page.wait_for_function(DRAWN, arg=4, timeout=60_000)
+    page.wait_for_function(DRAWN, arg=4)
     worst = blocks(run, Selection()).nsmallest(3, "cos").iloc[2]
     settled(page)
     table = page.locator(".st-key-worst").get_by_test_id("stDataFrame")
@@ -111,7 +111,7 @@ def test_pause_keeps_the_zoom_while_the_run_goes_on(server, records, page):
     whole = read_manifest(live)
     record(6)
     page.goto(f"{server.address}/conflicts")
-    page.wait_for_function(DRAWN, arg=3, timeout=60_000)
+    page.wait_for_function(DRAWN, arg=3)
     page.get_by_text("Pause", exact=True).click()
     settled(page)
     figure = page.locator(".st-key-figure-pair-over-steps .nsewdrag").first
@@ -130,6 +130,6 @@ def test_pause_keeps_the_zoom_while_the_run_goes_on(server, records, page):
     assert page.evaluate(RANGE) == zoomed
     assert page.evaluate(LAST) == 5
     page.get_by_text("Pause", exact=True).click()
-    page.wait_for_function(f"() => ({LAST.strip()})() === 8", timeout=60_000)
+    page.wait_for_function(f"() => ({LAST.strip()})() === 8")
     record(12)
-    page.wait_for_function(f"() => ({LAST.strip()})() === 11", timeout=60_000)  # it follows again
+    page.wait_for_function(f"() => ({LAST.strip()})() === 11")  # it follows again

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from browsing import go_to, watched
 from playwright.sync_api import expect
+from waiting import wait_for
 
 from analysis.conflict.rules import RULES, after, project
 from ortho_lora.record.schema import read_status
@@ -263,12 +264,9 @@ def test_lesson_trains_goes_on_after_a_reload_and_pauses(page, server):
     go_to_learn(page)
     page.get_by_role("button", name="Pause").click()
     expect(page.get_by_role("button", name="Train the 7 runs")).to_be_visible()
-    status = read_status(server.runs_dir / "lesson-dial-0")
+    status = wait_for(lambda: read_status(server.runs_dir / "lesson-dial-0"))
     os.kill(status.pid, signal.SIGTERM)
-    deadline = time.monotonic() + 60
-    while read_status(server.runs_dir / "lesson-dial-0").state != "stopped":
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
+    wait_for(lambda: read_status(server.runs_dir / "lesson-dial-0").state == "stopped")
     assert [path.name for path in server.runs_dir.iterdir() if path.is_dir() and path.name[0] != "."] == [
         "lesson-dial-0"
     ]

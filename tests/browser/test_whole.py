@@ -11,15 +11,17 @@ from playwright.sync_api import expect
 pytestmark = pytest.mark.browser
 
 
-@pytest.fixture(params=["light", "dark"])
+@pytest.fixture
 def page(browser, server, add_run, request):
-    """A page of either scheme, and a run to look at."""
+    """A page, in the light unless a test asks for the dark, and a run to look at."""
     add_run("made")
-    with watched(browser, server.address, deep_links=True, color_scheme=request.param) as context:
+    scheme = getattr(request, "param", "light")
+    with watched(browser, server.address, deep_links=True, color_scheme=scheme) as context:
         yield context.new_page()
 
 
-def test_every_page_opens_without_errors_and_asks_nobody_else(page, server, request):
+@pytest.mark.parametrize(("page", "scheme"), [("light", "light"), ("dark", "dark")], indirect=["page"])
+def test_every_page_opens_without_errors_and_asks_nobody_else(page, server, scheme):
     page.goto(server.address)
     navigation = page.get_by_test_id("stSidebarNav")
     expect(page.get_by_role("heading", level=1)).to_be_visible()
@@ -34,7 +36,7 @@ def test_every_page_opens_without_errors_and_asks_nobody_else(page, server, requ
         expect(page.get_by_test_id("stException")).to_have_count(0)
     background = page.evaluate("getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor")
     brightness = sum(map(int, re.findall(r"\d+", background)[:3]))
-    assert (brightness < 200) == ("dark" in request.node.name)
+    assert (brightness < 200) == (scheme == "dark")
 
 
 def test_a_copied_address_opens_the_same_view_elsewhere(page, server, browser):

@@ -8,6 +8,7 @@ import time
 import psutil
 import pytest
 import torture
+from waiting import PATIENCE, wait_for
 
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.launching import queue
@@ -15,7 +16,7 @@ from ortho_lora.launching.queue import Ticket
 
 WAITER = "import sys, time; from pathlib import Path; from ortho_lora.launching.queue import wait_for_turn\n" + (
     "wait_for_turn(Path(sys.argv[1]), sys.argv[2], lambda place: print('place', place, flush=True))\n"
-    "print('turn', flush=True); time.sleep(60)"
+    "print('turn', flush=True); time.sleep(3600)"
 )
 
 
@@ -101,7 +102,7 @@ def test_nobody_takes_a_turn_while_tickets_are_written(tmp_path):
         waiting.start()
         time.sleep(0.3)
         assert queue.tickets(tmp_path) == {}
-    waiting.join(timeout=10)
+    waiting.join(timeout=PATIENCE)
     assert queue.read_ticket(tmp_path, "mine").started
 
 
@@ -149,8 +150,7 @@ def test_a_clock_that_is_stepped_kills_nobody_who_waits(tmp_path, join, stepped)
     assert first.stdout.readline() == "turn\n"
     waiter = threading.Thread(target=queue.wait_for_turn, args=(tmp_path, "mine"), daemon=True)
     waiter.start()
-    while queue.waiting(tmp_path) != ["mine"]:
-        time.sleep(0.05)
+    wait_for(lambda: queue.waiting(tmp_path) == ["mine"])
     for seconds in (-3600.0, 86400.0):
         stepped(seconds)
         time.sleep(3 * queue.LOOK_SECONDS)
@@ -158,7 +158,7 @@ def test_a_clock_that_is_stepped_kills_nobody_who_waits(tmp_path, join, stepped)
         assert queue.waiting(tmp_path) == ["mine"]
         assert queue.read_ticket(tmp_path, "first").alive
     end(first)
-    waiter.join(timeout=10)
+    waiter.join(timeout=PATIENCE)
     assert queue.read_ticket(tmp_path, "mine").started
 
 
@@ -194,7 +194,7 @@ def test_one_that_waits_is_taken_out_from_another_host(tmp_path, join):
     with queue.lock(tmp_path):
         ticket = queue.read_ticket(tmp_path, "second")
         queue.write_ticket(tmp_path, "second", ticket.model_copy(update={"stop_asked": True}))
-    assert second.wait(timeout=20) == 1
+    assert second.wait(timeout=PATIENCE) == 1
     assert queue.waiting(tmp_path) == []
 
 

@@ -8,6 +8,7 @@ import time
 import psutil
 import pytest
 import records
+from waiting import wait_for
 
 from analysis.library.runs import open_run
 from analysis.library.search import delete_run
@@ -18,8 +19,6 @@ from ortho_lora.record.origin import Origin
 from ortho_lora.record.recorder import Recorder
 from ortho_lora.record.schema import read_status
 
-WAIT = 20
-
 
 @pytest.fixture
 def recorder(tmp_path):
@@ -27,13 +26,6 @@ def recorder(tmp_path):
     made.begin(records.run_info("mine", [records.task_info("a")]))
     yield made
     made.close()
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def step_clock(monkeypatch, seconds):

@@ -5,11 +5,12 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from forks import forks
+from waiting import PATIENCE, wait_for
 
 from ortho_lora.record.manifest import part_files
 from ortho_lora.record.schema import read_status
@@ -48,21 +49,12 @@ def environment():
 
 
 def run(where, code):
-    return subprocess.run(
-        command(code), cwd=where, env=environment(), capture_output=True, text=True, timeout=60, check=False
-    )
+    return forks("ortho_lora.record.recorder").run(command(code)[1:], where, environment())
 
 
 def rows(run_dir):
     """Of `steps` that are on disk and count."""
     return sum(pq.read_metadata(part).num_rows for part in part_files(run_dir, "steps"))
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def ended(run_dir):
@@ -183,7 +175,7 @@ def test_a_signal_stops_a_run_and_loses_no_row(tmp_path, name, context):
         try:
             assert child.stdout.readline() == "trained\n"
             child.send_signal(number)
-            assert child.wait(30) == exit_code
+            assert child.wait(PATIENCE) == exit_code
         finally:
             child.kill()
     assert ended(tmp_path / "x") == expected
@@ -299,13 +291,13 @@ def test_a_notebooks_kernel_that_is_restarted(tmp_path, name, monkeypatch):
     client = manager.client()
     client.start_channels()
     try:
-        client.wait_for_ready(timeout=60)
+        client.wait_for_ready(timeout=PATIENCE)
         for code in [LOOP, *cells]:
             if "while True" in code:
                 client.execute(code)
                 wait_for(lambda: (status := read_status(tmp_path / "x")) is not None and status.step == STEPS)
             else:
-                client.execute_interactive(code, timeout=60, output_hook=lambda message: None)
+                client.execute_interactive(code, timeout=PATIENCE, output_hook=lambda message: None)
         if end == "restart":
             manager.restart_kernel(now=False)
         else:

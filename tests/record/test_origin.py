@@ -8,6 +8,7 @@ import time
 
 import psutil
 import pytest
+from waiting import wait_for
 
 from ortho_lora.record import origin as origin_module
 from ortho_lora.record.origin import Host, Origin, find, locked
@@ -74,8 +75,7 @@ def test_ticks_are_those_of_the_system(child):
 def test_a_process_that_ended_is_gone(child):
     origin = Origin.of(psutil.Process(child.pid))
     child.kill()
-    while psutil.Process(child.pid).status() != psutil.STATUS_ZOMBIE:
-        time.sleep(0.01)
+    wait_for(lambda: psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE)
     assert origin.process_life == "gone"
     child.wait()
     assert origin.process_life == "gone"

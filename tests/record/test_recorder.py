@@ -1,4 +1,3 @@
-import errno
 import gc
 import json
 import os
@@ -7,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from functools import cache
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,48 +13,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from infos import INFO
+from recording import add, begun
+from waiting import wait_for
 
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.record import parts, store, writer
+from ortho_lora.record import store, writer
 from ortho_lora.record.admission import lock_run
 from ortho_lora.record.manifest import part_files
 from ortho_lora.record.recorder import Recorder
-from ortho_lora.record.rows import PAIR_KEYS, Gradients, Layout
 from ortho_lora.record.schema import check_run_id, read_run, read_status
 from ortho_lora.record.tables import TABLES
-
-
-def begun(runs_dir):
-    recorder = Recorder(runs_dir / "x", total=9, flush_rows=10, flush_seconds=1e9)
-    recorder.begin(INFO)
-    return recorder
-
-
-@pytest.fixture
-def recorder(tmp_path):
-    return begun(tmp_path)
-
-
-@cache
-def layout(count):
-    tasks = {"task": np.array([f"t{i}" for i in range(count)])}
-    blocks = {"layer": np.zeros(count, int), "module": np.full(count, "query"), "branch": np.full(count, "A")}
-    none = {"layer": np.zeros(0, int)} | {key: np.array([], "U1") for key in PAIR_KEYS[1:]}
-    return Layout(none, blocks | tasks)
-
-
-def add(recorder, step, values):
-    pairs = {key: [] for key in ("cos_before", "cos_after", "projected_ij", "projected_ji")}
-    nothing, ones = np.full(len(values), np.nan), np.ones(len(values))
-    norms = {"norm_before": values, "norm_after": values, "half_product": nothing, "weight": ones}
-    recorder.add_gradients(Gradients.of(step, layout(len(values)), pairs, norms))
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @given(values=st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=20), steps=st.integers(1, 5))
@@ -147,12 +113,6 @@ def test_a_newer_record_is_refused_in_words(recorder):
 def test_names_that_could_leave_the_runs_directory_are_refused(name):
     with pytest.raises(OrthoLoraError, match="expected 1 to 100 letters"):
         check_run_id(name)
-
-
-def test_a_directory_that_cannot_be_written_is_named(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OrthoLoraError, match=r"file/x: cannot be made .*: choose a --runs-dir you may write"):
-        begun(tmp_path / "file")
 
 
 def test_of_two_processes_with_one_name_the_second_is_refused_and_the_first_unharmed(recorder):
@@ -260,104 +220,6 @@ def test_rows_of_a_loop_that_never_flushes_do_not_pile_up(recorder):
         add(recorder, step, [1.0] * 5)
     recorder.close()
     assert [pq.read_metadata(part).num_rows for part in part_files(recorder.run_dir, "norms")] == [20, 20, 10]
-
-
-def full(*args, **kwargs):
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def test_a_full_disk_is_said_in_words_at_the_next_call_and_harms_nothing(recorder, monkeypatch):
-    add(recorder, 0, [1.0])
-    recorder.flush()
-    monkeypatch.setattr(parts.os, "fsync", full)
-    add(recorder, 1, [1.0] * 10)
-    recorder.flush_if_due()
-
-    def say():
-        for _ in range(2000):
-            recorder.progress(1, {})
-            time.sleep(0.01)
-
-    message = r"norms/part-000001.parquet: the record cannot be written \(No space left on device\): free space"
-    with pytest.raises(OrthoLoraError, match=message):
-        say()
-    for call in (recorder.flush, recorder.flush_if_due, recorder.close):
-        with pytest.raises(OrthoLoraError, match=message):
-            call()
-    assert [path.name for path in (recorder.run_dir / "norms").iterdir()] == ["part-000000.parquet"]
-    assert len(part_files(recorder.run_dir, "norms")) == 1
-    monkeypatch.undo()
-    assert pq.read_table(part_files(recorder.run_dir, "norms")[0])["step"].to_pylist() == [0]
-
-
-def unmount(path):
-    """pyarrow closes what it has read a moment later, in a thread of its own."""
-    subprocess.run(["umount", "--lazy", path], check=True)
-
-
-@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root mounts a small disk")
-def test_a_disk_that_is_really_full(tmp_path):
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", tmp_path], check=False)
-    if mounted.returncode:
-        pytest.skip("this container may not mount")
-    try:
-        recorder = begun(tmp_path)
-        random = np.random.default_rng(0)
-        with pytest.raises(OrthoLoraError, match="the record cannot be written .*No space left on device"):  # noqa: PT012
-            for step in range(10_000):
-                add(recorder, step, random.standard_normal(100))
-                recorder.flush_if_due()
-        with pytest.raises(OrthoLoraError, match="No space left on device"):
-            recorder.close()
-        steps = pq.read_table(part_files(recorder.run_dir, "norms"))["step"].to_numpy()
-        assert np.array_equal(np.unique(steps), np.arange(steps.max() + 1))
-        assert len(steps) == 100 * (steps.max() + 1)
-        assert read_status(recorder.run_dir) is not None
-    finally:
-        unmount(tmp_path)
-
-
-@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root mounts a disk read-only")
-def test_a_disk_that_becomes_read_only_is_said_and_the_record_stays(tmp_path):
-    recorder = begun(tmp_path)
-    add(recorder, 0, [1.0] * 3)
-    recorder.flush()
-    bound = subprocess.run(["mount", "--bind", tmp_path, tmp_path], check=False)
-    if bound.returncode:
-        pytest.skip("this container may not mount")
-    try:
-        subprocess.run(["mount", "-o", "remount,bind,ro", tmp_path], check=True)
-        add(recorder, 1, [1.0] * 3)
-        with pytest.raises(
-            OrthoLoraError, match=r"the record cannot be written .Read-only file system.: free space, or"
-        ):
-            recorder.flush()
-        with pytest.raises(OrthoLoraError, match="Read-only file system"):
-            recorder.close()
-        with pytest.raises(OrthoLoraError, match=r"y: cannot be made .Read-only file system.: choose a --runs-dir"):
-            Recorder(tmp_path / "y").begin(INFO.model_copy(update={"run_id": "y"}))
-        with pytest.raises(OrthoLoraError, match=r"x: cannot be locked .Read-only file system.: choose a directory"):
-            lock_run(tmp_path / "x")
-        assert pq.read_table(part_files(recorder.run_dir, "norms")[0])["step"].to_pylist() == [0] * 3
-    finally:
-        unmount(tmp_path)
-
-
-def test_a_directory_that_is_gone_is_said_and_an_error_of_training_comes_first(tmp_path):
-    def train():
-        with Recorder(tmp_path / "x") as recorder:
-            recorder.begin(INFO)
-            add(recorder, 0, [1.0])
-            shutil.rmtree(tmp_path / "x")
-            raise ValueError("boom")
-
-    with pytest.raises(ValueError, match="boom"):
-        train()
-    recorder = begun(tmp_path)
-    add(recorder, 0, [1.0])
-    shutil.rmtree(tmp_path / "x")
-    with pytest.raises(OrthoLoraError, match="x: the run's directory is gone: it was deleted, moved or unmounted"):
-        recorder.flush()
 
 
 def test_rows_that_are_none_are_refused_in_words(recorder):

@@ -4,12 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
 import yaml
 from studies import tiny_model, tiny_tasks
+from waiting import PATIENCE, wait_for
 
 from analysis.library.runs import list_runs
 from ortho_lora.errors import OrthoLoraError
@@ -52,18 +52,13 @@ def test_a_study_survives_the_loss_of_a_worker(cluster, tmp_path):
         )  # fmt: skip
     folder = tmp_path / "runs" / "mine"
     try:
-        deadline = time.monotonic() + 200
-        while not (lost := [path.parent.parent for path in folder.glob(f"*/{CHECKPOINT}")]) or not (
-            (status := read_status(lost[0])) and status.step >= 10
-        ):
-            assert process.poll() is None, output.read_text()
-            assert time.monotonic() < deadline, output.read_text()
-            time.sleep(0.05)
+        lost = wait_for(lambda: [path.parent.parent for path in folder.glob(f"*/{CHECKPOINT}")], process, output)
+        status = wait_for(lambda: (now := read_status(lost[0])) and now.step >= 10 and now, process, output)
         worker = psutil.Process(status.pid).parent()
         assert "ray::attend" in " ".join(worker.cmdline())
         for pid in (worker.pid, status.pid):  # as when the machine is turned off
             os.kill(pid, signal.SIGKILL)
-        assert process.wait(timeout=300) == 0, output.read_text()
+        assert process.wait(timeout=PATIENCE) == 0, output.read_text()
     finally:
         process.kill()
         process.wait()
@@ -75,5 +70,5 @@ def test_a_study_survives_the_loss_of_a_worker(cluster, tmp_path):
 
 def test_where_there_is_no_cluster_it_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(OrthoLoraError, match="--ray needs the package ray: pip install -r requirements-ray.txt"):
+    with pytest.raises(OrthoLoraError, match=r"--ray needs the package ray: pip install 'ortho-lora\[ray\]'"):
         cluster_module.Cluster("local")

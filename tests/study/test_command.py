@@ -4,13 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import psutil
 import pyarrow.dataset as ds
 import pytest
 import yaml
 from studies import tiny_model, tiny_tasks
+from waiting import PATIENCE, wait_for
 
 from analysis.library.runs import list_runs
 from ortho_lora.record.manifest import part_files
@@ -54,14 +54,6 @@ def command(tmp_path):
             os.kill(status.pid, signal.SIGKILL)
 
 
-def wait_for(true, process, output, seconds=240):
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert process.poll() is None, output.read_text()
-        assert time.monotonic() < deadline, output.read_text()
-        time.sleep(0.05)
-
-
 def statuses(folder):
     """By method; of runs that have begun."""
     return {run.info.method: run.status for run in list_runs(folder) if run.info and run.status}
@@ -77,7 +69,7 @@ def test_a_study_in_miniature(command, tmp_path, base):
         "tuning": {"methods": {"joint": [{"learning_rate": 1e-3}, {"learning_rate": 1e-2}]}},
     }
     process = command(given)
-    assert process.wait(timeout=400) == 0, (tmp_path / "output").read_text()
+    assert process.wait(timeout=PATIENCE) == 0, (tmp_path / "output").read_text()
     folder = tmp_path / "runs" / "mine"
     study = read_study(folder)
     assert (study.phase, study.title, len(study.choices)) == ("done", "Does it?", 1)
@@ -103,7 +95,7 @@ def test_whatever_ends_a_study_the_same_command_goes_on(command, tmp_path, base)
     process = command(given)  # asked to stop, it has its runs save
     wait_for(lambda: both_train(10), process, output)
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 1
+    assert process.wait(timeout=PATIENCE) == 130
     assert "0 of 2 runs finished: the same command goes on" in output.read_text()
     assert [status.state for status in statuses(folder).values()] == ["stopped", "stopped"]
     stopped = {method: status.step for method, status in statuses(folder).items()}
@@ -118,7 +110,7 @@ def test_whatever_ends_a_study_the_same_command_goes_on(command, tmp_path, base)
     os.kill(before["joint"].pid, signal.SIGKILL)
 
     process = command(given)
-    assert process.wait(timeout=400) == 0, output.read_text()
+    assert process.wait(timeout=PATIENCE) == 0, output.read_text()
     said = output.read_text()
     assert said.count("still trains, and is waited for") == 1
     assert said.count(" starts\n") == 1
@@ -131,7 +123,7 @@ def test_whatever_ends_a_study_the_same_command_goes_on(command, tmp_path, base)
 
 def test_the_plan_is_printed_and_nothing_trained(command, tmp_path, base):
     given = {"base": base, "methods": ["joint", "single"], "seeds": [0, 1], "pairs": ["joint"]}
-    assert command(given, "--plan").wait(timeout=60) == 0
+    assert command(given, "--plan").wait(timeout=PATIENCE) == 0
     lines = (tmp_path / "output").read_text().splitlines()
     assert sum(": joint; joint on even and third" in line for line in lines) == 2
     assert "4 runs" in lines

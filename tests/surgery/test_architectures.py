@@ -12,6 +12,7 @@ import torch
 from architectures import ARCHITECTURES, WIDTH, WORDS, tokenizer, write_model
 from interruptions import PowerCutError, content, interrupt
 from peft import PeftModel
+from texts import OLD
 from torch import nn
 
 from ortho_lora.errors import OrthoLoraError
@@ -101,6 +102,8 @@ def test_the_guide_says_what_is_expected_here(name):
 @every_architecture
 @pytest.mark.parametrize("mode", ["auto", "sequential"])
 def test_gradients_are_those_of_a_backward_pass_for_each_task(name, mode, directories, tasks):
+    if OLD and name == "gpt2":
+        pytest.skip("transformers 4 cannot mask it in float64")
     settings = config(directories[name], tasks, dropout=0.0, method="joint", gradient_mode=mode)
     training = Training(settings, load_tasks(settings.tasks, 0), lambda status: None, threading.Event())
     training.model.double()

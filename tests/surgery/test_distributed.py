@@ -11,7 +11,9 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from models import tiny_bert
-from torch import nn
+from torch import distributed, nn
+from torch.distributed.fsdp import fully_shard
+from waiting import PATIENCE
 
 from ortho_lora import OrthoLoRA, OrthoLoraError
 from ortho_lora.record.manifest import part_files
@@ -38,7 +40,7 @@ def launch(launcher, processes, script, *arguments):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}
     launcher = [free_port() if word == "FREE" else word for word in launcher]
     command = [sys.executable, "-m", *launcher, str(processes), str(WORKERS / script), *map(str, arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-8000:]
 
 
@@ -61,7 +63,7 @@ def test_two_ranks_train_as_one_with_the_whole_batch(tmp_path):
 
 @pytest.fixture(scope="module")
 def of_one_rank(tmp_path_factory):
-    from distributed.trained import loop, train
+    from surgery.distributed.trained import loop, train
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -89,8 +91,20 @@ def test_two_ranks_of_the_trainer_and_of_accelerate_train_as_one(tmp_path, launc
     assert [(row["step"], row["task"]) for row in steps] == [(step, task) for step in range(4) for task in "abc"]
 
 
+@pytest.fixture
+def one_rank():
+    """A group of this process alone."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("one_rank")
 def test_sharded_parameters_are_refused():
-    launch(TORCHRUN, 1, "sharded.py")
+    OrthoLoRA(tiny_bert(), ["a", "b"])
+    message = r"sharded parameters \(FSDP2, tensor parallelism or ZeRO-3\) splits gradients"
+    with pytest.raises(OrthoLoraError, match=message):
+        OrthoLoRA(fully_shard(tiny_bert()), ["a", "b"])
 
 
 class Wrapper(nn.Module):

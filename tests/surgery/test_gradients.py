@@ -6,7 +6,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import Problem, convolution, states_of, tiny_albert, tiny_bert, tiny_llama, tiny_t5, translated
+from models import (
+    ON_PARAMETERS,
+    Problem,
+    checkpoint,
+    convolution,
+    states_of,
+    tiny_albert,
+    tiny_bert,
+    tiny_llama,
+    tiny_t5,
+    translated,
+)
 from torch import nn
 
 from ortho_lora.errors import OrthoLoraError
@@ -100,8 +111,7 @@ SPECIAL = {
     "dora": lambda: tiny_bert(use_dora=True),
     "embedding": lambda: tiny_llama(targets=["embed_tokens", "q_proj"]),
     "convolution": convolution,
-    "parameter": lambda: tiny_llama(target_parameters=["mlp.up_proj.weight"]),
-}
+} | ({"parameter": lambda: tiny_llama(target_parameters=["mlp.up_proj.weight"])} if ON_PARAMETERS else {})
 
 
 @pytest.mark.parametrize("name", SPECIAL)
@@ -194,7 +204,7 @@ def test_non_reentrant_checkpoints_keep_no_activations_alive():
         problem = Problem(tiny_bert(layers=4), [4, 4])
         problem.model.train()
         if checkpointing:
-            problem.model.get_base_model().activation_checkpointing_enable({"use_reentrant": False})
+            checkpoint(problem.model.get_base_model(), reentrant=False)
         collector = Collector(problem.blocks, 2)
         count = 0
 

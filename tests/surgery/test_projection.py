@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracles import gradvac, ortho_lora_as_printed, pcgrad, random_gradients
 from samplers import gradients, orders, scales, some_orders
-from torch.utils._python_dispatch import TorchDispatchMode
 from torchjd.aggregation import GradVac, PCGradWeighting
 
 import ortho_lora.surgery.projection
@@ -24,7 +23,9 @@ from ortho_lora.surgery.projection import (
 )
 
 ORACLES = {"pcgrad": pcgrad, "pcgrad-inplace": ortho_lora_as_printed}
+
 FAMILY = sorted(ORACLES)
+
 GRAM_RULES = ["sum", *FAMILY, "gradvac"]
 
 
@@ -327,50 +328,6 @@ def test_autocast_changes_nothing(rule):
     with torch.autocast("cpu", torch.bfloat16):
         assert project(matrix, rule, [range(4)], state=state).coefficients.equal(expected)
         assert cosines_after(matrix, expected).equal(after)
-
-
-class Copies(TorchDispatchMode):
-    """Notes every copy between devices for which the host waits."""
-
-    def __init__(self):
-        super().__init__()
-        self.blocking = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        moves = function is torch.ops.aten._to_copy.default and kwargs.get("device", args[0].device) != args[0].device
-        if moves and not kwargs.get("non_blocking"):
-            self.blocking.append(function)
-        return function(*args, **kwargs)
-
-
-@pytest.mark.parametrize("drawn", [[(2, 0, 1)], all_orders(3)])
-@pytest.mark.parametrize("rule", GRAM_RULES)
-def test_projection_never_waits_for_the_device(rule, drawn):
-    # A tensor on the meta device has no values: reading, or branching on one, is an error.
-    matrices = torch.empty(5, 3, 3, device="meta")
-    present, groups = (
-        torch.ones(5, 3, dtype=torch.bool, device="meta"),
-        torch.zeros(5, dtype=torch.int64, device="meta"),
-    )
-    with Copies() as copies:
-        first = project(matrices, rule, drawn, present=present)
-        second = project(matrices, rule, drawn, state=first.state)
-        by_group = project_groups(matrices, groups, 2, rule, drawn)
-    assert second.coefficients.shape == by_group.coefficients.shape == (5, 3, 3)
-    assert copies.blocking == []
-
-
-def test_waiting_for_the_device_would_be_seen():
-    with pytest.raises(RuntimeError, match="meta"):
-        torch.empty(1, device="meta").item()
-    with pytest.raises(NotImplementedError, match="meta"):
-        torch.empty(1, device="meta").cpu()
-    with Copies() as copies:
-        torch.ones(1).to("meta", non_blocking=True)
-        assert copies.blocking == []
-        torch.ones(1).to("meta")
-    assert len(copies.blocking) == 1
 
 
 def test_all_orders_are_at_most_those_of_five_tasks():

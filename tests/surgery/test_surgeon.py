@@ -2,7 +2,17 @@
 
 import pytest
 import torch
-from models import Problem, convolution, states_of, tiny_albert, tiny_bert, tiny_llama, tiny_t5, translated
+from models import (
+    ON_PARAMETERS,
+    Problem,
+    convolution,
+    states_of,
+    tiny_albert,
+    tiny_bert,
+    tiny_llama,
+    tiny_t5,
+    translated,
+)
 from oracles import ortho_lora_as_printed, pcgrad
 from torch import nn
 from ways_of_steps import SIZES, WAYS, assert_close, backward, expected_update
@@ -98,8 +108,9 @@ KINDS = {
     "dora": (lambda: tiny_bert(use_dora=True), states_of),
     "embedding": (lambda: tiny_llama(targets=["embed_tokens", "q_proj"]), states_of),
     "convolution": (convolution, states_of),
-    "parameter": (lambda: tiny_llama(target_parameters=["mlp.up_proj.weight"]), states_of),
 }
+if ON_PARAMETERS:
+    KINDS["parameter"] = (lambda: tiny_llama(target_parameters=["mlp.up_proj.weight"]), states_of)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -149,7 +149,7 @@ def test_what_a_solver_could_not_do_is_an_error_that_names_the_matrix(monkeypatc
 def test_missing_packages_are_named_with_what_to_install(monkeypatch, rule, package):
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
     with pytest.raises(
-        OrthoLoraError, match=rf"needs the package torchjd .*{package}.*pip install -r requirements-rules.txt"
+        OrthoLoraError, match=rf"needs the package torchjd .*{package}.*pip install 'ortho-lora\[rules\]'"
     ):
         weigh(torch.eye(2), rule)
 

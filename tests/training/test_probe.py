@@ -5,10 +5,10 @@ import re
 import signal
 
 import numpy as np
-import pyarrow.dataset as ds
 import pytest
 import torch
 from scipy import stats
+from small_runs import table
 from torch.nn.functional import cosine_similarity
 from typer.testing import CliRunner
 
@@ -19,9 +19,7 @@ from ortho_lora import OrthoLoRA, Recorder
 from ortho_lora.__main__ import app as command
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.admission import lock_run
-from ortho_lora.record.manifest import part_files
 from ortho_lora.record.schema import BRANCHES, ProbeInfo, read_run, read_status
-from ortho_lora.record.tables import TABLES
 from ortho_lora.tasks.loading import load_tasks
 from ortho_lora.training.batches import Batch, TaskSampler, seed_of
 from ortho_lora.training.config import load_config
@@ -47,10 +45,6 @@ SMALL = {
 
 def config(**changes):
     return load_config(overrides=SMALL | changes)
-
-
-def table(run_dir, name):
-    return ds.dataset(part_files(run_dir, name), schema=TABLES[name]).to_table().to_pandas()
 
 
 def content(run_dir):

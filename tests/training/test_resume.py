@@ -8,6 +8,7 @@ import signal
 import pyarrow.dataset as ds
 import pytest
 from interruptions import PowerCutError, content, interrupt
+from studies import tiny_model
 
 from ortho_lora.errors import OrthoLoraError, OrthoLoraWarning
 from ortho_lora.record.admission import lock_run
@@ -30,19 +31,29 @@ SMALL = {
     "rank": 2,
     "warmup_steps": 1,
     "threads": 1,
-    "flush_rows": 60,  # a part holds several steps, and a checkpoint falls between two
+    "flush_rows": 20,  # a part holds several steps, and a checkpoint falls between two
 }
 
 
-def config(**changes):
-    return load_config(overrides=SMALL | changes)
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    """That of a run of a tiny model: config(**changes)."""
+    model = tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+    return lambda **changes: load_config(overrides=SMALL | {"model": model} | changes)
+
+
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory):
+    """What a run leaves that was never interrupted."""
+    return content(train(config(), tmp_path_factory.mktemp("runs"), "whole"))
 
 
 @pytest.mark.parametrize(
     "settings", [{}, {"rule": "gradvac"}, {"method": "single"}], ids=["ortho", "gradvac", "single"]
 )
-def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch, settings):
-    whole = content(train(config(**settings), tmp_path, "whole"))
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch, settings, config, whole):
+    if settings:
+        whole = content(train(config(**settings), tmp_path, "whole"))
     assert {row["step"] for row in whole[1]["norms"]} == set(range(7))
     assert whole[2]
     for method, at in (("_train_step", 5), ("_evaluate", 6))[: 1 if settings else 2]:
@@ -57,8 +68,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch,
         assert not list((tmp_path / name).rglob(".*"))
 
 
-def test_a_run_that_was_asked_to_stop_goes_on_where_it_stopped(tmp_path):
-    whole = content(train(config(), tmp_path, "whole"))
+def test_a_run_that_was_asked_to_stop_goes_on_where_it_stopped(tmp_path, config, whole):
 
     def stop(status):
         if status.step == 5 and status.phase == "training":
@@ -72,7 +82,7 @@ def test_a_run_that_was_asked_to_stop_goes_on_where_it_stopped(tmp_path):
 
 
 @pytest.fixture
-def mine(tmp_path, monkeypatch):
+def mine(tmp_path, monkeypatch, config):
     """A run on a file of the user's own, interrupted at step 3, and its file."""
     data = tmp_path / "mine.csv"
     data.write_text("\n".join(["text,label"] + [f"word {n},{n % 2}" for n in range(60)]))
@@ -123,7 +133,7 @@ def test_what_cannot_go_on_is_refused_in_words_and_left_alone(tmp_path, mine):
         resume(run)
 
 
-def test_a_run_of_before_there_were_predictions_goes_on(tmp_path, monkeypatch):
+def test_a_run_of_before_there_were_predictions_goes_on(tmp_path, monkeypatch, config):
     with monkeypatch.context() as patch, pytest.raises(PowerCutError):  # noqa: PT012
         interrupt(patch, "_train_step", 5)
         train(config(), tmp_path, "old")
@@ -134,12 +144,12 @@ def test_a_run_of_before_there_were_predictions_goes_on(tmp_path, monkeypatch):
     assert read_status(tmp_path / "old").peak_memory_bytes >= before
 
 
-def test_without_checkpoints_none_is_written(tmp_path):
+def test_without_checkpoints_none_is_written(tmp_path, config):
     run = train(config(checkpoint_every=None, steps=2), tmp_path, "x")
     assert not (run / "checkpoint").exists()
 
 
-def test_a_checkpoint_that_cannot_be_written_fails_in_words_and_leaves_the_one_before(tmp_path, monkeypatch):
+def test_a_checkpoint_that_cannot_be_written_fails_in_words_and_leaves_the_one_before(tmp_path, monkeypatch, config):
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

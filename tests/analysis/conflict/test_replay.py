@@ -220,7 +220,7 @@ def test_command(run: Path) -> None:
     for words in ("pcgrad @", "model, A only", "cosine with update", "One step ahead only"):
         assert words in " ".join(text.split())
     refused = CliRunner().invoke(app, ["replay", str(run), "--scope", "model"])
-    assert (refused.exit_code, refused.stderr[:7]) == (1, "error: ")
+    assert (refused.exit_code, refused.stderr[:7]) == (2, "error: ")
 
 
 def test_project_is_the_mean_over_orders() -> None:

@@ -264,5 +264,5 @@ def test_a_run_without_pairs_is_refused(records: ModuleType, tmp_path: Path) -> 
     ):
         diagnose(run)
     result = CliRunner().invoke(app, ["diagnose", str(run)])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert result.stderr.startswith("error: ")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from analysis import figures
 from analysis.conflict import queries
 from analysis.conflict.queries import Selection
-from analysis.figures import theme
+from analysis.figures import theme, words
 from analysis.library.runs import open_run
 from analysis.outcomes import trajectories
 from analysis.outcomes.scores import MEAN
@@ -358,6 +358,15 @@ def test_seconds_are_the_axis(run: Path, infos: dict[str, RunInfo]) -> None:
     figure = figures.metric_trajectories(curves, [run.name, "other"], infos, axis="seconds")
     np.testing.assert_allclose(figure.data[0].x, [0, 4, 8], rtol=1e-5)
     assert figure.layout.xaxis3.title.text == "seconds of training"
+
+
+def test_what_remains_in_words(run: Path) -> None:
+    matrix = queries.task_matrix(run, ALL)
+    most = matrix.loc[matrix["rate_after"].idxmax()]
+    assert f"{most['task_i']} and {most['task_j']} on branch {most['branch']}" in words.what_remains(matrix)
+    unchanged = matrix.assign(rate_after=matrix["rate_before"], measured_after=matrix["measured"])
+    assert "stay so" in words.what_remains(unchanged)
+    assert "nan" not in words.what_remains(queries.task_matrix(run, START))
 
 
 def test_series_differ_by_more_than_colour(run: Path) -> None:

@@ -7,6 +7,7 @@ from types import ModuleType
 import pandas as pd
 import psutil
 import pytest
+from waiting import wait_for
 
 from analysis.library.notes import make_notes, write_notes
 from analysis.library.runs import final_metrics, list_runs, open_run, runs_table
@@ -82,14 +83,13 @@ def test_active_run_is_stalled_without_a_sign_of_its_training(records: ModuleTyp
 
 
 def test_ended_child_that_is_not_waited_for_is_lost(records: ModuleType, empty_run: Path) -> None:
-    with subprocess.Popen(["sleep", "60"]) as child:
+    with subprocess.Popen(["sleep", "3600"]) as child:
         process = psutil.Process(child.pid)
         status = records.status("running", pid=child.pid, process_start_time=process.create_time())
         (empty_run / "status.json").write_text(status.model_dump_json())
         assert open_run(empty_run.parent, "one").state == "running"
         child.kill()
-        while process.status() != psutil.STATUS_ZOMBIE:
-            time.sleep(0.01)
+        wait_for(lambda: process.status() == psutil.STATUS_ZOMBIE)
         assert open_run(empty_run.parent, "one").state == "lost"
 
 

@@ -74,7 +74,7 @@ def test_standard_output_takes_one_table(run: Path) -> None:
     done = export(run, "--what", "noise", "-o", "-")
     assert done.exit_code == 0
     assert pd.read_csv(io.StringIO(done.stdout))["task"].tolist() == ["movies", "tweets", "trec"] * 2
-    assert export(run, "--what", "noise", "--what", "matrix", "-o", "-").exit_code == 1
+    assert export(run, "--what", "noise", "--what", "matrix", "-o", "-").exit_code == 2
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_refusals(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     done = export(run, *arguments)
-    assert (done.exit_code, done.stdout) == (1, "")
+    assert (done.exit_code, done.stdout) == (2, "")
     assert message in done.stderr
     assert list(tmp_path.iterdir()) == []
 

@@ -327,7 +327,7 @@ def test_other_files_are_replaced_only_by_force(run: Path, tmp_path: Path) -> No
     other = tmp_path / "mine.html"
     other.write_text("mine")
     done = report(run, "-o", other)
-    assert (done.exit_code, done.stdout) == (1, "")
+    assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr == f"error: {other}: exists and is no report; give another -o, or --force to replace it.\n"
     assert other.read_text() == "mine"
     assert report(run, "-o", other, "--force").exit_code == 0
@@ -346,6 +346,6 @@ def test_a_place_that_cannot_be_written(run: Path, tmp_path: Path) -> None:
 def test_what_is_no_run_is_refused(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "bare").mkdir()
     done = report(tmp_path / name, "-o", tmp_path / "report.html")
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert message in done.stderr
     assert not (tmp_path / "report.html").exists()

@@ -57,6 +57,6 @@ def test_figures_are_pages_that_ask_nobody(paired_study, tmp_path):
 
 def test_no_study_is_one_sentence(tmp_path):
     done = RUN(app, ["study", str(tmp_path)])
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert "not a study (no study.json)" in done.output
     assert "Traceback" not in done.output

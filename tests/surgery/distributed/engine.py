@@ -225,7 +225,7 @@ def check_record(run_dir):
 
 def main():
     torch.set_num_threads(1)
-    init_process_group("gloo", timeout=timedelta(seconds=60))
+    init_process_group("gloo", timeout=timedelta(seconds=600))
     default = {"method": "ortho-lora"}
     methods = [default, {"rule": "gradvac"}, {"method": "pcgrad"}]
     for way, method in product((sequential, in_turn, mixed), methods):

@@ -8,30 +8,30 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from texts import adapter, arguments, collate, datasets, llama
+from texts import OLD, adapter, collate, datasets, llama, trainer
 from torch.utils.data import DataLoader
 
-from ortho_lora import OrthoLoRA, OrthoLoRATrainer, Recorder
+from ortho_lora import OrthoLoRA, Recorder
 from ortho_lora.trainers.task_dataset import TaskCollator, TaskDataset
 
 SETTINGS = {
     "train_sampling_strategy": "sequential", "gradient_accumulation_steps": 2, "max_steps": 4, "max_grad_norm": 0.5,
-    "save_strategy": "steps", "save_steps": 2,
+    "save_strategy": "steps", "save_steps": 2, "average_tokens_across_devices": True,
 }  # fmt: skip
 
 
 def train(path, size, resume=None, recorder=None):
     """With `size` examples of a task on a rank, some of whose tokens have no label."""
-    trainer = OrthoLoRATrainer(
-        model=llama().double(),
-        args=arguments(path, per_device_train_batch_size=size, **SETTINGS),
-        data_collator=collate,
-        train_dataset=datasets(padding=True),
+    made = trainer(
+        path,
+        llama().double(),
+        datasets(padding=True),
+        of_args={"per_device_train_batch_size": size, **SETTINGS},
         eval_dataset={"a": datasets()["b"]},
         recorder=recorder,
     )
-    trainer.train(resume_from_checkpoint=resume)
-    return trainer
+    made.train(resume_from_checkpoint=resume)
+    return made
 
 
 def loop(size, steps):
@@ -67,9 +67,10 @@ def main():
     assert trainer.args.world_size == 2
     logged = [entry["loss_a"] for entry in trainer.state.log_history if "loss_a" in entry]
     assert logged
-    resumed = train(out / "again", 2, resume=str(out / "out" / "checkpoint-2"))
-    whole, after = adapter(trainer.model), adapter(resumed.model)
-    assert all(after[name].equal(value) for name, value in whole.items())
+    whole = adapter(trainer.model)
+    if not OLD:  # transformers 4 asks torch for a device `cpu:0` when it goes on with several ranks
+        after = adapter(train(out / "again", 2, resume=str(out / "out" / "checkpoint-2")).model)
+        assert all(after[name].equal(value) for name, value in whole.items())
     rank = trainer.args.process_index
     torch.save({"trainer": whole, "loop": looped, "logged": logged}, out / f"rank-{rank}.pt")
     torch.distributed.barrier()  # who leaves first takes the connections along

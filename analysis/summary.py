@@ -1,0 +1,111 @@
+"""A run in short: state, final metrics beside the majority baseline, and a verdict on each pair of tasks."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from analysis.conflict.queries import Selection, task_matrix
+from analysis.figures.words import describe
+from analysis.library.names import interval, number
+from analysis.library.runs import final_metrics, run_at
+from ortho_lora.errors import OrthoLoraError, plain
+
+_SPLIT = "validation"
+
+
+def summarise(run_dir: Path) -> dict[str, Any]:
+    """Run, state, step, total, method, seed, probe, tasks, metrics and pairs, ready for JSON; None: not measured.
+
+    `probe` says where one measured, as in `at step 100 of run demo`; None: a run that trained.
+
+    Raises:
+        OrthoLoraError: not a run, or a part of it cannot be read.
+    """
+    run = run_at(run_dir)
+    if run.info is None:
+        raise OrthoLoraError(run.problem)
+    if run.problem:
+        print(f"warning: {plain(run.problem)}", file=sys.stderr)
+    final = final_metrics(run.path, run.info.tasks, _SPLIT)
+    matrix = task_matrix(run.path, Selection())
+    return {
+        "run": run.run_id,
+        "state": run.state,
+        "step": run.status.step if run.status else None,
+        "total": run.status.total if run.status else None,
+        "method": run.info.method,
+        "seed": run.info.seed,
+        "probe": run.info.probe.where if run.info.probe else None,
+        "tasks": run.info.task_names,
+        "left_out": {task.name: task.left_out for task in run.info.tasks if task.left_out},
+        "metrics": [
+            {
+                "task": task.name,
+                "metric": task.metrics[0],
+                "value": final.get(task.name),
+                "majority": task.majority.get(_SPLIT, {}).get(task.metrics[0]),
+            }
+            for task in run.info.tasks
+            if task.metrics  # a loop of somebody's own evaluates nothing
+        ],
+        "pairs": [
+            {key: None if pd.isna(value) else value for key, value in row.items()} for row in matrix.to_dict("records")
+        ],
+        "sentence": describe(matrix),
+    }
+
+
+def print_summary(document: dict[str, Any]) -> None:
+    """What `summarise` found, on a terminal."""
+    console = Console()
+    done = f"{document['step']} of {document['total']}"
+    progress = f"probe {document['probe']}, batch {done}" if document["probe"] else f"step {done}"
+    told = f": {document['state']}, {progress}, {document['method']}, seed {document['seed']}"
+    console.print(Text.assemble((plain(document["run"]), "bold"), plain(told)))
+    if document["metrics"] and not document["probe"]:
+        console.print(_metrics(document["metrics"]))
+    for task, rows in document["left_out"].items():
+        console.print(Text(plain(f"Rows left out of {task}: {rows}.")))
+    for branch in sorted({row["branch"] for row in document["pairs"]}):
+        console.print(_pairs([row for row in document["pairs"] if row["branch"] == branch], branch))
+    console.print(Text(plain(document["sentence"])))
+    console.print("negative: share of batch cosines; half by chance. after: mean batch cosine after the rule.")
+
+
+def _metrics(rows: list[dict[str, Any]]) -> Table:
+    metrics = Table("task", "metric", box=SIMPLE_HEAD, title="Final validation metrics", title_justify="left")
+    for heading in ("value", "majority"):
+        metrics.add_column(heading, justify="right")
+    for row in rows:
+        metrics.add_row(
+            Text(plain(row["task"])),
+            Text(plain(row["metric"])),
+            number(row["value"], ".3f"),
+            number(row["majority"], ".3f"),
+        )
+    return metrics
+
+
+def _pairs(rows: list[dict[str, Any]], branch: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, title=f"Branch {branch}", title_justify="left")
+    table.add_column("tasks", overflow="fold")
+    table.add_column("verdict", min_width=17)
+    for heading in ("cosine", "95% interval", "batch\ncosine", "negative", "after"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            Text(plain(f"{row['task_i']} – {row['task_j']}")),
+            row["verdict"],
+            number(row["cosine"], "+.2f"),
+            interval(row["cosine_low"], row["cosine_high"]),
+            number(row["cos_before"], "+.2f"),
+            number(row["rate_before"], ".0%"),
+            number(row["cos_after"], "+.2f"),
+        )
+    return table

@@ -1,0 +1,7 @@
+import pytest
+from recording import begun
+
+
+@pytest.fixture
+def recorder(tmp_path):
+    return begun(tmp_path)
