@@ -24,11 +24,6 @@ _RUN_HELP = "Directory of one run, as in runs/20260101T120000-ortho-lora."
 _JSON_HELP = "Print one JSON document."
 
 
-@app.callback()
-def options() -> None:
-    """Look at recorded runs."""
-
-
 @app.command()
 def summary(
     run_dir: Annotated[Path, typer.Argument(help=_RUN_HELP)],
@@ -58,7 +53,7 @@ def diagnose(
         from analysis.library.runs import identified
         from analysis.output.terminal import print_diagnosis
 
-        found = [diagnose(identified(run_dir)[0]) for run_dir in run_dirs]
+        found = [diagnose(identified(run_dir)[0].path) for run_dir in run_dirs]
     if as_json:
         typer.echo(json.dumps([one.document() for one in found], indent=1, allow_nan=False))
         return
@@ -83,15 +78,15 @@ def replay(
         from analysis.library.runs import identified
         from analysis.output.terminal import print_replays
 
-        path, info = identified(run_dir)
+        run, info = identified(run_dir)
         methods = replays.INTERESTING if rule is None else ((rule, scope, branches),)
         if rule is None and (scope, branches) != ("block", "both"):
             raise OrthoLoraError(
                 "--scope and --branches expect a --rule; without one every method of a table is shown."
             )
-        found = [replays.replay(path, *method, order=order) for method in methods]
+        found = [replays.replay(run.path, *method, order=order) for method in methods]
     if as_json:
-        typer.echo(json.dumps(replays.document(path, found), indent=1, allow_nan=False))
+        typer.echo(json.dumps(replays.document(run.path, found), indent=1, allow_nan=False))
     else:
         print_replays(Console(), info, found)
 
@@ -216,13 +211,11 @@ def _refusals() -> Iterator[None]:
 
 def _runs(run_dirs: Sequence[Path]) -> "list[Run]":
     """Different runs that can be read."""
-    from analysis.library.runs import run_at
+    from analysis.library.runs import identified
 
-    opened = [run_at(run_dir) for run_dir in run_dirs]
+    opened = [identified(run_dir)[0] for run_dir in run_dirs]
     runs = list({run.path: run for run in opened}.values())
     for run in runs:
-        if run.info is None:
-            raise OrthoLoraError(run.problem or f"{run.path}: cannot be read as a run.")
         if run.run_id in [other.run_id for other in runs if other is not run]:
             raise OrthoLoraError(
                 f"{run.run_id!r} is the name of two runs here: they could not be told apart; rename a directory."

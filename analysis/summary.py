@@ -13,8 +13,8 @@ from rich.text import Text
 from analysis.conflict.queries import Selection, task_matrix
 from analysis.figures.words import describe
 from analysis.library.names import interval, number
-from analysis.library.runs import final_metrics, run_at
-from ortho_lora.errors import OrthoLoraError, plain
+from analysis.library.runs import final_metrics, identified
+from ortho_lora.errors import plain
 
 _SPLIT = "validation"
 
@@ -27,23 +27,21 @@ def summarise(run_dir: Path) -> dict[str, Any]:
     Raises:
         OrthoLoraError: not a run, or a part of it cannot be read.
     """
-    run = run_at(run_dir)
-    if run.info is None:
-        raise OrthoLoraError(run.problem)
+    run, info = identified(run_dir)
     if run.problem:
         print(f"warning: {plain(run.problem)}", file=sys.stderr)
-    final = final_metrics(run.path, run.info.tasks, _SPLIT)
+    final = final_metrics(run.path, info.tasks, _SPLIT)
     matrix = task_matrix(run.path, Selection())
     return {
         "run": run.run_id,
         "state": run.state,
         "step": run.status.step if run.status else None,
         "total": run.status.total if run.status else None,
-        "method": run.info.method,
-        "seed": run.info.seed,
-        "probe": run.info.probe.where if run.info.probe else None,
-        "tasks": run.info.task_names,
-        "left_out": {task.name: task.left_out for task in run.info.tasks if task.left_out},
+        "method": info.method,
+        "seed": info.seed,
+        "probe": info.probe.where if info.probe else None,
+        "tasks": info.task_names,
+        "left_out": {task.name: task.left_out for task in info.tasks if task.left_out},
         "metrics": [
             {
                 "task": task.name,
@@ -51,7 +49,7 @@ def summarise(run_dir: Path) -> dict[str, Any]:
                 "value": final.get(task.name),
                 "majority": task.majority.get(_SPLIT, {}).get(task.metrics[0]),
             }
-            for task in run.info.tasks
+            for task in info.tasks
             if task.metrics  # a loop of somebody's own evaluates nothing
         ],
         "pairs": [

@@ -165,16 +165,21 @@ def run_at(path: Path) -> Run:
     return open_run(where.parent, where.name)
 
 
-def identified(path: Path) -> tuple[Path, Identity]:
-    """Where the run in this directory lies, and what it is.
+def identified(path: Path) -> tuple[Run, Identity]:
+    """The same, and what it is.
 
     Raises:
         OrthoLoraError: not a run, or it cannot be read.
     """
     run = run_at(path)
+    return run, info_of(run)
+
+
+def info_of(run: Run) -> Identity:
+    """The identity of a run; OrthoLoraError where it cannot be read."""
     if run.info is None:
         raise OrthoLoraError(run.problem)
-    return run.path, run.info
+    return run.info
 
 
 def runs_table(runs: Sequence[Run]) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from analysis.conflict.replay import Replay
 from analysis.diagnosis.diagnose import Diagnosis, diagnose
 from analysis.diagnosis.sentences import sentences
 from analysis.diagnosis.verdicts import Pair, worst_first
-from analysis.library.runs import Run, runs_table
+from analysis.library.runs import Run, info_of, runs_table
 from analysis.library.settings import final_table
 from analysis.outcomes.beside import Outcome, outcomes
 from analysis.output.data import replay_table
@@ -21,7 +21,6 @@ from analysis.report.figures import (
     Part,
     agreement_parts,
     export_command,
-    info_of,
     metric_figures,
     projection_part,
 )

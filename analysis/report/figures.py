@@ -13,7 +13,7 @@ from analysis.conflict import queries
 from analysis.diagnosis.diagnose import Diagnosis
 from analysis.diagnosis.verdicts import worst_first, worst_pair
 from analysis.figures import standalone
-from analysis.library.runs import Run
+from analysis.library.runs import Run, info_of
 from analysis.output.data import DATA
 from analysis.reading.database import Selection
 from analysis.report.tables import Table, table_of
@@ -49,13 +49,6 @@ class Part:
     title: str
     text: str
     figures: tuple[Figure, ...]
-
-
-def info_of(run: Run) -> Identity:
-    """The identity of a run; OrthoLoraError where it cannot be read."""
-    if run.info is None:
-        raise OrthoLoraError(run.problem or f"{run.path}: cannot be read as a run.")
-    return run.info
 
 
 def agreement_parts(run: Run, key: str, extent: queries.Extent, diagnosis: Diagnosis) -> list[Part]:
