@@ -79,6 +79,15 @@ def errors(value: pd.Series, low: pd.Series, high: pd.Series, **style: Any) -> d
     return {"symmetric": False, "array": high - value, "arrayminus": value - low, "thickness": 2, "width": 4} | style
 
 
+def colour_bar(title: str) -> dict[str, Any]:
+    """Beside a heatmap."""
+    return {
+        "title": {"text": title, "side": "right", "font": {"size": FONT_SIZE}},
+        "thickness": 12,
+        "outlinewidth": 0,
+    }
+
+
 def symbol(index: int) -> str:
     """Marker of the series with this place."""
     return SYMBOLS[index % len(SYMBOLS)]
