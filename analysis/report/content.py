@@ -10,7 +10,6 @@ import pandas as pd
 from analysis.conflict import queries
 from analysis.conflict.replay import Replay
 from analysis.diagnosis.diagnose import Diagnosis, diagnose
-from analysis.diagnosis.sentences import sentences
 from analysis.diagnosis.verdicts import Pair, worst_first
 from analysis.library.runs import Run, info_of, runs_table
 from analysis.library.settings import final_table
@@ -25,17 +24,8 @@ from analysis.report.figures import (
     projection_part,
 )
 from analysis.report.tables import Table, flat, pairs_table, table_of
-from analysis.statistics.judge import TOLD
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.schema import RunInfo, read_run
-
-
-@dataclass(frozen=True)
-class PairWords:
-    """A pair with its verdict in sentences."""
-
-    pair: Pair
-    sentences: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -45,14 +35,12 @@ class RunContent:
     id: str
     info: RunInfo
     name: str
-    state: str
     facts: tuple[tuple[str, str], ...]
     notice: str  # on a run that has not finished
     warnings: tuple[str, ...]
     summary: str
     diagnosis: Diagnosis | None
     pairs: tuple[Pair, ...]  # as they are listed
-    told: tuple[PairWords, ...]
     outcomes: tuple[Outcome, ...]
     parts: tuple[Part, ...]
     replays: tuple[Replay, ...]
@@ -134,7 +122,6 @@ def _run(run: Run, key: str) -> RunContent:
     except OrthoLoraError as error:
         no_replay = f"No replay: {error}"
     pairs = tuple(sorted(diagnosis.pairs, key=worst_first)) if diagnosis else ()
-    told = tuple(PairWords(pair, tuple(sentences(pair))) for pair in pairs if pair.verdict in TOLD)
     parts = [Part(f"{key}-metrics", "Metrics and losses", "", tuple(metric_figures([run], key)))]
     if diagnosis:
         parts = [*agreement_parts(run, key, found, diagnosis), projection_part(run, key, found), *parts]
@@ -142,14 +129,12 @@ def _run(run: Run, key: str) -> RunContent:
         id=key,
         info=info,
         name=run.run_id,
-        state=run.state,
         facts=_facts(run, info, found),
         notice=_notice(run),
         warnings=tuple(warnings),
         summary=summary,
         diagnosis=diagnosis,
         pairs=pairs,
-        told=told,
         outcomes=diagnosis.outcomes if diagnosis else outcomes(run.path),
         parts=tuple(parts),
         replays=replays,

@@ -158,7 +158,7 @@ def projection_part(run: Run, key: str, extent: queries.Extent) -> Part:
             "projection-by-layer",
             f"{key}-projection-layers",
             "In which layers",
-            "The same shares, layer by layer.",
+            "",
             figures.projection_layers,
         ),
         _figure(

@@ -14,10 +14,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from analysis.conflict.replay import NOTE
 from analysis.diagnosis.diagnose import THEOREM
-from analysis.diagnosis.sentences import HOW_TO_READ
+from analysis.diagnosis.sentences import HOW_TO_READ, sentences
 from analysis.figures import standalone
 from analysis.library.runs import Run
 from analysis.report.content import content
+from analysis.statistics.judge import TOLD
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.files import replace_text
 
@@ -79,6 +80,8 @@ def render(runs: Sequence[Run], now: datetime) -> str:
         theorem=THEOREM,
         reading=HOW_TO_READ,
         note=NOTE,
+        sentences=sentences,
+        told=TOLD,
     )
 
 
