@@ -160,14 +160,14 @@ def export(
         if plan.file == Path("-"):
             sys.stdout.write(files.csv_text(frame_of(plan.names[0], plan.runs, selection, pair)))
             return
-        done = files.export(plan, selection, pair, force)
-    for problem in done.left_out:
+        written, left_out = files.export(plan, selection, pair, force)
+    for problem in left_out:
         typer.echo(f"left out: {plain(problem)}", err=True)
     if as_json:
-        typer.echo(json.dumps(done.document(), indent=1))
+        typer.echo(json.dumps({"written": written, "left_out": left_out}, indent=1))
         return
-    for one in done.written:
-        typer.echo(f"wrote {plain(str(one.path))} ({one.rows:,} rows)")
+    for one in written:
+        typer.echo(f"wrote {plain(one['path'])} ({one['rows']:,} rows)")
 
 
 @app.command()

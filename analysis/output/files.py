@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,31 +32,6 @@ class Plan:
     def path(self, name: str) -> Path:
         """The file of the data of that name."""
         return self.file or Path(self.directory or ".") / f"{name}.{self.form}"
-
-
-@dataclass(frozen=True)
-class Written:
-    """One file of an export."""
-
-    name: str
-    path: Path
-    rows: int
-    columns: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Export:
-    """The files of an export, and in a sentence each what could not be had."""
-
-    written: tuple[Written, ...]
-    left_out: tuple[str, ...]
-
-    def document(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        return {
-            "written": [asdict(one) | {"path": str(one.path)} for one in self.written],
-            "left_out": self.left_out,
-        }
 
 
 def planned(runs: Sequence[Path], names: Sequence[str], output: Path | None, form: Format | None) -> Plan:
@@ -128,14 +103,17 @@ def write_frame(frame: pd.DataFrame, path: Path, form: Format) -> None:
 
 
 def export(
-    plan: Plan, selection: Selection | None = None, pair: tuple[str, str] | None = None, force: bool = False
-) -> Export:
+    plan: Plan, selection: Selection, pair: tuple[str, str] | None, force: bool
+) -> tuple[list[dict[str, Any]], list[str]]:
     """Write what is planned.
 
     Args:
         plan: as of `planned`.
         selection, pair: the part of the records.
         force: replace files that exist.
+
+    Returns:
+        Name, path, rows and columns of each file that was written, and in a sentence each what could not be had.
 
     Raises:
         OrthoLoraError: as of `frame_of`, but where everything is exported, what cannot be had is left out; a file
@@ -145,7 +123,7 @@ def export(
         if plan.path(name).exists() and not force:
             raise OrthoLoraError(f"{plan.path(name)}: exists; give another -o, or --force to replace it.")
     for run in plan.runs:
-        check_part(run, selection or Selection(), pair)
+        check_part(run, selection, pair)
     written, left_out = [], []
     for name in plan.names:
         try:
@@ -156,5 +134,5 @@ def export(
             left_out.append(str(error))
             continue
         write_frame(frame, plan.path(name), plan.form)
-        written.append(Written(name, plan.path(name), len(frame), tuple(frame.columns)))
-    return Export(tuple(written), tuple(left_out))
+        written.append({"name": name, "path": str(plan.path(name)), "rows": len(frame), "columns": list(frame.columns)})
+    return written, left_out

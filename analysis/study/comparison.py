@@ -39,12 +39,7 @@ def gains(boards: Iterable[Board]) -> pd.DataFrame:
         what the interval knows of.
     """
     rows = [
-        {
-            **_head(board, method, task),
-            **_interval(found),
-            **_seeds(found),
-            "respects": WHAT_IT_RESPECTS[found.examples],
-        }
+        {**_head(board, method, task), **_gain(found), **_seeds(found)}
         for board in boards
         for method in board.others
         for task in _tasks(board)
@@ -179,8 +174,11 @@ def _head(board: Board, method: str, task: str) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _interval(found: Estimate) -> dict[str, object]:
-    return {"gain": found.value, "low": found.low, "high": found.high, "spread": found.spread, "clear": found.clear}
+def _gain(found: Estimate) -> dict[str, object]:
+    return {
+        "gain": found.value, "low": found.low, "high": found.high, "spread": found.spread, "clear": found.clear,
+        "respects": WHAT_IT_RESPECTS[found.examples],
+    }  # fmt: skip
 
 
 def _seeds(found: Estimate) -> dict[str, object]:
