@@ -8,9 +8,8 @@ import json
 import tempfile
 from pathlib import Path
 
+import pandas as pd
 import torch
-from rich.console import Console
-from rich.table import Table
 from workload import Step, joint, recorded, retained, torchjd, workload
 
 from ortho_lora.surgery import surgeon
@@ -70,16 +69,8 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(found, indent=2))
         return
-    reach = (found[0]["one_block"] + found[0]["gram_matrices"]) / 1e6  # type: ignore[operator]
-    table = Table(
-        title=f"Peak memory of a step, {arguments.tasks} tasks",
-        caption=f"reach, a block at a time: at most one block's T gradients and the Gram matrices, {reach:.2f} MB",
-    )
-    for heading in ("way", "peak, MB", "above joint, MB"):
-        table.add_column(heading, justify="left" if heading == "way" else "right")
-    for row in found:
-        table.add_row(str(row["way"]), f"{row['peak_bytes'] / 1e6:.2f}", f"{row['above_joint'] / 1e6:+.2f}")  # type: ignore[operator]
-    Console().print(table)
+    print(pd.DataFrame(found).to_string(index=False))
+    print("reach, a block at a time: at most one_block + gram_matrices above_joint, in bytes")
 
 
 if __name__ == "__main__":

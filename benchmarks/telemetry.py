@@ -20,10 +20,10 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter, time
+from timeit import repeat, timeit
 
+import pandas as pd
 import pyarrow.parquet as pq
-from rich.console import Console
-from rich.table import Table
 
 from analysis.conflict import agreement, queries
 from analysis.library.runs import list_runs, runs_table
@@ -171,13 +171,7 @@ def ask(run: Path, repeats: int = 3) -> dict[str, object]:
 
 def _afresh(question: Callable[[Path], object], run: Path) -> float:
     os.utime(run / "manifest.json")  # so that nothing is remembered
-    return _seconds(question, run)
-
-
-def _seconds(question: Callable[[Path], object], run: Path) -> float:
-    begin = perf_counter()
-    question(run)
-    return perf_counter() - begin
+    return timeit(lambda: question(run), number=1)
 
 
 def listing(run: Path, count: int) -> float:
@@ -186,7 +180,7 @@ def listing(run: Path, count: int) -> float:
         for number in range(count):
             copy = Path(directory) / f"run{number:05d}"
             shutil.copytree(run, copy, ignore=shutil.ignore_patterns("*.parquet"))
-        return 1000 * median(_seconds(lambda runs: runs_table(list_runs(runs)), Path(directory)) for _ in range(3))
+        return 1000 * median(repeat(lambda: runs_table(list_runs(Path(directory))), number=1, repeat=3))
 
 
 def main() -> None:
@@ -207,25 +201,12 @@ def main() -> None:
         # In a process of its own, which has not imported torch: its memory is that of a dashboard.
         command = [sys.executable, __file__, "--ask", str(run)]
         asked = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        found = {"reach": REACH, **written, **asked, "milliseconds_to_list": listing(run, given.runs)}
+        asked["milliseconds_to_list"] = listing(run, given.runs)
     if given.json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps({"reach": REACH, **written, **asked}, indent=1))
         return
-    table = Table("measured", "value", title=f"{written['pair_rows']:,.0f} pair rows", caption=REACH)
-    for name, value in lines_of(found):
-        table.add_row(name, value)
-    Console().print(table)
-
-
-def lines_of(found: dict[str, object]) -> list[tuple[str, str]]:
-    """Lines of the table."""
-    lines: list[tuple[str, str]] = []
-    for name, value in found.items():
-        if isinstance(value, dict):
-            lines += [(f"{name}: {key}", f"{number:,.1f}") for key, number in value.items()]
-        elif not isinstance(value, str):
-            lines.append((name, f"{value:,.2f}"))
-    return lines
+    print(pd.json_normalize(written | asked, sep=": ").T.to_string(header=False, float_format="{:,.2f}".format))
+    print(REACH)
 
 
 if __name__ == "__main__":
