@@ -109,12 +109,10 @@ def projection_pairs(
         tasks: in the order of rows and columns.
         value: share of the measurements, or of the norm that each projection alone removes.
     """
-    theme.need_rows(frame)
-    branches = sorted(frame["branch"].unique())
-    figure = theme.panels([f"branch {branch}" for branch in branches], 1, len(branches))
-    for col, branch in enumerate(branches, 1):
+    figure, panels = theme.branches(frame)
+    for col, branch, rows in panels:
         cells = {}
-        for pair in frame[frame["branch"] == branch].to_dict("records"):
+        for pair in rows.to_dict("records"):
             removed = "" if pd.isna(pair["removed"]) else f"<br>each alone removes {pair['removed']:.1%} of the norm"
             task, against = theme.label(pair["task"]), theme.label(pair["against"])
             hover = (

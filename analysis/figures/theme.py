@@ -112,6 +112,14 @@ def panels(titles: Sequence[str], rows: int, columns: int, **options: Any) -> go
     return figure.update_annotations(font_size=FONT_SIZE)
 
 
+def branches(frame: pd.DataFrame) -> tuple[go.Figure, list[tuple[int, str, pd.DataFrame]]]:
+    """A panel a branch, side by side, and of each the column, the branch and its rows; ValueError: there are none."""
+    need_rows(frame)
+    names = sorted(frame["branch"].unique())
+    figure = panels([f"branch {name}" for name in names], 1, len(names))
+    return figure, [(col, name, frame[frame["branch"] == name]) for col, name in enumerate(names, 1)]
+
+
 def finish(figure: go.Figure, *, dark: bool, height: int, **layout: Any) -> go.Figure:
     """Give a figure its height, transparent background, text colours, and a legend below the plot."""
     grid = {
