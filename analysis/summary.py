@@ -13,10 +13,8 @@ from rich.text import Text
 from analysis.conflict.queries import Selection, task_matrix
 from analysis.figures.words import describe
 from analysis.library.names import interval, number
-from analysis.library.runs import final_metrics, identified
+from analysis.library.runs import SPLIT, final_metrics, identified
 from ortho_lora.errors import plain
-
-_SPLIT = "validation"
 
 
 def summarise(run_dir: Path) -> dict[str, Any]:
@@ -30,7 +28,7 @@ def summarise(run_dir: Path) -> dict[str, Any]:
     run, info = identified(run_dir)
     if run.problem:
         print(f"warning: {plain(run.problem)}", file=sys.stderr)
-    final = final_metrics(run.path, info.tasks, _SPLIT)
+    final = final_metrics(run.path, info.tasks)
     matrix = task_matrix(run.path, Selection())
     return {
         "run": run.run_id,
@@ -47,7 +45,7 @@ def summarise(run_dir: Path) -> dict[str, Any]:
                 "task": task.name,
                 "metric": task.metrics[0],
                 "value": final.get(task.name),
-                "majority": task.majority.get(_SPLIT, {}).get(task.metrics[0]),
+                "majority": task.majority.get(SPLIT, {}).get(task.metrics[0]),
             }
             for task in info.tasks
             if task.metrics  # a loop of somebody's own evaluates nothing

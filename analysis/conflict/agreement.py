@@ -347,8 +347,7 @@ def batches_needed(run: Path, selection: Selection) -> pd.DataFrame:
     Returns:
         branch, task_i, task_j, steps, verdict, more: as in `agreement`.
     """
-    frame = agreement(pair_steps(run, selection), read_run(run))[[*PAIR, "steps", "verdict", "more"]]
-    return frame.sort_values(PAIR, key=configured(run), ignore_index=True)
+    return task_matrix(run, selection)[[*PAIR, "steps", "verdict", "more"]]
 
 
 def shares_texts(tasks: Sequence[TaskInfo], one: str, other: str) -> bool:

@@ -12,7 +12,7 @@ from analysis.conflict.replay import Replay
 from analysis.diagnosis.diagnose import Diagnosis, diagnose
 from analysis.diagnosis.verdicts import Pair, worst_first
 from analysis.library.runs import Run, info_of, runs_table
-from analysis.library.settings import final_table
+from analysis.library.settings import final_table, flat
 from analysis.outcomes.beside import Outcome, outcomes
 from analysis.output.data import replay_table
 from analysis.report.figures import (
@@ -23,7 +23,7 @@ from analysis.report.figures import (
     metric_figures,
     projection_part,
 )
-from analysis.report.tables import Table, flat, pairs_table, table_of
+from analysis.report.tables import Table, table_of
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.schema import RunInfo, read_run
 
@@ -141,9 +141,9 @@ def _run(run: Run, key: str) -> RunContent:
         no_replay=no_replay,
         replay_command=export_command(run, "replay"),
         tasks=_tasks(info),
-        settings=pairs_table(("setting", "value"), flat(info.config)),
+        settings=table_of(pd.DataFrame(flat(info.config), columns=["setting", "value"], dtype=object)),
         modules=_modules(info),
-        versions=pairs_table(("package", "version"), info.versions.items()),
+        versions=table_of(pd.DataFrame(info.versions.items(), columns=["package", "version"])),
         command=shlex.join(info.command),
     )
 

@@ -122,14 +122,10 @@ def _numbers(known: Agreement, row: dict[Any, Any]) -> None:
     shown = {
         "Cosine": (number(known.cosine), glossary.help("corrected-cosine")),
         "Batch cosine": (number(known.batch_cosine), f"Mean before the rule. {glossary.help('cosine')}"),
-        "Batch cosine after": (_number(row["cos_after"], "+.2f"), "Mean after the rule."),
+        "Batch cosine after": (number(row["cos_after"]), "Mean after the rule."),
         "Negative": (number(known.conflict_rate, ".0%"), glossary.help("conflict-rate")),
-        "Magnitude similarity": (_number(row["similarity"], ".2f"), glossary.help("magnitude-similarity")),
+        "Magnitude similarity": (number(row["similarity"], ".2f"), glossary.help("magnitude-similarity")),
     }
     with st.container(horizontal=True):
         for label, (value, words) in shown.items():
             st.metric(label, value, help=words, width="content")
-
-
-def _number(value: float, style: str) -> str:
-    return "–" if pd.isna(value) else f"{value:{style}}"

@@ -21,7 +21,6 @@ from app.views import lesson_runs
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.schema import default_runs_dir
 
-LOOK_SECONDS = 2.0
 _GOING, _STARTED = "lesson-going", "lesson-started"
 
 
@@ -67,7 +66,7 @@ def _training(before: int) -> None:
     # A lesson that trains goes on after a reload.
     watched = st.session_state.setdefault(_GOING, active)
 
-    @st.fragment(run_every=LOOK_SECONDS if watched else None)
+    @st.fragment(run_every=state.LIVE_SECONDS if watched else None)
     def look() -> None:
         stands = lesson_runs.standing(runs_dir)
         now = [run for run in stands.values() if run.active]
@@ -136,7 +135,7 @@ def _dial(runs: dict[float, Run]) -> None:
     )
     if guess is None:
         return
-    frame = _answers({rho: (str(run.path), _version(run)) for rho, run in runs.items()})
+    frame = _answers({rho: (str(run.path), state.version(run.path)) for rho, run in runs.items()})
     known = sorted(frame["rho"].unique())
     rho = st.select_slider(
         "The dial: labels flipped, ρ", known, value=known[-1], key="lesson-rho", persist_state="session"
@@ -269,7 +268,3 @@ def _table(frame: pd.DataFrame, key: str) -> None:
 @st.cache_data(show_spinner="Replaying the runs of the dial …", max_entries=5)
 def _answers(runs: dict[float, tuple[str, int]]) -> pd.DataFrame:
     return dial.answers({rho: Path(path) for rho, (path, _) in runs.items()})
-
-
-def _version(run: Run) -> int:
-    return (run.path / "manifest.json").stat().st_mtime_ns
