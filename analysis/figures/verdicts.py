@@ -28,16 +28,13 @@ def strengths(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
         shown = rows[rows["verdict"] == verdict].dropna(subset="x")
         if shown.empty:
             continue
+        colour = colours.get(verdict, theme.muted(dark))
         figure.add_scatter(
             x=shown["x"],
             y=shown["place"],
             error_x=theme.errors(shown["x"], shown["cosine_low"], shown["cosine_high"]),
             mode="markers",
-            marker={
-                "symbol": "diamond",
-                "size": 10.0 * shown["cosine"].notna(),
-                "color": colours.get(verdict, theme.muted(dark)),
-            },
+            marker={"symbol": "diamond", "size": 10.0 * shown["cosine"].notna(), "color": colour},
             name=f"{mark} {verdict}",
             customdata=[
                 f"<b>{row.names}</b>, branch {row.branch}: {verdict}<br>"

@@ -41,7 +41,8 @@ class Results:
 
     def methods(self, condition: Condition) -> tuple[str, ...]:
         """Methods planned under a condition on all tasks, in the order of the study's file."""
-        planned = {use.cell.method for use in self.study.uses if _where(use.cell) == (condition, None)}
+        cells = [use.cell for use in self.study.uses if use.cell.pair is None]
+        planned = {cell.method for cell in cells if _condition(cell) == condition}
         return tuple(method for method in self.study.methods if method in planned)
 
     def candidates(self, cell: Cell) -> tuple[Settings, ...]:
@@ -160,7 +161,3 @@ def settings_text(settings: Settings) -> str:
 
 def _condition(cell: Cell) -> Condition:
     return tuple(cell.condition.items())
-
-
-def _where(cell: Cell) -> tuple[Condition, Pair | None]:
-    return _condition(cell), cell.pair
