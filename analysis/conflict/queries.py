@@ -31,8 +31,6 @@ _MEANS = """
     sum(cosines_after) / nullif(sum(measured_after), 0) AS cos_after
 """
 _EXTREMES = "CAST(min(cosine_low) AS DOUBLE) AS low, CAST(max(cosine_high) AS DOUBLE) AS high"
-
-
 _MEASURED = "CAST(sum(measured) AS BIGINT) AS measured"
 
 
