@@ -125,7 +125,7 @@ def add_line(
     **options: Any,
 ) -> None:
     """Draw one series over a column, with options of plotly; one legend entry for its lines in all panels."""
-    shown_before = any(trace.legendgroup == name for trace in figure.data)
+    shown_before = any(trace.legendgroup == name and trace.showlegend for trace in figure.data)
     figure.add_scatter(
         x=rows[x],
         y=rows[column],
