@@ -35,7 +35,7 @@ def show(
     if frame.empty:
         st.info("Nothing is recorded for this selection yet.")
         return
-    key = f"figure-{name}"
+    key, form = f"figure-{name}", str(st.session_state.get("image") or "SVG")
 
     def clicked() -> None:
         points = st.session_state[key].selection.points
@@ -52,7 +52,7 @@ def show(
         selection_mode="points",
         config={
             "displaylogo": False,
-            "toImageButtonOptions": {"format": image_format(), "filename": name, "scale": 2},
+            "toImageButtonOptions": {"format": form.lower(), "filename": name, "scale": 2},
         },
     )
     with st.expander("The numbers", icon=":material/table:"):
@@ -90,10 +90,6 @@ def choose_image_format() -> None:
     st.segmented_control(
         "Figures are saved as", ["SVG", "PNG"], default="SVG", required=True, key="image", persist_state="session"
     )
-
-
-def image_format() -> str:
-    return str(st.session_state.get("image") or "SVG").lower()
 
 
 def _parquet(frame: pd.DataFrame) -> bytes:

@@ -28,11 +28,7 @@ HELP = {
         " [gradient](learn#gradient) is [noise](learn#noise), which pulls every cosine towards 0: compare with the"
         " *italics* on the diagonal, the [same-task cosine](learn#same-task-cosine) of two halves of one task's batch."
     ),
-    "rate": (
-        "The [share of cosines](learn#conflict-rate) below zero. Two tasks that have nothing to do with each other"
-        " scatter around 0, so about half of their cosines are negative **by chance**: a rate of 50% with a mean near"
-        " 0 is what noise looks like."
-    ),
+    "rate": "The [share of cosines](learn#conflict-rate) below zero; of unrelated tasks about half **by chance**.",
 }
 MANY_TASKS = 8
 """More than this many have their matrices one moment at a time."""

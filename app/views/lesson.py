@@ -30,16 +30,12 @@ def show() -> None:
         "Three experiments with the packaged model, on film reviews and questions. All runs are `joint`: nothing is"
         " projected, so what you see is what the data do."
     )
-    runs = _finished(default_runs_dir())
+    runs = {name: run for name, run in lesson_runs.standing(default_runs_dir()).items() if run.state == "finished"}
     _training(len(runs))
     _act(1, "Turn the dial", _dial, {rho: runs[name] for rho, name in lesson_runs.DIAL.items() if name in runs}, 2)
     heads = {name: runs[name] for name in (lesson_runs.DIAL[1.0], lesson_runs.OWN_HEAD) if name in runs}
     _act(2, "The same quarrel, two heads", _own_head, heads, 2)
     _act(3, "Two tasks that have nothing to do with each other", _unrelated, runs.get(lesson_runs.UNRELATED), 1)
-
-
-def _finished(runs_dir: Path) -> dict[str, Run]:
-    return {name: run for name, run in lesson_runs.standing(runs_dir).items() if run.state == "finished"}
 
 
 def _act(number: int, title: str, body: Callable[[Any], None], runs: Any, needed: int) -> None:
@@ -153,7 +149,8 @@ def _dial(runs: dict[float, Run]) -> None:
     }
     for column, (label, value) in zip(st.columns(len(shown)), shown.items(), strict=True):
         column.metric(label, value)
-    _table(frame, "lesson-dial-table")
+    with st.expander("The numbers", icon=":material/table:"):
+        figure.numbers("lesson-dial-table", frame)
     right = guess == "near 0"
     st.markdown(
         ("Right: " if right else "Not so: ")
@@ -258,11 +255,6 @@ def _pair_lines(run: Run, name: str) -> None:
 def on_one_scale(steps: pd.DataFrame, pair: tuple[str, str], *, dark: bool) -> go.Figure:
     """The lines of a pair, so that what is beside each other can be compared."""
     return figures.pair_lines(steps, pair, dark=dark).update_yaxes(range=[-1.05, 1.05])
-
-
-def _table(frame: pd.DataFrame, key: str) -> None:
-    with st.expander("The numbers", icon=":material/table:"):
-        figure.numbers(key, frame)
 
 
 @st.cache_data(show_spinner="Replaying the runs of the dial …", max_entries=5)

@@ -80,7 +80,6 @@ def _projected(run: Run) -> None:
             label_visibility="collapsed",
         )
     ]
-    st.caption("The task of a row is projected, against the task of the column: the two directions differ.")
     by_pair = state.ask(queries.projection_by_pair, run, selection)
     tasks = list(extent.tasks)
     figure.show("projection-pairs", partial(figures.projection_pairs, by_pair, tasks, value, dark=dark), by_pair)
