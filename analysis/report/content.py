@@ -62,32 +62,8 @@ class Comparison:
     figures: tuple[Figure, ...]
 
 
-@dataclass(frozen=True)
-class Report:
-    """Everything in a report."""
-
-    title: str
-    made: str
-    comparison: Comparison | None
-    runs: tuple[RunContent, ...]
-
-
-def content(runs: Sequence[Run], now: datetime) -> Report:
-    """Read everything that a report on these runs says.
-
-    Args:
-        runs: as of `open_run`, all of them readable.
-        now: time to write on it.
-    """
-    several = len(runs) > 1
-    title = f"{len(runs)} runs side by side" if several else runs[0].run_id
-    comparison = _comparison(runs) if several else None
-    return Report(
-        title, f"{now:%Y-%m-%d %H:%M} UTC", comparison, tuple(_run(run, f"run{n}") for n, run in enumerate(runs, 1))
-    )
-
-
-def _comparison(runs: Sequence[Run]) -> Comparison:
+def comparison_of(runs: Sequence[Run]) -> Comparison:
+    """Read what a report says of several runs, as of `open_run`, all of them readable."""
     majority = {
         (task.name, metric): value
         for run in runs
@@ -104,7 +80,8 @@ def _comparison(runs: Sequence[Run]) -> Comparison:
     return Comparison(table_of(overview), table_of(values), tuple(metric_figures(runs, "all")))
 
 
-def _run(run: Run, key: str) -> RunContent:
+def content_of(run: Run, key: str) -> RunContent:
+    """Read what a report says of one run, as of `open_run`; the names of its parts in the page begin with `key`."""
     info = read_run(run.path)
     warnings = [line.replace(f"{run.path.parent}/", "") for line in (run.problem or "").splitlines()]
     diagnosis: Diagnosis | None = None
