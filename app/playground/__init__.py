@@ -27,13 +27,13 @@ _component = st.components.v2.component(
 )
 
 
-def playground(origin: str = "", names: Sequence[str] = (), arrows: Floats | None = None, *, key: str) -> None:
+def playground(origin: str, names: Sequence[str], arrows: Floats | None, *, key: str) -> None:
     """Show it, with gradients of its own, or with those of a run.
 
     Args:
         origin: in words, where the arrows come from.
         names: of the tasks, 2 or 3.
-        arrows: [T, T], as of `analysis.conflict.plane.coordinates`.
+        arrows: [T, T], as of `analysis.conflict.plane.coordinates`; None: gradients of its own.
         key: of the element.
     """
     data: dict[str, Any] = {"origin": origin, "names": list(names), "arrows": []}
