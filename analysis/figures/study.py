@@ -27,7 +27,7 @@ def method_gains(frame: pd.DataFrame, methods: Sequence[str], baseline: str, *, 
     labels = {task: f"<b>{task}</b>" if task == MEAN else theme.label(task) for task in tasks}
     figure = go.Figure()
     for place, method in enumerate(shown):
-        rows = _scaled(frame[frame["method"] == method], "gain", "low", "high")
+        rows = _scaled(frame[frame["method"] == method])
         index = methods.index(method)
         symbols = [theme.symbol(index) + ("" if clear else "-open") for clear in rows["clear"]]
         colour = theme.line(index, dark)["color"]
@@ -85,7 +85,7 @@ def axis_curves(
     )
     numbers = _numbers(labels)
     for index, method in enumerate(methods):
-        rows = _scaled(frame[frame["method"] == method], "gain", "low", "high")
+        rows = _scaled(frame[frame["method"] == method])
         rows = rows.assign(place=rows[axis].map(numbers)).sort_values("place")
         for number, (column, (title, style)) in enumerate(panels.items()):
             known = rows.dropna(subset=column)
@@ -160,10 +160,10 @@ def _numbers(labels: Sequence[str]) -> dict[str, float]:
         return {label: float(place) for place, label in enumerate(labels)}
 
 
-def _scaled(rows: pd.DataFrame, *columns: str) -> pd.DataFrame:
+def _scaled(rows: pd.DataFrame) -> pd.DataFrame:
     """Differences in the unit that they are told in."""
     factors = rows["metric"].map(scale)
-    return rows.assign(**{name: rows[name] * factors for name in columns})
+    return rows.assign(**{name: rows[name] * factors for name in ("gain", "low", "high")})
 
 
 def _unit(frame: pd.DataFrame) -> str:
