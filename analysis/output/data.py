@@ -144,10 +144,6 @@ def _each_pair(question: Callable[[Path, tuple[str, str], Selection], pd.DataFra
     return asked
 
 
-def _verdicts(run: Path, selection: Selection) -> pd.DataFrame:
-    return verdict_table(diagnose(run).pairs if queries.extent(run).pairs else ())
-
-
 def verdict_table(pairs: Sequence[Pair]) -> pd.DataFrame:
     """A row for each pair and branch, with all that is known of it but its windows and places."""
     rows = [(pair, branch, pair.whole) for pair in pairs for branch in pair.branches]
@@ -161,10 +157,6 @@ def verdict_table(pairs: Sequence[Pair]) -> pd.DataFrame:
         ],
         axis=1,
     )
-
-
-def _outcomes(run: Path, selection: Selection) -> pd.DataFrame:
-    return outcome_table(outcomes(run))
 
 
 def outcome_table(found: Sequence[Outcome]) -> pd.DataFrame:
@@ -268,9 +260,15 @@ DATA: dict[str, Data] = {
         _whole(lambda run, _: queries.losses([run])),
     ),
     "verdicts": Data(
-        "The verdict on each pair and branch with all its evidence, as of `diagnose`.", ("pair",), _by_pair(_verdicts)
+        "The verdict on each pair and branch with all its evidence, as of `diagnose`.",
+        ("pair",),
+        _by_pair(lambda run, _: verdict_table(diagnose(run).pairs if queries.extent(run).pairs else ())),
     ),
-    "outcomes": Data("Gains over joint training, from the finished runs beside this one.", (), _whole(_outcomes)),
+    "outcomes": Data(
+        "Gains over joint training, from the finished runs beside this one.",
+        (),
+        _whole(lambda run, _: outcome_table(outcomes(run))),
+    ),
     "replay": Data(
         "What other rules and scopes would have done one step ahead, for each task.",
         (),
