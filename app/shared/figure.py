@@ -11,7 +11,7 @@ import streamlit as st
 
 from analysis.figures.words import describe
 from analysis.output.files import csv_text
-from app.shared.state import BY_NAME
+from app.shared.state import BY_NAME, is_dark
 
 
 def show(
@@ -26,7 +26,7 @@ def show(
 
     Args:
         name: of the figure on all pages, and of its files.
-        draw: a named function with its arguments, which makes the figure where there are numbers.
+        draw: a named function with its arguments but `dark`, which makes the figure where there are numbers.
         frame: the numbers.
         alt: alternative text; None: what `analysis.figures.words` says of the frame.
         on_click: called before the page runs again with a clicked point, of which `customdata` says what it is. A click
@@ -43,7 +43,7 @@ def show(
             on_click(points[0])
 
     st.plotly_chart(
-        _drawn(draw),
+        _drawn(draw, is_dark()),
         theme=None,
         width="stretch",
         key=key,
@@ -60,9 +60,9 @@ def show(
 
 
 @st.cache_resource(show_spinner=False, max_entries=100, hash_funcs=BY_NAME)
-def _drawn(draw: partial[go.Figure]) -> go.Figure:
+def _drawn(draw: partial[go.Figure], dark: bool) -> go.Figure:
     """Remembered, as plotly takes longer to make a figure than the record to answer."""
-    return draw()
+    return draw(dark=dark)
 
 
 def numbers(name: str, frame: pd.DataFrame, **options: Any) -> None:

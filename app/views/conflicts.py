@@ -72,15 +72,7 @@ def _matrix(run: Run, extent: Extent, selection: Selection, matrix: pd.DataFrame
     figure.show(
         "task-by-task",
         partial(
-            figures.task_heatmap,
-            matrix,
-            list(extent.tasks),
-            view,
-            when=when,
-            noise=noise,
-            chosen=pair,
-            limit=limit,
-            dark=state.is_dark(),
+            figures.task_heatmap, matrix, list(extent.tasks), view, when=when, noise=noise, chosen=pair, limit=limit
         ),
         matrix,
         on_click=_follow,
@@ -100,7 +92,6 @@ def _follow(point: dict[str, Any]) -> None:
 
 
 def _pair(run: Run, selection: Selection, matrix: pd.DataFrame, pair: Pair) -> None:
-    dark = state.is_dark()
     for row in of_pair(matrix, pair).to_dict("records"):
         with st.container(border=True):
             known = Agreement.of(row)
@@ -108,10 +99,10 @@ def _pair(run: Run, selection: Selection, matrix: pd.DataFrame, pair: Pair) -> N
             _numbers(known, row)
     st.markdown("**Window by window**: is it so all the time?")
     windows = of_pair(state.ask(queries.windows, run, selection), pair)
-    figure.show("windows", partial(figures.window_intervals, windows, pair, dark=dark), windows)
+    figure.show("windows", partial(figures.window_intervals, windows, pair), windows)
     st.markdown("**Step by step**: batch cosines, mean over blocks; the band reaches from the lowest to the highest.")
     steps = state.ask(queries.pair_over_steps, run, pair, selection)
-    figure.show("pair-over-steps", partial(figures.pair_lines, steps, pair, dark=dark), steps)
+    figure.show("pair-over-steps", partial(figures.pair_lines, steps, pair), steps)
 
 
 def _numbers(known: Agreement, row: dict[Any, Any]) -> None:

@@ -249,7 +249,7 @@ def _unrelated(run: Run) -> None:
 def _pair_lines(run: Run, name: str) -> None:
     pair = state.ask(queries.extent, run).pairs[0]
     steps = state.ask(queries.pair_over_steps, run, pair, Selection())
-    figure.show(name, partial(on_one_scale, steps, pair, dark=state.is_dark()), steps)
+    figure.show(name, partial(on_one_scale, steps, pair), steps)
 
 
 def on_one_scale(steps: pd.DataFrame, pair: tuple[str, str], *, dark: bool) -> go.Figure:
