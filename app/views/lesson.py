@@ -136,10 +136,8 @@ def _dial(runs: dict[float, Run]) -> None:
     rho = st.select_slider(
         "The dial: labels flipped, ρ", known, value=known[-1], key="lesson-rho", persist_state="session"
     )
-    st.plotly_chart(
-        dial_lines(frame, rho, dark=state.is_dark()), theme=None, width="stretch", key="lesson-dial-figure",
-        alt="Cosine, projection and accuracy against the share of flipped labels; the numbers are in the table below.",
-    )  # fmt: skip
+    told = "Cosine, projection and accuracy against the share of flipped labels."
+    figure.show("lesson-dial", partial(dial_lines, frame, rho), frame, alt=told)
     here = frame[frame["rho"] == rho]
     one = here.iloc[0]
     shown = {f"Cosine on {row.branch}": f"{row.cosine:+.2f}" for row in here.itertuples()} | {
@@ -149,8 +147,6 @@ def _dial(runs: dict[float, Run]) -> None:
     }
     for column, (label, value) in zip(st.columns(len(shown)), shown.items(), strict=True):
         column.metric(label, value)
-    with st.expander("The numbers", icon=":material/table:"):
-        figure.numbers("lesson-dial-table", frame)
     right = guess == "near 0"
     st.markdown(
         ("Right: " if right else "Not so: ")
