@@ -132,12 +132,11 @@ def planned_runs(results: Results) -> pd.DataFrame:
         run, method, condition, tasks ("all", or the two of a pair), settings (what was tuned), seed, state, progress,
         message.
     """
-    rows: dict[str, dict[str, object]] = {}
+    rows = []
     for use in results.study.uses:
         run = results.runs.get(use.run_id)
         status = run.status if run else None
-        rows.setdefault(
-            use.run_id,
+        rows.append(
             {
                 "run": use.run_id,
                 "method": use.cell.method,
@@ -148,10 +147,10 @@ def planned_runs(results: Results) -> pd.DataFrame:
                 "state": run.state if run else WAITING,
                 "progress": status.progress if status else "",
                 "message": (run.problem if run else None) or (status.message if status else ""),
-            },
+            }
         )
     columns = ["run", "method", "condition", "tasks", "settings", "seed", "state", "progress", "message"]
-    return pd.DataFrame(list(rows.values()), columns=columns)
+    return pd.DataFrame(rows, columns=columns).drop_duplicates("run", ignore_index=True)
 
 
 def settings_text(settings: Settings) -> str:
