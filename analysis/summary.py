@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -14,6 +13,7 @@ from analysis.conflict.queries import Selection, task_matrix
 from analysis.figures.words import describe
 from analysis.library.names import interval, number
 from analysis.library.runs import SPLIT, final_metrics, identified
+from analysis.output.terminal import table_of
 from ortho_lora.errors import plain
 
 
@@ -75,9 +75,7 @@ def print_summary(document: dict[str, Any]) -> None:
 
 
 def _metrics(rows: list[dict[str, Any]]) -> Table:
-    metrics = Table("task", "metric", box=SIMPLE_HEAD, title="Final validation metrics", title_justify="left")
-    for heading in ("value", "majority"):
-        metrics.add_column(heading, justify="right")
+    metrics = table_of(["task", "metric"], ["value", "majority"], "Final validation metrics")
     for row in rows:
         metrics.add_row(
             Text(plain(row["task"])),
@@ -89,11 +87,8 @@ def _metrics(rows: list[dict[str, Any]]) -> Table:
 
 
 def _pairs(rows: list[dict[str, Any]], branch: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, title=f"Branch {branch}", title_justify="left")
-    table.add_column("tasks", overflow="fold")
-    table.add_column("verdict", min_width=17)
-    for heading in ("cosine", "95% interval", "batch\ncosine", "negative", "after"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    numbers = ["cosine", "95% interval", "batch\ncosine", "negative", "after"]
+    table = table_of(["tasks", "verdict"], numbers, f"Branch {branch}")
     for row in rows:
         table.add_row(
             Text(plain(f"{row['task_i']} – {row['task_j']}")),

@@ -22,7 +22,6 @@ MEAN = "mean of the tasks"
 """Stands for a task where a number is of the mean over all of them but twins."""
 
 RESAMPLES = 1000
-_NO_PREDICTIONS = pd.DataFrame(columns=["run", "task", "example", "target", "prediction"])
 
 
 @dataclass(frozen=True)
@@ -45,10 +44,11 @@ def read_scores(runs: Iterable[Run]) -> dict[tuple[str, str], Score]:
     Raises:
         OrthoLoraError: a record cannot be read.
     """
-    known = [run for run in runs if run.info]
+    if not (known := [run for run in runs if run.info]):
+        return {}
     values = {run.run_id: final_metrics(run.path, run.info.tasks) for run in known if run.info}
     tasks = {(run.run_id, task.name): task for run in known if run.info for task in run.info.tasks}
-    predictions = pd.concat([_predictions(run.path) for run in known]) if known else _NO_PREDICTIONS
+    predictions = pd.concat([_predictions(run.path) for run in known])
     others: dict[tuple[str, str], Floats | None] = {}
     for name, of_task in predictions.groupby("task", sort=False):
         examples, place = np.unique(of_task["example"], return_inverse=True)
