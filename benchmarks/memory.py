@@ -40,7 +40,7 @@ def peak(step: Step, batch: object) -> int:
     return max(totals) - before
 
 
-def compare(tasks: int, batch_size: int) -> list[dict[str, object]]:
+def compare(tasks: int, batch_size: int) -> pd.DataFrame:
     found = []
     for name, (way, pending) in WAYS.items():
         load = workload(tasks, batch_size=batch_size, batches=1)
@@ -52,11 +52,10 @@ def compare(tasks: int, batch_size: int) -> list[dict[str, object]]:
     blocks = surgeon.OrthoLoRA(load.encoder, load.names).blocks
     largest = max(block.parameter.numel() for block in blocks) * tasks * 4
     matrices = len(blocks) * (2 * tasks) ** 2 * 8
-    for row in found:
-        row["above_joint"] = row["peak_bytes"] - found[0]["peak_bytes"]  # type: ignore[operator]
-        row["one_block"] = largest
-        row["gram_matrices"] = matrices
-    return found
+    frame = pd.DataFrame(found)
+    return frame.assign(
+        above_joint=frame["peak_bytes"] - frame["peak_bytes"][0], one_block=largest, gram_matrices=matrices
+    )
 
 
 def main() -> None:
@@ -67,9 +66,9 @@ def main() -> None:
     arguments = parser.parse_args()
     found = compare(arguments.tasks, arguments.batch_size)
     if arguments.json:
-        print(json.dumps(found, indent=2))
+        print(found.to_json(orient="records", indent=2))
         return
-    print(pd.DataFrame(found).to_string(index=False))
+    print(found.to_string(index=False))
     print("reach, a block at a time: at most one_block + gram_matrices above_joint, in bytes")
 
 

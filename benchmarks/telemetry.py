@@ -21,6 +21,8 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter, time
 from timeit import repeat, timeit
+from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -49,15 +51,8 @@ def write(run_dir: Path, steps: int, layers: int) -> dict[str, float]:
     from ortho_lora.surgery.measure import Measured, record_gradients
     from ortho_lora.surgery.projection import project
 
-    class Collected:
-        """In place of a recorder, so that only what its thread does is timed."""
-
-        def __init__(self) -> None:
-            self.gradients: list = []
-
-        def add_gradients(self, gradients: object) -> None:
-            self.gradients.append(gradients)
-
+    collected: list[Any] = []
+    recorder: Any = SimpleNamespace(add_gradients=collected.append)  # so that only what its thread does is timed
     blocks = [(layer, module, branch) for layer in range(layers) for module in MODULES for branch in "AB"]
     layout, count = Layout.of(blocks, TASKS), len(TASKS)
     modules = [
@@ -75,7 +70,7 @@ def write(run_dir: Path, steps: int, layers: int) -> dict[str, float]:
     (run_dir / "status.json").write_text(status.model_dump_json())
     generator = torch.Generator().manual_seed(0)
     signal = torch.randn(len(blocks), count, 1, 24, generator=generator)
-    store, collected = Store(run_dir), Collected()
+    store = Store(run_dir)
     spent, plain, plain_bytes, done = 0.0, 0.0, 0, 0
     for step in range(steps):
         signal += 0.05 * torch.randn(signal.shape, generator=generator)
@@ -88,10 +83,10 @@ def write(run_dir: Path, steps: int, layers: int) -> dict[str, float]:
             coefficients=projection.coefficients, projected=projection.projected,
             present=torch.ones(len(blocks), count, dtype=torch.bool), order=None,
         )  # fmt: skip
-        record_gradients(collected, step, layout, measured)  # type: ignore[arg-type]
+        record_gradients(recorder, step, layout, measured)
         done += 1
         if done * len(layout.pairs["layer"]) >= 1_000_000 or step == steps - 1:
-            batch = Batch(gradients=collected.gradients)
+            batch = Batch(gradients=collected)
             begin = perf_counter()
             store.write(batch)
             spent += perf_counter() - begin
@@ -104,7 +99,8 @@ def write(run_dir: Path, steps: int, layers: int) -> dict[str, float]:
                 plain += perf_counter() - begin
                 path.unlink()
                 compared, own = step + 1, spent
-            collected.gradients, done = [], 0
+            collected.clear()
+            done = 0
     begin = perf_counter()
     store.finish()
     spent += perf_counter() - begin
