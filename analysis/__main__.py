@@ -163,8 +163,8 @@ def export(
         raise OrthoLoraError("export: no run given, expected at least one RUN_DIR; --list shows what there is.")
     runs = _runs(run_dirs)
     plan = files.planned([run.path for run in runs], what or [], output, form)
-    if plan.file == Path("-"):
-        sys.stdout.write(files.csv_text(frame_of(plan.names[0], plan.runs, selection, pair)))
+    if Path("-") in plan.paths.values():
+        sys.stdout.write(files.csv_text(frame_of(next(iter(plan.paths)), plan.runs, selection, pair)))
         return
     written, left_out = files.export(plan, selection, pair, force)
     for problem in left_out:
