@@ -27,7 +27,7 @@ _component = st.components.v2.component(
 )
 
 
-def playground(origin: str, names: Sequence[str], arrows: Floats | None, *, key: str) -> None:
+def playground(origin: str = "", names: Sequence[str] = (), arrows: Floats | None = None, *, key: str) -> None:
     """Show it, with gradients of its own, or with those of a run.
 
     Args:

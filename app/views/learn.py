@@ -24,8 +24,7 @@ def page() -> None:
         " other. Move them, and see what a rule makes of it; then watch real ones."
     )
     st.header("Playground", anchor="playground")
-    origin, names, arrows = _from_run() or ("", [], None)
-    playground(origin, names, arrows, key="playground")
+    playground(*(_from_run() or ()), key="playground")
     lesson.show()
     _show_glossary()
 
