@@ -15,7 +15,7 @@ def strengths(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
     """The cosine of each pair on each branch with its 95% interval, and beside it the mean cosine of batches.
 
     Args:
-        frame: of `export.verdict_table`; the first row is on top.
+        frame: of `output.data.verdict_table`; the first row is on top.
     """
     theme.need_rows(frame)
     names = frame["task_i"].map(theme.label) + " – " + frame["task_j"].map(theme.label)

@@ -34,7 +34,7 @@ def gains(boards: Iterable[Board]) -> pd.DataFrame:
     """How much better each method is than the baseline, positive where it is better; paired by seed and example.
 
     Returns:
-        condition, method, task, metric, twin; gain, low, high: as of `estimates`, null with fewer than three seeds;
+        condition, method, task, metric, twin; gain, low, high: as of `estimate`, null with fewer than three seeds;
         spread: standard deviation over seeds; clear: whether the interval excludes 0; seeds, values: of each; respects:
         what the interval knows of.
     """

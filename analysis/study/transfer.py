@@ -31,7 +31,7 @@ def transfer_matrix(results: Results, scores: Scores) -> pd.DataFrame:
 
     Returns:
         condition, task, beside (the other task of the pair), metric; alone, together: means over seeds; transfer, low,
-        high: together less alone, positive where it helps, as of `estimates`; clear: the interval excludes 0; seeds.
+        high: together less alone, positive where it helps, as of `estimate`; clear: the interval excludes 0; seeds.
     """
     rows, baseline = [], results.study.baseline
     for condition in results.conditions:
