@@ -2,12 +2,12 @@
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
 from analysis.conflict.rules import RULES, SCOPES
 from ortho_lora.errors import BAD_INPUT, OrthoLoraError, plain, run_command
@@ -15,7 +15,21 @@ from ortho_lora.errors import BAD_INPUT, OrthoLoraError, plain, run_command
 if TYPE_CHECKING:
     from analysis.library.runs import Run
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False, help=__doc__)
+
+class _Commands(TyperGroup):
+    """Ends a command with one sentence in place of a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except OrthoLoraError as error:
+            typer.echo(f"error: {plain(str(error))}", err=True)
+            raise typer.Exit(BAD_INPUT) from None
+
+
+app = typer.Typer(
+    cls=_Commands, add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False, help=__doc__
+)
 
 Branch = Literal["A", "B"]
 Format = Literal["csv", "parquet"]
@@ -24,21 +38,15 @@ _RUN_HELP = "Directory of one run, as in runs/20260101T120000-ortho-lora."
 _JSON_HELP = "Print one JSON document."
 
 
-@app.callback()
-def options() -> None:
-    """Look at recorded runs."""
-
-
 @app.command()
 def summary(
     run_dir: Annotated[Path, typer.Argument(help=_RUN_HELP)],
     as_json: Annotated[bool, typer.Option("--json", help=_JSON_HELP)] = False,
 ) -> None:
     """State, final metrics beside the majority baseline, and a verdict on each pair of tasks."""
-    with _refusals():
-        from analysis.summary import print_summary, summarise
+    from analysis.summary import print_summary, summarise
 
-        document = summarise(run_dir)
+    document = summarise(run_dir)
     if as_json:
         typer.echo(json.dumps(document, indent=1))
     else:
@@ -51,14 +59,13 @@ def diagnose(
     as_json: Annotated[bool, typer.Option("--json", help=_JSON_HELP)] = False,
 ) -> None:
     """A verdict on each pair of tasks: conflict, aligned, no conflict worth the name, or not enough data."""
-    with _refusals():
-        from rich.console import Console
+    from rich.console import Console
 
-        from analysis.diagnosis.diagnose import diagnose
-        from analysis.library.runs import identified
-        from analysis.output.terminal import print_diagnosis
+    from analysis.diagnosis.diagnose import diagnose
+    from analysis.library.runs import identified
+    from analysis.output.terminal import print_diagnosis
 
-        found = [diagnose(identified(run_dir)[0]) for run_dir in run_dirs]
+    found = [diagnose(identified(run_dir)[0].path) for run_dir in run_dirs]
     if as_json:
         typer.echo(json.dumps([one.document() for one in found], indent=1, allow_nan=False))
         return
@@ -76,22 +83,19 @@ def replay(
     as_json: Annotated[bool, typer.Option("--json", help=_JSON_HELP)] = False,
 ) -> None:
     """What another rule or scope would have done in each recorded step of a run; one step ahead only."""
-    with _refusals():
-        from rich.console import Console
+    from rich.console import Console
 
-        from analysis.conflict import replay as replays
-        from analysis.library.runs import identified
-        from analysis.output.terminal import print_replays
+    from analysis.conflict import replay as replays
+    from analysis.library.runs import identified
+    from analysis.output.terminal import print_replays
 
-        path, info = identified(run_dir)
-        methods = replays.INTERESTING if rule is None else ((rule, scope, branches),)
-        if rule is None and (scope, branches) != ("block", "both"):
-            raise OrthoLoraError(
-                "--scope and --branches expect a --rule; without one every method of a table is shown."
-            )
-        found = [replays.replay(path, *method, order=order) for method in methods]
+    run, info = identified(run_dir)
+    methods = replays.INTERESTING if rule is None else ((rule, scope, branches),)
+    if rule is None and (scope, branches) != ("block", "both"):
+        raise OrthoLoraError("--scope and --branches expect a --rule; without one every method of a table is shown.")
+    found = [replays.replay(run.path, *method, order=order) for method in methods]
     if as_json:
-        typer.echo(json.dumps(replays.document(path, found), indent=1, allow_nan=False))
+        typer.echo(json.dumps(replays.document(run.path, found), indent=1, allow_nan=False))
     else:
         print_replays(Console(), info, found)
 
@@ -106,12 +110,11 @@ def report(
     as_json: Annotated[bool, typer.Option("--json", help=_JSON_HELP)] = False,
 ) -> None:
     """One HTML file with verdicts, figures, configuration and versions; it works offline and loads nothing."""
-    with _refusals():
-        from analysis.report.page import default_path, write_report
+    from analysis.report.page import default_path, write_report
 
-        runs = _runs(run_dirs)
-        path = output or default_path(runs)
-        write_report(runs, path, force)
+    runs = _runs(run_dirs)
+    path = output or default_path(runs)
+    write_report(runs, path, force)
     size = path.stat().st_size
     if as_json:
         written = {"report": str(path), "bytes": size, "runs": [run.run_id for run in runs]}
@@ -142,37 +145,35 @@ def export(
 ) -> None:
     """The data of any figure as CSV or Parquet; without --what those of all figures, into a directory."""
     if listing:
-        with _refusals():
-            from analysis.output.terminal import print_data
+        from analysis.output.terminal import print_data
 
-            print_data(as_json)
+        print_data(as_json)
         return
-    with _refusals():
-        from analysis.conflict.queries import Selection
-        from analysis.output import files
-        from analysis.output.data import frame_of
+    from analysis.conflict.queries import Selection
+    from analysis.output import files
+    from analysis.output.data import frame_of
 
-        selection = Selection(
-            steps=steps,
-            layers=tuple(layer) if layer else None,
-            modules=tuple(module) if module else None,
-            branches=(branch,) if branch else None,
-        )
-        if not run_dirs:
-            raise OrthoLoraError("export: no run given, expected at least one RUN_DIR; --list shows what there is.")
-        runs = _runs(run_dirs)
-        plan = files.planned([run.path for run in runs], what or [], output, form)
-        if plan.file == Path("-"):
-            sys.stdout.write(files.csv_text(frame_of(plan.names[0], plan.runs, selection, pair)))
-            return
-        done = files.export(plan, selection, pair, force)
-    for problem in done.left_out:
+    selection = Selection(
+        steps=steps,
+        layers=tuple(layer) if layer else None,
+        modules=tuple(module) if module else None,
+        branches=(branch,) if branch else None,
+    )
+    if not run_dirs:
+        raise OrthoLoraError("export: no run given, expected at least one RUN_DIR; --list shows what there is.")
+    runs = _runs(run_dirs)
+    plan = files.planned([run.path for run in runs], what or [], output, form)
+    if Path("-") in plan.paths.values():
+        sys.stdout.write(files.csv_text(frame_of(next(iter(plan.paths)), plan.runs, selection, pair)))
+        return
+    written, left_out = files.export(plan, selection, pair, force)
+    for problem in left_out:
         typer.echo(f"left out: {plain(problem)}", err=True)
     if as_json:
-        typer.echo(json.dumps(done.document(), indent=1))
+        typer.echo(json.dumps({"written": written, "left_out": left_out}, indent=1))
         return
-    for one in done.written:
-        typer.echo(f"wrote {plain(str(one.path))} ({one.rows:,} rows)")
+    for one in written:
+        typer.echo(f"wrote {plain(one['path'])} ({one['rows']:,} rows)")
 
 
 @app.command()
@@ -185,15 +186,14 @@ def study(
     ] = None,
 ) -> None:
     """What a study shows: gains with intervals, gap recovery, transfer, cost, and whether it was fair."""
-    with _refusals():
-        from rich.console import Console
+    from rich.console import Console
 
-        from analysis.study.drawing import write_figures
-        from analysis.study.findings import find
-        from analysis.study.printing import markdown, print_study
+    from analysis.study.drawing import write_figures
+    from analysis.study.findings import find
+    from analysis.study.printing import markdown, print_study
 
-        found = find(directory)
-        written = write_figures(found, figures) if figures else []
+    found = find(directory)
+    written = write_figures(found, figures) if figures else []
     if as_json:
         typer.echo(json.dumps(found.document(), indent=1, allow_nan=False))
     elif as_markdown:
@@ -204,25 +204,13 @@ def study(
         typer.echo(f"wrote {plain(str(path))}", err=True)
 
 
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """One sentence in place of a traceback."""
-    try:
-        yield
-    except OrthoLoraError as error:
-        typer.echo(f"error: {plain(str(error))}", err=True)
-        raise typer.Exit(BAD_INPUT) from None
-
-
 def _runs(run_dirs: Sequence[Path]) -> "list[Run]":
     """Different runs that can be read."""
-    from analysis.library.runs import run_at
+    from analysis.library.runs import identified
 
-    opened = [run_at(run_dir) for run_dir in run_dirs]
+    opened = [identified(run_dir)[0] for run_dir in run_dirs]
     runs = list({run.path: run for run in opened}.values())
     for run in runs:
-        if run.info is None:
-            raise OrthoLoraError(run.problem or f"{run.path}: cannot be read as a run.")
         if run.run_id in [other.run_id for other in runs if other is not run]:
             raise OrthoLoraError(
                 f"{run.run_id!r} is the name of two runs here: they could not be told apart; rename a directory."

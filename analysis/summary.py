@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -13,10 +12,9 @@ from rich.text import Text
 from analysis.conflict.queries import Selection, task_matrix
 from analysis.figures.words import describe
 from analysis.library.names import interval, number
-from analysis.library.runs import final_metrics, run_at
-from ortho_lora.errors import OrthoLoraError, plain
-
-_SPLIT = "validation"
+from analysis.library.runs import SPLIT, final_metrics, identified
+from analysis.output.terminal import table_of
+from ortho_lora.errors import plain
 
 
 def summarise(run_dir: Path) -> dict[str, Any]:
@@ -27,31 +25,29 @@ def summarise(run_dir: Path) -> dict[str, Any]:
     Raises:
         OrthoLoraError: not a run, or a part of it cannot be read.
     """
-    run = run_at(run_dir)
-    if run.info is None:
-        raise OrthoLoraError(run.problem)
+    run, info = identified(run_dir)
     if run.problem:
         print(f"warning: {plain(run.problem)}", file=sys.stderr)
-    final = final_metrics(run.path, run.info.tasks, _SPLIT)
+    final = final_metrics(run.path, info.tasks)
     matrix = task_matrix(run.path, Selection())
     return {
         "run": run.run_id,
         "state": run.state,
         "step": run.status.step if run.status else None,
         "total": run.status.total if run.status else None,
-        "method": run.info.method,
-        "seed": run.info.seed,
-        "probe": run.info.probe.where if run.info.probe else None,
-        "tasks": run.info.task_names,
-        "left_out": {task.name: task.left_out for task in run.info.tasks if task.left_out},
+        "method": info.method,
+        "seed": info.seed,
+        "probe": info.probe.where if info.probe else None,
+        "tasks": info.task_names,
+        "left_out": {task.name: task.left_out for task in info.tasks if task.left_out},
         "metrics": [
             {
                 "task": task.name,
                 "metric": task.metrics[0],
                 "value": final.get(task.name),
-                "majority": task.majority.get(_SPLIT, {}).get(task.metrics[0]),
+                "majority": task.majority.get(SPLIT, {}).get(task.metrics[0]),
             }
-            for task in run.info.tasks
+            for task in info.tasks
             if task.metrics  # a loop of somebody's own evaluates nothing
         ],
         "pairs": [
@@ -79,9 +75,7 @@ def print_summary(document: dict[str, Any]) -> None:
 
 
 def _metrics(rows: list[dict[str, Any]]) -> Table:
-    metrics = Table("task", "metric", box=SIMPLE_HEAD, title="Final validation metrics", title_justify="left")
-    for heading in ("value", "majority"):
-        metrics.add_column(heading, justify="right")
+    metrics = table_of(["task", "metric"], ["value", "majority"], "Final validation metrics")
     for row in rows:
         metrics.add_row(
             Text(plain(row["task"])),
@@ -93,11 +87,8 @@ def _metrics(rows: list[dict[str, Any]]) -> Table:
 
 
 def _pairs(rows: list[dict[str, Any]], branch: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, title=f"Branch {branch}", title_justify="left")
-    table.add_column("tasks", overflow="fold")
-    table.add_column("verdict", min_width=17)
-    for heading in ("cosine", "95% interval", "batch\ncosine", "negative", "after"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    numbers = ["cosine", "95% interval", "batch\ncosine", "negative", "after"]
+    table = table_of(["tasks", "verdict"], numbers, f"Branch {branch}")
     for row in rows:
         table.add_row(
             Text(plain(f"{row['task_i']} – {row['task_j']}")),

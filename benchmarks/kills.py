@@ -20,9 +20,8 @@ from hashlib import blake2b
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pandas as pd
 import pyarrow.dataset as ds
-from rich.console import Console
-from rich.table import Table
 
 import ortho_lora.training.resume  # noqa: F401  so that a forked process starts at once
 from analysis.conflict.queries import Selection, projection_by_pair
@@ -205,10 +204,8 @@ def main() -> None:
     if given.json:
         print(json.dumps(kills))
         return
-    table = Table("run", "aimed at", "steps read back", "left half-written", title=f"{len(kills)} kills, all equal")
-    for kill in kills:
-        table.add_row(*[str(kill[key]) for key in ("run", "aim", "steps")], ", ".join(kill["torn"]))  # type: ignore[arg-type]
-    Console().print(table)
+    print(pd.DataFrame(kills).to_string(index=False, max_colwidth=None))
+    print(f"{len(kills)} kills, all equal")
 
 
 if __name__ == "__main__":

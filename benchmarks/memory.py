@@ -8,9 +8,8 @@ import json
 import tempfile
 from pathlib import Path
 
+import pandas as pd
 import torch
-from rich.console import Console
-from rich.table import Table
 from workload import Step, joint, recorded, retained, torchjd, workload
 
 from ortho_lora.surgery import surgeon
@@ -41,7 +40,7 @@ def peak(step: Step, batch: object) -> int:
     return max(totals) - before
 
 
-def compare(tasks: int, batch_size: int) -> list[dict[str, object]]:
+def compare(tasks: int, batch_size: int) -> pd.DataFrame:
     found = []
     for name, (way, pending) in WAYS.items():
         load = workload(tasks, batch_size=batch_size, batches=1)
@@ -53,11 +52,10 @@ def compare(tasks: int, batch_size: int) -> list[dict[str, object]]:
     blocks = surgeon.OrthoLoRA(load.encoder, load.names).blocks
     largest = max(block.parameter.numel() for block in blocks) * tasks * 4
     matrices = len(blocks) * (2 * tasks) ** 2 * 8
-    for row in found:
-        row["above_joint"] = row["peak_bytes"] - found[0]["peak_bytes"]  # type: ignore[operator]
-        row["one_block"] = largest
-        row["gram_matrices"] = matrices
-    return found
+    frame = pd.DataFrame(found)
+    return frame.assign(
+        above_joint=frame["peak_bytes"] - frame["peak_bytes"][0], one_block=largest, gram_matrices=matrices
+    )
 
 
 def main() -> None:
@@ -68,18 +66,10 @@ def main() -> None:
     arguments = parser.parse_args()
     found = compare(arguments.tasks, arguments.batch_size)
     if arguments.json:
-        print(json.dumps(found, indent=2))
+        print(found.to_json(orient="records", indent=2))
         return
-    reach = (found[0]["one_block"] + found[0]["gram_matrices"]) / 1e6  # type: ignore[operator]
-    table = Table(
-        title=f"Peak memory of a step, {arguments.tasks} tasks",
-        caption=f"reach, a block at a time: at most one block's T gradients and the Gram matrices, {reach:.2f} MB",
-    )
-    for heading in ("way", "peak, MB", "above joint, MB"):
-        table.add_column(heading, justify="left" if heading == "way" else "right")
-    for row in found:
-        table.add_row(str(row["way"]), f"{row['peak_bytes'] / 1e6:.2f}", f"{row['above_joint'] / 1e6:+.2f}")  # type: ignore[operator]
-    Console().print(table)
+    print(found.to_string(index=False))
+    print("reach, a block at a time: at most one_block + gram_matrices above_joint, in bytes")
 
 
 if __name__ == "__main__":

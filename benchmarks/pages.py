@@ -23,11 +23,10 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter, sleep, time
 
+import pandas as pd
 import psutil
 import telemetry
 from playwright.sync_api import Page, sync_playwright
-from rich.console import Console
-from rich.table import Table
 
 PAGES = ("Conflicts", "Layers", "Projection", "Diagnosis")
 FILTERED = ("Conflicts", "Layers", "Projection")
@@ -171,11 +170,9 @@ def main() -> None:
     if given.json:
         print(json.dumps(found))
         return
-    table = Table("milliseconds", *found, "ratio", caption=REACH)
-    for name, value in found["large"].items():
-        small = found["small"][name]
-        table.add_row(name, f"{small:,.1f}", f"{value:,.1f}", f"{value / small:.2f}")
-    Console().print(table)
+    frame = pd.DataFrame(found)
+    print(frame.assign(ratio=frame["large"] / frame["small"]).round(2).to_string())
+    print(REACH)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,8 @@ import json
 from time import perf_counter
 
 import numpy as np
+import pandas as pd
 import torch
-from rich.console import Console
-from rich.table import Table
 from workload import ONE_PASS, ratio, recorded, seconds, workload
 
 CANDIDATES = (16, 64, 256, 1024, ONE_PASS)
@@ -61,15 +60,8 @@ def main() -> None:
     if arguments.json:
         print(json.dumps({"tokens_of_a_pass": measured, "results": rows}, indent=2))
         return
-    table = Table(
-        title=f"Passes by length, {arguments.tasks} tasks",
-        caption=f"a pass costs as much as {measured:.0f} tokens here",
-    )
-    for heading in ("taken to cost, tokens", "passes", "time / one pass"):
-        table.add_column(heading, justify="right")
-    for row in rows:
-        table.add_row(str(row["tokens_of_a_pass"]), f"{row['passes']:.1f}", f"{row['of_one_pass']:.2f}")
-    Console().print(table)
+    print(pd.DataFrame(rows).round(2).to_string(index=False))
+    print(f"a pass costs as much as {measured:.0f} tokens here")
 
 
 if __name__ == "__main__":

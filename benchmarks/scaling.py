@@ -13,9 +13,8 @@ from statistics import median
 from time import perf_counter
 
 import numpy as np
+import pandas as pd
 import torch
-from rich.console import Console
-from rich.table import Table
 from workload import joint, recorded, seconds, workload
 
 from ortho_lora import OrthoLoRA
@@ -74,15 +73,8 @@ def main() -> None:
     if arguments.json:
         print(json.dumps({"by_tasks": by_tasks, "by_rank": by_rank, "exponents": exponents}, indent=2))
         return
-    for title, rows in (("By tasks, rank 8", by_tasks), ("By rank, 4 tasks", by_rank)):
-        table = Table(title=title)
-        for heading in ("tasks", "rank", "joint, ms", "recorded, ms", "extra, ms", "project, ms", "project / step"):
-            table.add_column(heading, justify="right")
-        for row in rows:
-            milliseconds = (f"{row[key]:.1f}" for key in ("joint", "recorded", "extra", "project"))
-            share = f"{row['project'] / row['recorded']:.1%}"
-            table.add_row(f"{row['tasks']:.0f}", f"{row['rank']:.0f}", *milliseconds, share)
-        Console().print(table)
+    frame = pd.DataFrame(by_tasks + by_rank)
+    print(frame.assign(share=frame["project"] / frame["recorded"]).round(3).to_string(index=False))
     for name, value in exponents.items():
         print(f"{name}: exponent {value:.2f}")
 

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from statistics import median
 
-from rich.console import Console
-from rich.table import Table
-from workload import joint, ratio, recorded, retained, seconds, stamp, torchjd, workload
+import pandas as pd
+from workload import joint, ratio, recorded, retained, seconds, torchjd, workload
 
 from ortho_lora.training.session import TOKENS_OF_A_PASS
 
@@ -60,17 +59,10 @@ def main() -> None:
     ways = [way for way in WAYS if way in ("joint", "recorded", *arguments.ways)]
     found = [row for tasks in arguments.tasks for row in compare(tasks, arguments.batch_size, arguments.rounds, ways)]
     if arguments.json:
-        print(json.dumps(stamp() | {"reach": REACH, "results": found}, indent=2))
+        print(json.dumps({"reach": REACH, "results": found}, indent=2))
         return
-    table = Table(title=f"A step of the default model, {arguments.batch_size} texts a task", caption=REACH)
-    for heading in ("tasks", "way", "ms", "/ joint", "/ recorded"):
-        table.add_column(heading, justify="left" if heading == "way" else "right")
-    for row in found:
-        table.add_row(
-            str(row["tasks"]), str(row["way"]), f"{row['milliseconds']:.0f}",
-            f"{row['of_joint']:.3f}", f"{row['of_recorded']:.2f}",
-        )  # fmt: skip
-    Console().print(table)
+    print(pd.DataFrame(found).round(3).to_string(index=False))
+    print(REACH)
 
 
 if __name__ == "__main__":

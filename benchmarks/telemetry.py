@@ -20,10 +20,12 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter, time
+from timeit import repeat, timeit
+from types import SimpleNamespace
+from typing import Any
 
+import pandas as pd
 import pyarrow.parquet as pq
-from rich.console import Console
-from rich.table import Table
 
 from analysis.conflict import agreement, queries
 from analysis.library.runs import list_runs, runs_table
@@ -49,15 +51,8 @@ def write(run_dir: Path, steps: int, layers: int) -> dict[str, float]:
     from ortho_lora.surgery.measure import Measured, record_gradients
     from ortho_lora.surgery.projection import project
 
-    class Collected:
-        """In place of a recorder, so that only what its thread does is timed."""
-
-        def __init__(self) -> None:
-            self.gradients: list = []
-
-        def add_gradients(self, gradients: object) -> None:
-            self.gradients.append(gradients)
-
+    collected: list[Any] = []
+    recorder: Any = SimpleNamespace(add_gradients=collected.append)  # so that only what its thread does is timed
     blocks = [(layer, module, branch) for layer in range(layers) for module in MODULES for branch in "AB"]
     layout, count = Layout.of(blocks, TASKS), len(TASKS)
     modules = [
@@ -75,7 +70,7 @@ def write(run_dir: Path, steps: int, layers: int) -> dict[str, float]:
     (run_dir / "status.json").write_text(status.model_dump_json())
     generator = torch.Generator().manual_seed(0)
     signal = torch.randn(len(blocks), count, 1, 24, generator=generator)
-    store, collected = Store(run_dir), Collected()
+    store = Store(run_dir)
     spent, plain, plain_bytes, done = 0.0, 0.0, 0, 0
     for step in range(steps):
         signal += 0.05 * torch.randn(signal.shape, generator=generator)
@@ -88,10 +83,10 @@ def write(run_dir: Path, steps: int, layers: int) -> dict[str, float]:
             coefficients=projection.coefficients, projected=projection.projected,
             present=torch.ones(len(blocks), count, dtype=torch.bool), order=None,
         )  # fmt: skip
-        record_gradients(collected, step, layout, measured)  # type: ignore[arg-type]
+        record_gradients(recorder, step, layout, measured)
         done += 1
         if done * len(layout.pairs["layer"]) >= 1_000_000 or step == steps - 1:
-            batch = Batch(gradients=collected.gradients)
+            batch = Batch(gradients=collected)
             begin = perf_counter()
             store.write(batch)
             spent += perf_counter() - begin
@@ -104,7 +99,8 @@ def write(run_dir: Path, steps: int, layers: int) -> dict[str, float]:
                 plain += perf_counter() - begin
                 path.unlink()
                 compared, own = step + 1, spent
-            collected.gradients, done = [], 0
+            collected.clear()
+            done = 0
     begin = perf_counter()
     store.finish()
     spent += perf_counter() - begin
@@ -171,13 +167,7 @@ def ask(run: Path, repeats: int = 3) -> dict[str, object]:
 
 def _afresh(question: Callable[[Path], object], run: Path) -> float:
     os.utime(run / "manifest.json")  # so that nothing is remembered
-    return _seconds(question, run)
-
-
-def _seconds(question: Callable[[Path], object], run: Path) -> float:
-    begin = perf_counter()
-    question(run)
-    return perf_counter() - begin
+    return timeit(lambda: question(run), number=1)
 
 
 def listing(run: Path, count: int) -> float:
@@ -186,7 +176,7 @@ def listing(run: Path, count: int) -> float:
         for number in range(count):
             copy = Path(directory) / f"run{number:05d}"
             shutil.copytree(run, copy, ignore=shutil.ignore_patterns("*.parquet"))
-        return 1000 * median(_seconds(lambda runs: runs_table(list_runs(runs)), Path(directory)) for _ in range(3))
+        return 1000 * median(repeat(lambda: runs_table(list_runs(Path(directory))), number=1, repeat=3))
 
 
 def main() -> None:
@@ -207,25 +197,12 @@ def main() -> None:
         # In a process of its own, which has not imported torch: its memory is that of a dashboard.
         command = [sys.executable, __file__, "--ask", str(run)]
         asked = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        found = {"reach": REACH, **written, **asked, "milliseconds_to_list": listing(run, given.runs)}
+        asked["milliseconds_to_list"] = listing(run, given.runs)
     if given.json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps({"reach": REACH, **written, **asked}, indent=1))
         return
-    table = Table("measured", "value", title=f"{written['pair_rows']:,.0f} pair rows", caption=REACH)
-    for name, value in lines_of(found):
-        table.add_row(name, value)
-    Console().print(table)
-
-
-def lines_of(found: dict[str, object]) -> list[tuple[str, str]]:
-    """Lines of the table."""
-    lines: list[tuple[str, str]] = []
-    for name, value in found.items():
-        if isinstance(value, dict):
-            lines += [(f"{name}: {key}", f"{number:,.1f}") for key, number in value.items()]
-        elif not isinstance(value, str):
-            lines.append((name, f"{value:,.2f}"))
-    return lines
+    print(pd.json_normalize(written | asked, sep=": ").T.to_string(header=False, float_format="{:,.2f}".format))
+    print(REACH)
 
 
 if __name__ == "__main__":

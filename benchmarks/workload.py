@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from time import perf_counter, time
+from time import perf_counter
 
 import torch
 from peft import PeftModel
@@ -49,9 +49,7 @@ class Workload:
         return list(everything.losses(self.model.loss, pooled).values()), pooled
 
 
-def workload(
-    tasks: int, *, rank: int = 8, batch_size: int = 16, batches: int = 6, layers: int | None = None
-) -> Workload:
+def workload(tasks: int, *, rank: int = 8, batch_size: int = 16, batches: int = 6) -> Workload:
     """The first `tasks` of TASKS, or as many copies of them as are needed."""
     chosen = [TASKS[index] for index in range(min(tasks, len(TASKS)))]
     extra = [
@@ -179,8 +177,3 @@ def seconds(steps: dict[str, Step], batches: Sequence[Batch], rounds: int) -> di
 def ratio(times: dict[str, list[float]], one: str, other: str) -> float:
     """Median over batches of the ratio of two ways' times."""
     return median(a / b for a, b in zip(times[one], times[other], strict=True))
-
-
-def stamp() -> dict[str, object]:
-    """When and with what it was measured."""
-    return {"time": time(), "torch": torch.__version__, "threads": torch.get_num_threads()}

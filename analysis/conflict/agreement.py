@@ -131,8 +131,8 @@ def task_steps(run: Path, selection: Selection) -> pd.DataFrame:
 def pair_steps(run: Path, selection: Selection) -> pd.DataFrame:
     """Each pair in each recorded step, over the blocks selected.
 
-    Of more than `MOST_STEPS` steps, and in a record of more than `cells.RAW_ROWS` rows that is asked about some layers
-    or modules, a step stands for a bin of steps, and has their mean: intervals hold, and an effective sample size is
+    Of more than `MOST_STEPS` steps, and in a record of more than `rollups.RAW_ROWS` rows, asked about some layers or
+    modules, a step stands for a bin of steps, and has their mean: intervals hold, and an effective sample size is
     too small rather than too large.
 
     Returns:
@@ -348,8 +348,7 @@ def batches_needed(run: Path, selection: Selection) -> pd.DataFrame:
     Returns:
         branch, task_i, task_j, steps, verdict, more: as in `agreement`.
     """
-    frame = agreement(pair_steps(run, selection), read_run(run))[[*PAIR, "steps", "verdict", "more"]]
-    return frame.sort_values(PAIR, key=configured(run), ignore_index=True)
+    return task_matrix(run, selection)[[*PAIR, "steps", "verdict", "more"]]
 
 
 def shares_texts(tasks: Sequence[TaskInfo], one: str, other: str) -> bool:

@@ -31,8 +31,6 @@ _MEANS = """
     sum(cosines_after) / nullif(sum(measured_after), 0) AS cos_after
 """
 _EXTREMES = "CAST(min(cosine_low) AS DOUBLE) AS low, CAST(max(cosine_high) AS DOUBLE) AS high"
-
-
 _MEASURED = "CAST(sum(measured) AS BIGINT) AS measured"
 
 
@@ -239,32 +237,18 @@ def one_step(run: Path, step: int, selection: Selection = Selection()) -> pd.Dat
 
 def metrics(runs: Sequence[Path]) -> pd.DataFrame:
     """Run, step (steps done before the evaluation), split, task, metric, value, examples."""
-    columns = ["run", "step", "split", "task", "metric", "value", "examples"]
     sql = "SELECT $run AS run, step, split, task, metric, value, examples FROM metrics"
-    frames = [
-        ask(run, ["metrics"], sql, parameters={"run": run.name}).sort_values(
-            ["step", "split", "task", "metric"], key=configured(run)
-        )
-        for run in runs
-    ]
-    return _stack(frames, columns)
+    return _of_runs(runs, "metrics", sql, ["step", "split", "task", "metric"])
 
 
 def losses(runs: Sequence[Path], bins: int = 400) -> pd.DataFrame:
     """Run, task, step (first of the bin), step_end, loss and learning_rate (means), run by run."""
-    columns = ["run", "task", "step", "step_end", "loss", "learning_rate"]
     sql = f"""
         WITH chosen AS (SELECT *, step AS step_end FROM steps), {BINNED}
         SELECT $run AS run, task, step, step_end, avg(loss) AS loss, avg(learning_rate) AS learning_rate
         FROM binned GROUP BY ALL
         """
-    frames = [
-        ask(run, ["steps"], sql, parameters={"run": run.name, "bins": bins}).sort_values(
-            ["task", "step"], key=configured(run)
-        )
-        for run in runs
-    ]
-    return _stack(frames, columns)
+    return _of_runs(runs, "steps", sql, ["task", "step"], bins=bins)
 
 
 def elapsed(runs: Sequence[Path], bins: int = 400) -> pd.DataFrame:
@@ -278,15 +262,18 @@ def elapsed(runs: Sequence[Path], bins: int = 400) -> pd.DataFrame:
         each AS (SELECT step, max(step_end) + 1 AS done, avg(seconds) AS seconds FROM binned GROUP BY step)
         SELECT $run AS run, done AS step,
             sum(seconds * (done - coalesce(before, 0))) OVER (ORDER BY done) AS seconds
-        FROM (SELECT *, lag(done) OVER (ORDER BY done) AS before FROM each) ORDER BY done
+        FROM (SELECT *, lag(done) OVER (ORDER BY done) AS before FROM each)
         """
-    frames = [ask(run, ["steps"], sql, parameters={"run": run.name, "bins": bins}) for run in runs]
-    return _stack(frames, ["run", "step", "seconds"])
+    return _of_runs(runs, "steps", sql, ["step"], bins=bins)
 
 
-def _stack(frames: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
-    full = [frame for frame in frames if len(frame)]
-    return pd.concat(full, ignore_index=True) if full else pd.DataFrame(columns=columns)
+def _of_runs(runs: Sequence[Path], table: str, sql: str, by: Sequence[str], **parameters: object) -> pd.DataFrame:
+    """The answers of several runs, at least one, each sorted by these columns, below each other."""
+    frames = [
+        ask(run, [table], sql, parameters={"run": run.name, **parameters}).sort_values(list(by), key=configured(run))
+        for run in runs
+    ]
+    return pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
 
 
 def _binned(

@@ -21,9 +21,9 @@ class Suggestion:
     """One thing to try."""
 
     kind: Literal["finite losses", "separate adapters", "higher rank", "loss weights", "more data", "nothing"]
-    groups: tuple[tuple[str, ...], ...]  # of tasks, with `separate adapters`
     text: str
     evidence: str
+    groups: tuple[tuple[str, ...], ...] = ()  # of tasks, with `separate adapters`
 
 
 def advise(info: RunInfo, pairs: Sequence[Pair], outcomes: Sequence[Outcome]) -> tuple[str, tuple[Suggestion, ...]]:
@@ -35,7 +35,6 @@ def advise(info: RunInfo, pairs: Sequence[Pair], outcomes: Sequence[Outcome]) ->
         suggestions.append(
             Suggestion(
                 "more data",
-                (),
                 f"{'Probe more batches' if info.probe else 'Record more steps'} before judging these pairs.",
                 f"{_names(short)}: their intervals leave open both 0 and -{WORTH:g}.",
             )
@@ -46,7 +45,7 @@ def advise(info: RunInfo, pairs: Sequence[Pair], outcomes: Sequence[Outcome]) ->
             if conflicts
             else f"No pair has a cosine that may be below -{WORTH:g}."
         )
-        suggestions.append(Suggestion("nothing", (), "Nothing in these gradients asks for a change.", evidence))
+        suggestions.append(Suggestion("nothing", "Nothing in these gradients asks for a change.", evidence))
     summary = _verdict(pairs, conflicts, short)
     if info.probe:
         shown = "A probe evaluates nothing: whether it shows in the metrics only runs that train can tell."
@@ -87,9 +86,9 @@ def _separate(info: RunInfo, pairs: Sequence[Pair]) -> list[Suggestion]:
     return [
         Suggestion(
             "separate adapters",
-            found,
             f"Train separate adapters for {listed}. Tasks without a verdict would fit either group.",
             f"Cosines: {cosines}; average-linkage clusters of 1 - cosine.",
+            found,
         )
     ]
 
@@ -103,7 +102,6 @@ def _rank(info: RunInfo, conflicts: Sequence[Pair], outcomes: Sequence[Outcome])
     return [
         Suggestion(
             "higher rank",
-            (),
             f"Try a rank above {rank} with the plain sum, and compare.",
             f"Alone these tasks do better than together ({tasks}), and tasks conflict. A higher rank gives them room; "
             "in the paper's own table (arXiv 2601.09684) joint training gained more from rank 4 to 32 than from "
@@ -124,7 +122,6 @@ def _weights(pairs: Sequence[Pair]) -> list[Suggestion]:
     return [
         Suggestion(
             "loss weights",
-            (),
             "Try a larger loss weight for the tasks with the smaller gradients.",
             f"Gradient norms: {'; '.join(uneven)}. The larger ones decide the direction of the sum.",
         )

@@ -73,7 +73,8 @@ def diagnose(run: Path) -> Diagnosis:
     recorded = int(by_step.drop_duplicates("step")["steps"].sum())
     # Batches at the same parameters have no course to be cut into windows.
     timed = by_window(by_step, info, 1 if info.probe else min(_WINDOWS, max(recorded // _WINDOW_STEPS, 1)))
-    found = found.merge(_after(by_step), on=PAIR, how="left").set_index(PAIR).sort_index()
+    after = by_step.groupby(PAIR, as_index=False)[["cos_after", "rate_after"]].mean()
+    found = found.merge(after, on=PAIR, how="left").set_index(PAIR).sort_index()
     places = blocks(run, Selection())
     projection = projection_by_pair(run, Selection()).set_index(["branch", "task", "against"])
     projection = projection.reindex([(branch, *pair) for branch, *two in found.index for pair in (two, two[::-1])])
@@ -108,10 +109,6 @@ def diagnose(run: Path) -> Diagnosis:
         suggestions,
         summary,
     )
-
-
-def _after(by_step: pd.DataFrame) -> pd.DataFrame:
-    return by_step.groupby(PAIR, as_index=False)[["cos_after", "rate_after"]].mean()
 
 
 def _branch(

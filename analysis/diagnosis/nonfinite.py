@@ -86,7 +86,6 @@ def begin_with(
     first = found[0]
     look = Suggestion(
         "finite losses",
-        (),
         f"Look at the batch of {first.task} at step {first.first}; lower the learning rate, warm up, or clip."
         " on_nonfinite: skip leaves such steps out.",
         told(found),

@@ -8,45 +8,30 @@ from ortho_lora.errors import require
 
 require("analysis", "plotly")
 
-from analysis.figures.arrows import conflict_arrows
-from analysis.figures.dots import remaining_conflicts, replayed_methods
-from analysis.figures.grids import gain_grid, transfer_heatmap
-from analysis.figures.heatmaps import gram_heatmap, projection_pairs, task_heatmap
-from analysis.figures.intervals import window_intervals
-from analysis.figures.layers import block_heatmap, layer_step_heatmap, module_heatmaps
-from analysis.figures.lines import pair_lines, projection_layers, projection_steps, weights_over_steps
-from analysis.figures.study import axis_curves, cost_and_score, method_gains
-from analysis.figures.trajectories import loss_lines, loss_trajectories, metric_lines, metric_trajectories
-from analysis.figures.transfer import conflict_and_transfer
-from analysis.figures.verdicts import strengths, windows
-from analysis.figures.words import describe
-
-__all__ = [
-    "axis_curves",
-    "block_heatmap",
-    "conflict_and_transfer",
-    "conflict_arrows",
-    "cost_and_score",
-    "describe",
-    "gain_grid",
-    "gram_heatmap",
-    "layer_step_heatmap",
-    "loss_lines",
-    "loss_trajectories",
-    "method_gains",
-    "metric_lines",
-    "metric_trajectories",
-    "module_heatmaps",
-    "pair_lines",
-    "projection_layers",
-    "projection_pairs",
-    "projection_steps",
-    "remaining_conflicts",
-    "replayed_methods",
-    "strengths",
-    "task_heatmap",
-    "transfer_heatmap",
-    "weights_over_steps",
-    "window_intervals",
-    "windows",
-]
+from analysis.figures.arrows import conflict_arrows as conflict_arrows
+from analysis.figures.dots import remaining_conflicts as remaining_conflicts
+from analysis.figures.dots import replayed_methods as replayed_methods
+from analysis.figures.grids import gain_grid as gain_grid
+from analysis.figures.grids import transfer_heatmap as transfer_heatmap
+from analysis.figures.heatmaps import gram_heatmap as gram_heatmap
+from analysis.figures.heatmaps import projection_pairs as projection_pairs
+from analysis.figures.heatmaps import task_heatmap as task_heatmap
+from analysis.figures.intervals import window_intervals as window_intervals
+from analysis.figures.layers import block_heatmap as block_heatmap
+from analysis.figures.layers import layer_step_heatmap as layer_step_heatmap
+from analysis.figures.layers import module_heatmaps as module_heatmaps
+from analysis.figures.lines import pair_lines as pair_lines
+from analysis.figures.lines import projection_layers as projection_layers
+from analysis.figures.lines import projection_steps as projection_steps
+from analysis.figures.lines import weights_over_steps as weights_over_steps
+from analysis.figures.study import axis_curves as axis_curves
+from analysis.figures.study import cost_and_score as cost_and_score
+from analysis.figures.study import method_gains as method_gains
+from analysis.figures.trajectories import loss_lines as loss_lines
+from analysis.figures.trajectories import loss_trajectories as loss_trajectories
+from analysis.figures.trajectories import metric_lines as metric_lines
+from analysis.figures.trajectories import metric_trajectories as metric_trajectories
+from analysis.figures.transfer import conflict_and_transfer as conflict_and_transfer
+from analysis.figures.verdicts import strengths as strengths
+from analysis.figures.verdicts import windows as windows
+from analysis.figures.words import describe as describe

@@ -1,9 +1,12 @@
 """How a run answers to the conflict dial."""
 
+from typing import Any
+
 import pandas as pd
 import plotly.graph_objects as go
 
 from analysis.figures import theme
+from analysis.figures.lines import add_line
 
 _TITLES = ("cosine of the two", "what pcgrad would do", "accuracy at the end")
 
@@ -27,36 +30,21 @@ def dial_lines(frame: pd.DataFrame, rho: float, *, dark: bool = False) -> go.Fig
         row=1,
         col=1,
     )
+    frame = frame.rename(columns={"rho": "ρ"})
+    shown: dict[str, Any] = {"dark": dark, "x": "ρ", "marks": True}
     for index, (branch, rows) in enumerate(frame.groupby("branch")):
         error = theme.errors(rows["cosine"], rows["low"], rows["high"], thickness=1)
-        _points(figure, 1, rows["rho"], rows["cosine"], f"cosine on branch {branch}", index, dark, error_y=error)
-    once = frame.drop_duplicates("rho")
+        add_line(figure, 1, 1, rows, "cosine", index, f"cosine on branch {branch}", "%{y:.2f}", error_y=error, **shown)
+    once = frame.drop_duplicates("ρ")
     for col, named in (
         (2, {"projected": "gradients projected", "removed": "norm removed"}),
         (3, {"original": "the task", "twin": "its twin"}),
     ):
         for index, (column, words) in enumerate(named.items(), 2 * (col - 1)):
-            _points(figure, col, once["rho"], once[column], words, index, dark)
+            add_line(figure, 1, col, once, column, index, words, "%{y:.2f}", **shown)
     figure.add_vline(x=rho, line={"color": theme.muted(dark), "width": 8}, opacity=0.25)
-    figure.update_xaxes(title_text="labels flipped, ρ", tickvals=sorted(once["rho"]), range=[-0.06, 1.06])
+    figure.update_xaxes(title_text="labels flipped, ρ", tickvals=sorted(once["ρ"]), range=[-0.06, 1.06])
     figure.update_yaxes(range=[-1.1, 1.1], row=1, col=1)
     figure.update_yaxes(tickformat=".0%", range=[-0.05, 1.05], row=1, col=2)
     figure.update_yaxes(tickformat=".0%", range=[0.25, 1.0], row=1, col=3)
     return theme.finish(figure, dark=dark, height=360)
-
-
-def _points(
-    figure: go.Figure, col: int, x: pd.Series, y: pd.Series, name: str, index: int, dark: bool, **options: object
-) -> None:
-    figure.add_scatter(
-        x=x,
-        y=y,
-        name=name,
-        mode="lines+markers",
-        line=theme.line(index, dark),
-        marker={"symbol": theme.symbol(index), "size": 9},
-        hovertemplate=f"ρ %{{x}}: {name} %{{y:.2f}}<extra></extra>",
-        row=1,
-        col=col,
-        **options,
-    )

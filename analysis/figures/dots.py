@@ -70,7 +70,7 @@ def replayed_methods(frame: pd.DataFrame, tasks: Sequence[str], taken: str | Non
     taken, steps that raise a task's loss.
 
     Args:
-        frame: of `export.export("replay", ...)` with `method`, the name of each.
+        frame: of `output.data.replay_frame` with `method`, the name of each.
         tasks: in the order of their colours.
         taken: the method of the run, marked; None: it is none of them.
     """

@@ -86,11 +86,7 @@ def _grid(
         zmax=limit,
         xgap=2,
         ygap=2,
-        colorbar={
-            "title": {"text": "points (harm below 0)", "side": "right", "font": {"size": theme.FONT_SIZE}},
-            "thickness": 12,
-            "outlinewidth": 0,
-        },
+        colorbar=theme.colour_bar("points (harm below 0)"),
     )
     figure.update_xaxes(title_text=theme.label(titles[1]), type="category", showgrid=False)
     figure.update_yaxes(title_text=theme.label(titles[0]), type="category", showgrid=False, autorange="reversed")

@@ -1,6 +1,7 @@
-"""Diagonal lines over cells that hold no measurement: grey alone may be taken for a value near 0."""
+"""Cells, and diagonal lines over those that hold no measurement: grey alone may be taken for a value near 0."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -10,6 +11,42 @@ from analysis.figures import theme
 
 MOST = 1000
 """Cells of a panel that get lines of their own; of more, every so many diagonals of cells do."""
+
+
+def draw_cells(
+    figure: go.Figure,
+    row: int,
+    col: int,
+    z: NDArray[np.floating],
+    missing: NDArray[np.bool_],
+    x: Sequence[Any],
+    y: Sequence[str],
+    shown: Mapping[str, Any],
+    unmeasured: Mapping[str, Any],
+    *,
+    gap: int = 0,
+    lines: int = 1,
+    coloraxis: str = "coloraxis",
+    dark: bool,
+) -> None:
+    """Draw cells on the shared colours, and over the missing ones hatched grey.
+
+    Args:
+        z: [rows, columns].
+        missing: the same shape.
+        x: of the columns, categories or where each begins and the last one ends.
+        y: of the rows.
+        shown, unmeasured: what else plotly's heatmap takes of the two.
+        gap: between cells, in pixels.
+        lines: as of `hatch`.
+    """
+    at = {"x": x, "y": y, "xgap": gap, "ygap": gap, "hoverongaps": False, "row": row, "col": col}
+    figure.add_heatmap(z=z, coloraxis=coloraxis, **shown, **at)
+    if missing.any():
+        grey = [[0, theme.unmeasured(dark)], [1, theme.unmeasured(dark)]]
+        over = np.where(missing, 1.0, np.nan).astype(np.float32)
+        figure.add_heatmap(z=over, colorscale=grey, showscale=False, **unmeasured, **at)
+        hatch(figure, row, col, missing, edges=x if len(x) > z.shape[1] else None, lines=lines, dark=dark)
 
 
 def hatch(

@@ -7,13 +7,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from numpy.typing import NDArray
 
 from analysis.diagnosis.verdicts import Agreement
 from analysis.figures import theme
-from analysis.figures.hatching import hatch
+from analysis.figures.hatching import draw_cells
 from analysis.statistics.judge import MARKS, TOLD
-from analysis.statistics.series import Floats
 
 _CELL = 44  # height of a row in a matrix of tasks, in pixels
 WITH_NUMBERS = 12  # tasks up to which a cell has room for its number
@@ -111,12 +109,10 @@ def projection_pairs(
         tasks: in the order of rows and columns.
         value: share of the measurements, or of the norm that each projection alone removes.
     """
-    theme.need_rows(frame)
-    branches = sorted(frame["branch"].unique())
-    figure = theme.panels([f"branch {branch}" for branch in branches], 1, len(branches))
-    for col, branch in enumerate(branches, 1):
+    figure, panels = theme.branches(frame)
+    for col, branch, rows in panels:
         cells = {}
-        for pair in frame[frame["branch"] == branch].to_dict("records"):
+        for pair in rows.to_dict("records"):
             removed = "" if pd.isna(pair["removed"]) else f"<br>each alone removes {pair['removed']:.1%} of the norm"
             task, against = theme.label(pair["task"]), theme.label(pair["against"])
             hover = (
@@ -134,7 +130,7 @@ def projection_pairs(
             "colorscale": theme.AMOUNT,
             "cmin": 0,
             "cmax": 1 if value == "frequency" else max(0.01, frame["removed"].max(skipna=True)),
-            "colorbar": _colour_bar("share of steps and blocks" if value == "frequency" else "share of the norm")
+            "colorbar": theme.colour_bar("share of steps and blocks" if value == "frequency" else "share of the norm")
             | {"tickformat": ".0%"},
         }
     )
@@ -184,13 +180,13 @@ def cosine_colours(title: str, limit: float) -> dict[str, Any]:
         "colorscale": theme.AGREEMENT,
         "cmin": -limit,
         "cmax": limit,
-        "colorbar": _colour_bar(title) | {"tickformat": ".2~f"},
+        "colorbar": theme.colour_bar(title) | {"tickformat": ".2~f"},
     }
 
 
 def _rate_colours() -> dict[str, Any]:
     ticks = {"tickvals": [0, 0.25, 0.5, 0.75, 1], "ticktext": ["0%", "25%", "50%<br>chance", "75%", "100%"]}
-    bar = _colour_bar(_BARS["rate"]) | ticks
+    bar = theme.colour_bar(_BARS["rate"]) | ticks
     return {"colorscale": theme.CONFLICT_RATE, "cmin": 0, "cmax": 1, "colorbar": bar}
 
 
@@ -253,19 +249,24 @@ def _matrix(
                 text[i, j] = cell.mark
             else:
                 text[i, j] = f"<b>{cell.text}</b>" if cell.mark else cell.text
-    names = [theme.label(task) for task in tasks]
-    _heatmap(
+    names, many = [theme.label(task) for task in tasks], len(tasks) > WITH_NUMBERS
+    missing = np.isnan(z) & ~np.eye(len(tasks), dtype=bool)
+    cell_of = {"texttemplate": "%{text}", "textfont": {"size": 10 if len(tasks) > 6 else 12}}
+    cell_of |= {"hovertext": hover, "hoverinfo": "text"}
+    draw_cells(
         figure,
         row,
         col,
         z,
-        hover,
-        x=names,
-        y=names,
-        dark=dark,
-        text=text,
-        blank=np.eye(len(tasks), dtype=bool),
+        missing,
+        names,
+        names,
+        cell_of | {"text": text},
+        cell_of | {"text": np.where(missing, np.where(text == "", "" if many else "–", text), "")},
+        gap=1 if many else 2,
+        lines=1 if many else 3,
         coloraxis=coloraxis,
+        dark=dark,
     )
     for task, number in diagonal.items() if len(tasks) <= WITH_NUMBERS else ():
         said = f"two half batches of {theme.label(task)} agree with a cosine of {number:+.3f}"
@@ -326,57 +327,8 @@ def outline(figure: go.Figure, row: int, col: int, x: int, y: int, width: int = 
     figure.add_shape(type="rect", x0=x - 0.5, x1=x + 0.5, y0=y - 0.5, y1=y + 0.5, line=line, row=row, col=col)
 
 
-def _heatmap(
-    figure: go.Figure,
-    row: int,
-    col: int,
-    z: Floats,
-    hover: NDArray[np.object_],
-    *,
-    x: Sequence[Any],
-    y: Sequence[Any],
-    dark: bool,
-    text: NDArray[np.object_],
-    blank: NDArray[np.bool_],
-    coloraxis: str,
-) -> None:
-    """Draw z on the shared colours, and what is missing, but for `blank` cells, in hatched grey with its own hover."""
-    missing = np.where(np.isnan(z) & ~blank, 1.0, np.nan)
-    grey = theme.unmeasured(dark)
-    shared = {
-        "x": x,
-        "y": y,
-        "textfont": {"size": 10 if len(x) > 6 else 12},
-        "texttemplate": "%{text}",
-        "hovertext": hover,
-        "hoverinfo": "text",
-        "hoverongaps": False,
-        "xgap": 1 if len(x) > WITH_NUMBERS else 2,
-        "ygap": 1 if len(x) > WITH_NUMBERS else 2,
-    }
-    figure.add_heatmap(z=z, text=text, coloraxis=coloraxis, row=row, col=col, **shared)
-    figure.add_heatmap(
-        z=missing,
-        text=np.where(np.isnan(missing), "", np.where(text != "", text, "" if len(x) > WITH_NUMBERS else "–")),
-        colorscale=[[0, grey], [1, grey]],
-        showscale=False,
-        row=row,
-        col=col,
-        **shared,
-    )
-    hatch(figure, row, col, ~np.isnan(missing), lines=1 if len(x) > WITH_NUMBERS else 3, dark=dark)
-
-
 def _not_measured(where: str) -> str:
     return f"{where}<br>not measured: a gradient is zero, or nothing is recorded yet"
-
-
-def _colour_bar(title: str) -> dict[str, Any]:
-    return {
-        "title": {"text": title, "side": "right", "font": {"size": theme.FONT_SIZE}},
-        "thickness": 12,
-        "outlinewidth": 0,
-    }
 
 
 def _cell(tasks: int) -> int:

@@ -18,12 +18,9 @@ def window_intervals(frame: pd.DataFrame, pair: tuple[str, str], *, dark: bool =
         frame: of `queries.windows`, of the pair.
         pair: for the words.
     """
-    theme.need_rows(frame)
-    branches = sorted(frame["branch"].unique())
-    figure = theme.panels([f"branch {branch}" for branch in branches], 1, len(branches))
+    figure, panels = theme.branches(frame)
     shown = [column for column in _SERIES if frame[column].notna().any()]
-    for col, branch in enumerate(branches, 1):
-        rows = frame[frame["branch"] == branch]
+    for col, _, rows in panels:
         middle, width = (rows["step"] + rows["step_end"]) / 2, rows["step_end"] - rows["step"] + 1
         where = [span(first, last) for first, last in zip(rows["step"], rows["step_end"], strict=True)]
         for index, column in enumerate(shown):

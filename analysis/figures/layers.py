@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 
 from analysis.figures import theme
-from analysis.figures.hatching import hatch
+from analysis.figures.hatching import draw_cells
 from analysis.figures.heatmaps import WORDS, When, add_targets, cosine_colours, outline
 from analysis.library.names import layer_name
 from analysis.statistics.judge import MARKS
@@ -93,7 +94,8 @@ def block_heatmap(
         z = _grid(rows, "value", layers, modules)
         clear = _grid(rows, "clear", layers, modules) == 1 if "clear" in rows else np.full(z.shape, False)
         text = np.where(clear & (when == "before"), np.where(z < 0, MARKS["conflict"], MARKS["aligned"]), "")
-        _cells(figure, 1, col, z, x=names, y=numbers, dark=dark, gap=1, text=text, hover={"hoverinfo": "skip"})
+        marks = {"text": text, "texttemplate": "%{text}", "textfont": {"size": 12}, "hoverinfo": "skip"}
+        draw_cells(figure, 1, col, z, np.isnan(z), names, numbers, marks, _UNMEASURED, gap=1, lines=3, dark=dark)
         x, y = [theme.label(module) for module in rows["module"]], [layer_name(layer) for layer in rows["layer"]]
         of = [[branch, int(row.layer), row.module] for row in rows.itertuples()]
         add_targets(figure, 1, col, x, y, of, [_block_words(row, when) for row in rows.to_dict("records")], 16)
@@ -129,16 +131,17 @@ def _maps(
         frame = _with_value(frame, when)
         of_bins = list(bins["step"])
         z = _grid(frame, "value", layers, of_bins, "step")
-        first, last = (np.broadcast_to(bins[name].to_numpy(np.float64), z.shape) for name in ("step", "step_end"))
+        first, last = (np.broadcast_to(bins[name].to_numpy(np.float32), z.shape) for name in ("step", "step_end"))
         said = [_grid(frame, name, layers, of_bins, "step") for name in ("low", "high", "measured")]
         hover = {
-            "customdata": np.stack([first, last, *said], axis=-1).astype(np.float32),
+            "customdata": np.stack([first, last, *said], axis=-1),
             "hovertemplate": f"layer %{{y}}, steps %{{customdata[0]:.0f}} to %{{customdata[1]:.0f}}<br>"
             f"{_SENTENCES[when]} %{{z:+.3f}}<br>"
             f"before: lowest %{{customdata[2]:+.3f}}, highest %{{customdata[3]:+.3f}}<br>"
             "%{customdata[4]:,.0f} measured<extra></extra>",
         }
-        _cells(figure, row, col, z, x=edges, y=[layer_name(layer) for layer in layers], dark=dark, hover=hover)
+        names = [layer_name(layer) for layer in layers]
+        draw_cells(figure, row, col, z, np.isnan(z), edges, names, hover, _UNMEASURED, dark=dark)
     figure.update_xaxes(showgrid=False)
     figure.update_yaxes(type="category", showgrid=False, nticks=12)
     for row in range(1, rows + 1):
@@ -150,6 +153,7 @@ def _maps(
     return theme.finish(figure, dark=dark, height=whole)
 
 
+_UNMEASURED = {"hovertemplate": "layer %{y}<br>not measured: a gradient is zero, or nothing is recorded<extra></extra>"}
 _SENTENCES = {"before": "mean batch cosine before", "after": "mean batch cosine after", "change": "after less before"}
 
 
@@ -160,38 +164,9 @@ def _with_value(frame: pd.DataFrame, when: When) -> pd.DataFrame:
 
 def _grid(
     frame: pd.DataFrame, value: str, layers: Sequence[int], columns: Sequence[Any], column: str = "module"
-) -> np.ndarray[Any, np.dtype[np.float64]]:
+) -> NDArray[np.float32]:
     wide = frame.pivot(index="layer", columns=column, values=value).reindex(index=layers, columns=columns)
-    return wide.to_numpy(np.float64)
-
-
-def _cells(
-    figure: go.Figure,
-    row: int,
-    col: int,
-    z: np.ndarray[Any, np.dtype[np.float64]],
-    *,
-    x: Sequence[Any],
-    y: Sequence[str],
-    dark: bool,
-    hover: Mapping[str, Any],
-    gap: int = 0,
-    text: np.ndarray[Any, Any] | None = None,
-) -> None:
-    """Draw cells on the shared colours, and over those without a value a hatched grey one."""
-    words = {} if text is None else {"text": text, "texttemplate": "%{text}", "textfont": {"size": 12}}
-    at = {"x": x, "y": y, "xgap": gap, "ygap": gap, "hoverongaps": False, "row": row, "col": col}
-    figure.add_heatmap(z=z.astype(np.float32), coloraxis="coloraxis", **words, **hover, **at)
-    if np.isnan(z).any():
-        grey = theme.unmeasured(dark)
-        figure.add_heatmap(
-            z=np.where(np.isnan(z), 1.0, np.nan).astype(np.float32),
-            colorscale=[[0, grey], [1, grey]],
-            showscale=False,
-            hovertemplate="layer %{y}<br>not measured: a gradient is zero, or nothing is recorded<extra></extra>",
-            **at,
-        )
-        hatch(figure, row, col, np.isnan(z), edges=x if len(x) > z.shape[1] else None, lines=3 if gap else 1, dark=dark)
+    return wide.to_numpy(np.float32)
 
 
 def _block_words(block: Mapping[Any, Any], when: When) -> str:

@@ -1,6 +1,7 @@
 """Lines: projection, weights and cosines over the steps, and projection over the layers."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -35,22 +36,12 @@ def projection_layers(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
         frame: of `queries.projection_by_layer`.
     """
     theme.need_rows(frame)
+    named = frame.assign(layer=frame["layer"].map(layer_name))
     figure = theme.panels(["", ""], 1, 2, shared_yaxes=False, horizontal_spacing=0.12)
     for col, (column, words) in enumerate(_PROJECTION, 1):
-        for index, (branch, rows) in enumerate(series_of(frame, "branch")):
-            figure.add_scatter(
-                x=[layer_name(layer) for layer in rows["layer"]],
-                y=rows[column],
-                mode="lines+markers",
-                line=theme.line(index, dark),
-                marker={"symbol": theme.symbol(index), "size": 9},
-                name=f"branch {branch}",
-                legendgroup=branch,
-                showlegend=col == 1,
-                hovertemplate=f"branch {branch}, layer %{{x}}<br>{words} %{{y:.1%}}<extra></extra>",
-                row=1,
-                col=col,
-            )
+        for index, (branch, rows) in enumerate(series_of(named, "branch")):
+            said = f"{words} %{{y:.1%}}"
+            add_line(figure, 1, col, rows, column, index, f"branch {branch}", said, dark, x="layer", marks=True)
         figure.update_yaxes(title_text=words, tickformat=".0%", rangemode="tozero", row=1, col=col)
     figure.update_xaxes(title_text="layer", type="category")
     return with_legend(figure, 2, dark=dark, height=PLOT + 90)
@@ -62,12 +53,10 @@ def weights_over_steps(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
     Args:
         frame: of `queries.weights`.
     """
-    theme.need_rows(frame)
-    branches = sorted(frame["branch"].unique())
-    figure = theme.panels([f"branch {branch}" for branch in branches], 1, len(branches))
+    figure, panels = theme.branches(frame)
     places = {task: index for index, task in enumerate(dict.fromkeys(frame["task"]))}
-    for col, branch in enumerate(branches, 1):
-        for task, rows in series_of(frame[frame["branch"] == branch], "task"):
+    for col, branch, of_branch in panels:
+        for task, rows in series_of(of_branch, "task"):
             words = f"branch {branch}: weight %{{y:.3f}}"
             add_line(figure, 1, col, rows, "weight", places[task], task, words, dark)
         add_reference(figure, 1, col, 1.0, "plain sum", dark)
@@ -84,11 +73,8 @@ def pair_lines(frame: pd.DataFrame, pair: tuple[str, str], step: int | None = No
         pair: for the words.
         step: where a line stands; markers then take clicks.
     """
-    theme.need_rows(frame)
-    branches = sorted(frame["branch"].unique())
-    figure = theme.panels([f"branch {branch}" for branch in branches], 1, len(branches))
-    for col, branch in enumerate(branches, 1):
-        rows = frame[frame["branch"] == branch]
+    figure, panels = theme.branches(frame)
+    for col, _, rows in panels:
         colour = theme.line(0, dark)["color"]
         for column in ("low", "high") if (rows["high"] > rows["low"]).any() else ():
             figure.add_scatter(
@@ -134,12 +120,14 @@ def add_line(
     words: str,
     dark: bool,
     *,
+    x: str = "step",
     marks: bool = False,
+    **options: Any,
 ) -> None:
-    """Draw one series over the steps; one legend entry for its lines in all panels."""
-    shown_before = any(trace.legendgroup == name for trace in figure.data)
+    """Draw one series over a column, with options of plotly; one legend entry for its lines in all panels."""
+    shown_before = any(trace.legendgroup == name and trace.showlegend for trace in figure.data)
     figure.add_scatter(
-        x=rows["step"],
+        x=rows[x],
         y=rows[column],
         mode="lines+markers" if marks or len(rows) == 1 else "lines",
         line=theme.line(index, dark),
@@ -147,9 +135,10 @@ def add_line(
         name=theme.label(name),
         legendgroup=name,
         showlegend=not shown_before,
-        hovertemplate=f"<b>{theme.label(name)}</b>, step %{{x}}<br>{words}<extra></extra>",
+        hovertemplate=f"<b>{theme.label(name)}</b>, {x} %{{x}}<br>{words}<extra></extra>",
         row=row,
         col=col,
+        **options,
     )
 
 

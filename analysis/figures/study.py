@@ -1,7 +1,6 @@
 """What a study shows: gains of methods, curves over what was varied, and what they cost."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -28,7 +27,10 @@ def method_gains(frame: pd.DataFrame, methods: Sequence[str], baseline: str, *, 
     labels = {task: f"<b>{task}</b>" if task == MEAN else theme.label(task) for task in tasks}
     figure = go.Figure()
     for place, method in enumerate(shown):
-        rows = _scaled(frame[frame["method"] == method], "gain", "low", "high")
+        rows = _scaled(frame[frame["method"] == method])
+        index = methods.index(method)
+        symbols = [theme.symbol(index) + ("" if clear else "-open") for clear in rows["clear"]]
+        colour = theme.line(index, dark)["color"]
         offset = (place - (len(shown) - 1) / 2) * _ROW / (_ROW * len(shown) + _GAP)
         figure.add_scatter(
             x=rows["gain"],
@@ -36,7 +38,7 @@ def method_gains(frame: pd.DataFrame, methods: Sequence[str], baseline: str, *, 
             error_x=theme.errors(rows["gain"], rows["low"], rows["high"]),
             mode="markers",
             name=theme.label(method),
-            marker=_markers(rows, methods.index(method), dark),
+            marker={"symbol": symbols, "size": 10, "color": colour, "line": {"width": 2, "color": colour}},
             customdata=rows[["task", "low", "high", "seeds"]].assign(task=rows["task"].map(theme.label)),
             hovertemplate=f"<b>{theme.label(method)}</b> against {theme.label(baseline)}, %{{customdata[0]}}<br>"
             "%{x:+.2f}, 95% %{customdata[1]:+.2f} to %{customdata[2]:+.2f}, %{customdata[3]} seeds<extra></extra>",
@@ -83,7 +85,7 @@ def axis_curves(
     )
     numbers = _numbers(labels)
     for index, method in enumerate(methods):
-        rows = _scaled(frame[frame["method"] == method], "gain", "low", "high")
+        rows = _scaled(frame[frame["method"] == method])
         rows = rows.assign(place=rows[axis].map(numbers)).sort_values("place")
         for number, (column, (title, style)) in enumerate(panels.items()):
             known = rows.dropna(subset=column)
@@ -158,19 +160,12 @@ def _numbers(labels: Sequence[str]) -> dict[str, float]:
         return {label: float(place) for place, label in enumerate(labels)}
 
 
-def _scaled(rows: pd.DataFrame, *columns: str) -> pd.DataFrame:
+def _scaled(rows: pd.DataFrame) -> pd.DataFrame:
     """Differences in the unit that they are told in."""
     factors = rows["metric"].map(scale)
-    return rows.assign(**{name: rows[name] * factors for name in columns})
+    return rows.assign(**{name: rows[name] * factors for name in ("gain", "low", "high")})
 
 
 def _unit(frame: pd.DataFrame) -> str:
     scales = set(frame["metric"].map(scale))
     return "points" if scales == {100} else "metric" if scales == {1} else "points, errors as they are,"
-
-
-def _markers(rows: pd.DataFrame, index: int, dark: bool) -> Mapping[str, Any]:
-    """Filled where the interval excludes 0."""
-    symbols = [theme.symbol(index) + ("" if clear else "-open") for clear in rows["clear"]]
-    colour = theme.line(index, dark)["color"]
-    return {"symbol": symbols, "size": 10, "color": colour, "line": {"width": 2, "color": colour}}

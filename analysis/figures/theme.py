@@ -79,6 +79,15 @@ def errors(value: pd.Series, low: pd.Series, high: pd.Series, **style: Any) -> d
     return {"symmetric": False, "array": high - value, "arrayminus": value - low, "thickness": 2, "width": 4} | style
 
 
+def colour_bar(title: str) -> dict[str, Any]:
+    """Beside a heatmap."""
+    return {
+        "title": {"text": title, "side": "right", "font": {"size": FONT_SIZE}},
+        "thickness": 12,
+        "outlinewidth": 0,
+    }
+
+
 def symbol(index: int) -> str:
     """Marker of the series with this place."""
     return SYMBOLS[index % len(SYMBOLS)]
@@ -101,6 +110,14 @@ def panels(titles: Sequence[str], rows: int, columns: int, **options: Any) -> go
     known = {"shared_xaxes": True, "shared_yaxes": True, "horizontal_spacing": 0.03, "vertical_spacing": 0.1}
     figure = make_subplots(rows, columns, subplot_titles=[f"<b>{title}</b>" for title in titles], **known | options)
     return figure.update_annotations(font_size=FONT_SIZE)
+
+
+def branches(frame: pd.DataFrame) -> tuple[go.Figure, list[tuple[int, str, pd.DataFrame]]]:
+    """A panel a branch, side by side, and of each the column, the branch and its rows; ValueError: there are none."""
+    need_rows(frame)
+    names = sorted(frame["branch"].unique())
+    figure = panels([f"branch {name}" for name in names], 1, len(names))
+    return figure, [(col, name, frame[frame["branch"] == name]) for col, name in enumerate(names, 1)]
 
 
 def finish(figure: go.Figure, *, dark: bool, height: int, **layout: Any) -> go.Figure:

@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from analysis.figures import theme
-from analysis.figures.lines import PLOT, add_reference, series_of, with_legend
+from analysis.figures.lines import PLOT, add_line, add_reference, series_of, with_legend
 from analysis.outcomes.scores import MEAN
 from analysis.outcomes.trajectories import loss_curves, metric_curves
 from ortho_lora.record.schema import Identity
@@ -141,7 +141,6 @@ def _draw(
     marks: bool = False,
 ) -> None:
     """The curves of one panel: band, faint raw line, line."""
-    unit = "step %{x}" if axis == "step" else "%{x:.1f} s"
     for name, rows in series_of(curves, "series"):
         index = series.index(name)
         style = theme.line(index, dark)
@@ -158,17 +157,9 @@ def _draw(
             figure.add_scatter(y=rows["value"], line=raw, **quiet, **shared)
         between = "<br>seeds %{customdata[0]:.3f} to %{customdata[1]:.3f}" if "low" in rows else ""
         mean = "smoothed " if smoothed else ""
-        figure.add_scatter(
-            y=rows["smoothed" if smoothed else "value"],
-            customdata=rows[["low", "high"]] if "low" in rows else None,
-            mode="lines+markers" if marks or len(rows) == 1 else "lines",
-            line=style,
-            marker={"symbol": theme.symbol(index), "size": 7},
-            name=theme.label(name),
-            showlegend=not any(trace.legendgroup == name and trace.showlegend for trace in figure.data),
-            hovertemplate=f"<b>{theme.label(name)}</b>, {unit}<br>{words} {mean}%{{y:.3f}}{between}<extra></extra>",
-            **shared,
-        )
+        column, said = "smoothed" if smoothed else "value", f"{words} {mean}%{{y:.3f}}{between}"
+        ends = rows[["low", "high"]] if "low" in rows else None
+        add_line(figure, row, col, rows, column, index, name, said, dark, x=axis, marks=marks, customdata=ends)
 
 
 def _grid(titles: Mapping[str, str], axis: Axis) -> tuple[go.Figure, dict[str, tuple[int, int]]]:

@@ -5,28 +5,21 @@ import plotly.graph_objects as go
 
 from analysis.figures import theme
 
-_WORDS = {
-    "cosine": "mean cosine (conflict below 0)",
-    "corrected": "cosine without batch noise (conflict below 0)",
-    "conflict_rate": "conflict rate (chance: 50%)",
-}
 
-
-def conflict_and_transfer(frame: pd.DataFrame, measure: str = "cosine", *, dark: bool = False) -> go.Figure:
+def conflict_and_transfer(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
     """Each pair's measured conflict against what training together did to its tasks; bars: to each of the two.
 
     Args:
         frame: of `transfer.pair_conflicts`, of one condition.
-        measure: `cosine`, `corrected` or `conflict_rate`.
     """
-    known = frame.dropna(subset=measure)
+    known = frame.dropna(subset="cosine")
     theme.need_rows(known)
     names = [theme.label(f"{one} – {other}") for one, other in zip(known["task_i"], known["task_j"], strict=True)]
     shown = 100 * known[["transfer", "transfer_i", "transfer_j"]]
     ends = shown[["transfer_i", "transfer_j"]]
     figure = go.Figure()
     figure.add_scatter(
-        x=known[measure],
+        x=known["cosine"],
         y=shown["transfer"],
         error_y=theme.errors(shown["transfer"], ends.min(axis=1), ends.max(axis=1), width=0, color=theme.muted(dark)),
         mode="markers+text",
@@ -40,14 +33,13 @@ def conflict_and_transfer(frame: pd.DataFrame, measure: str = "cosine", *, dark:
         },
         hovertemplate="<b>%{text}</b><br>%{x:+.3f}; together %{y:+.2f} points<extra></extra>",
     )
-    chance = 0.5 if measure == "conflict_rate" else 0.0
     line = theme.reference(dark)
-    figure.add_vline(chance, line=line)
+    figure.add_vline(0, line=line)
     figure.add_hline(0, line=line)
-    values = known[measure]
+    values = known["cosine"]
     room = 0.25 * max(float(values.max() - values.min()), 0.02)
-    low, high = min(values.min(), chance) - room, max(values.max(), chance) + room
-    figure.update_xaxes(title_text=_WORDS[measure], range=[low, high])
+    low, high = min(values.min(), 0) - room, max(values.max(), 0) + room
+    figure.update_xaxes(title_text="mean cosine (conflict below 0)", range=[low, high])
     lowest, highest = min(shown.min().min(), 0), max(shown.max().max(), 0)
     above = 0.15 * max(highest - lowest, 0.1)  # for the names
     figure.update_yaxes(

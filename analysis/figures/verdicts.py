@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from analysis.figures import theme
-from analysis.statistics.judge import MARKS, WORTH, Verdict
+from analysis.statistics.judge import MARKS, WORTH
 
 _ROW = 34  # height of a row, in pixels
 
@@ -15,24 +15,26 @@ def strengths(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
     """The cosine of each pair on each branch with its 95% interval, and beside it the mean cosine of batches.
 
     Args:
-        frame: of `export.verdict_table`; the first row is on top.
+        frame: of `output.data.verdict_table`; the first row is on top.
     """
     theme.need_rows(frame)
     names = frame["task_i"].map(theme.label) + " – " + frame["task_j"].map(theme.label)
     rows = frame.assign(place=range(len(frame)), names=names)
     middle = (rows["cosine_low"] + rows["cosine_high"]) / 2
     rows["x"] = rows["cosine"].fillna(middle)  # where only the interval is known it has no marker
+    colours: dict[str, str] = {"conflict": theme.against(dark), "aligned": theme.along(dark)}
     figure = go.Figure()
     for verdict, mark in MARKS.items():
         shown = rows[rows["verdict"] == verdict].dropna(subset="x")
         if shown.empty:
             continue
+        colour = colours.get(verdict, theme.muted(dark))
         figure.add_scatter(
             x=shown["x"],
             y=shown["place"],
             error_x=theme.errors(shown["x"], shown["cosine_low"], shown["cosine_high"]),
             mode="markers",
-            marker={"symbol": "diamond", "size": 10.0 * shown["cosine"].notna(), "color": _colour(verdict, dark)},
+            marker={"symbol": "diamond", "size": 10.0 * shown["cosine"].notna(), "color": colour},
             name=f"{mark} {verdict}",
             customdata=[
                 f"<b>{row.names}</b>, branch {row.branch}: {verdict}<br>"
@@ -101,12 +103,6 @@ def windows(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
     figure.update_xaxes(title_text="step")
     figure.update_yaxes(title_text="cosine", range=[-1.05, 1.05], tickformat="+.2f")
     return theme.finish(figure, dark=dark, height=250, margin={"l": 10, "r": 10, "t": 10, "b": 10})
-
-
-def _colour(verdict: Verdict, dark: bool) -> str:
-    """Red is conflict, blue agreement, grey neither."""
-    known = {"conflict": theme.against(dark), "aligned": theme.along(dark)}
-    return known.get(verdict, theme.muted(dark))
 
 
 def _shade(dark: bool) -> dict[str, Any]:

@@ -30,6 +30,9 @@ from ortho_lora.record.schema import (
 )
 from ortho_lora.record.study import FILE_NAME as STUDY_FILE
 
+SPLIT = "validation"
+"""That final metrics are of."""
+
 _status = remembered("status.json")(read_status)
 _identity = remembered("run.json")(read_identity)
 _notes = remembered("notes.json")(read_notes)
@@ -165,16 +168,21 @@ def run_at(path: Path) -> Run:
     return open_run(where.parent, where.name)
 
 
-def identified(path: Path) -> tuple[Path, Identity]:
-    """Where the run in this directory lies, and what it is.
+def identified(path: Path) -> tuple[Run, Identity]:
+    """The same, and what it is.
 
     Raises:
         OrthoLoraError: not a run, or it cannot be read.
     """
     run = run_at(path)
+    return run, info_of(run)
+
+
+def info_of(run: Run) -> Identity:
+    """The identity of a run; OrthoLoraError where it cannot be read."""
     if run.info is None:
         raise OrthoLoraError(run.problem)
-    return run.path, run.info
+    return run.info
 
 
 def runs_table(runs: Sequence[Run]) -> pd.DataFrame:
@@ -197,18 +205,18 @@ _COLUMNS = {
 }  # fmt: skip
 
 
-def final_metrics(run: Path, tasks: Sequence[TaskInfo], split: str = "validation") -> dict[str, float]:
-    """The last recorded value of each task's primary metric on `split`; without the tasks not evaluated yet.
+def final_metrics(run: Path, tasks: Sequence[TaskInfo]) -> dict[str, float]:
+    """The last recorded validation value of each task's primary metric; without the tasks not evaluated yet.
 
     Raises:
         OrthoLoraError: the manifest cannot be read, or a part that looks whole.
     """
     wanted = tuple((task.name, task.metrics[0]) for task in tasks if task.metrics)
-    return dict(_last_values(run, wanted, split))
+    return dict(_last_values(run, wanted))
 
 
 @remembered("manifest.json")
-def _last_values(run: Path, wanted: tuple[tuple[str, str], ...], split: str) -> dict[str, float]:
+def _last_values(run: Path, wanted: tuple[tuple[str, str], ...]) -> dict[str, float]:
     found: dict[tuple[str, str], float] = {}
     for part in reversed(counted(run).of("metrics")):
         if all(key in found for key in wanted):
@@ -223,7 +231,7 @@ def _last_values(run: Path, wanted: tuple[tuple[str, str], ...], split: str) -> 
             if damage(path.parent, part, deep=True):
                 continue
             raise OrthoLoraError(f"{path}: cannot be read as a part of a record ({error}).") from error
-        here = {(row["task"], row["metric"]): row["value"] for row in rows if row["split"] == split}
+        here = {(row["task"], row["metric"]): row["value"] for row in rows if row["split"] == SPLIT}
         found = here | found
     return {task: found[task, metric] for task, metric in wanted if found.get((task, metric)) is not None}
 
@@ -283,7 +291,7 @@ def _row(run: Run) -> dict[str, object]:
 
 def _said(run: Run) -> dict[str, float]:
     """The final metrics as the status tells them, which spares a list of many runs their tables."""
-    said = run.status.metrics.get("validation", {}) if run.status else {}
+    said = run.status.metrics.get(SPLIT, {}) if run.status else {}
     tasks = [task for task in run.info.tasks if task.metrics] if run.info else []
     found = {task.name: said.get(task.name, {}).get(task.metrics[0]) for task in tasks}
     return {name: value for name, value in found.items() if value is not None}

@@ -1,6 +1,6 @@
 """In which settings runs differ, and in what they ended."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -18,11 +18,11 @@ def setting_differences(infos: Mapping[str, Identity]) -> pd.DataFrame:
     Returns:
         setting, and a column of text for each run; null where a run has no such setting.
     """
-    rows = _differing({name: dict(_settings(info)) for name, info in infos.items()})
+    rows = _differing({name: _settings(info) for name, info in infos.items()})
     tasks = {name: {task["name"]: task for task in info.config.get("tasks", ())} for name, info in infos.items()}
     for task in dict.fromkeys(task for found in tasks.values() for task in found):
         rows += _differing(
-            {name: dict(_flat(f"tasks.{task}", found[task])) for name, found in tasks.items() if task in found}
+            {name: _texts(flat(found[task], f"tasks.{task}.")) for name, found in tasks.items() if task in found}
         )
     frame = pd.DataFrame(rows, columns=pd.Index(["setting", *infos]), dtype="object")
     return frame.where(frame.notna(), None)
@@ -57,20 +57,26 @@ def _differing(settings: Mapping[str, Mapping[str, str]]) -> list[dict[str, str]
     ]
 
 
-def _settings(info: Identity) -> Iterator[tuple[str, str]]:
+def _settings(info: Identity) -> dict[str, str]:
     told = {"method": info.method, "rule": info.rule, "scope": info.scope, "seed": str(info.seed)}
-    yield from told.items()
-    yield "tasks", ", ".join(info.task_names)
-    for name, value in info.config.items():
-        if name not in (*told, "tasks"):
-            yield from _flat(name, value)
+    told["tasks"] = ", ".join(info.task_names)
+    return told | _texts(flat({name: value for name, value in info.config.items() if name not in told}))
 
 
-def _flat(path: str, value: Any) -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            yield from _flat(f"{path}.{name}", inner)
-    elif isinstance(value, list):
-        yield path, ", ".join(map(str, value))
-    else:
-        yield path, "null" if value is None else str(value)
+def flat(settings: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested settings with dotted names, as in `tasks.0.name`."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{before}{name}.")
+        elif isinstance(value, list | tuple) and any(isinstance(one, Mapping) for one in value):
+            yield from flat({str(place): one for place, one in enumerate(value)}, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", value
+
+
+def _texts(settings: Iterable[tuple[str, Any]]) -> dict[str, str]:
+    """A list with commas, and None as a configuration has it."""
+    return {
+        name: "null" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        for name, value in settings
+    }

@@ -1,6 +1,6 @@
 """Whether conflict showed in the metrics: runs of the same directory that differ in method and seed alone."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,9 +108,10 @@ def _beside(run: Path) -> list[Run]:
 def _same(other: Path, own: RunInfo) -> bool:
     """Whether the two can be compared; not with one that cannot be read, as the list of runs tells of it."""
     try:
-        return _identity(read_run(other)) == _identity(own)
+        found = read_run(other)
     except OrthoLoraError:
         return False
+    return found.modules == own.modules and settings_without(found, _FREE) == settings_without(own, _FREE)
 
 
 def _board(runs: Mapping[str, Mapping[int, Run]]) -> Board:
@@ -124,11 +125,10 @@ def _method(info: Identity) -> str:
     return info.method if order == "random" or info.rule == "sum" else f"{info.method}, {order} order"
 
 
-def _identity(info: RunInfo) -> dict[str, Any]:
-    """What two runs must have in common to be compared."""
+def settings_without(info: Identity, free: Collection[str]) -> dict[str, Any]:
+    """Settings and tasks of a run, without the settings that are free."""
     return {
-        "config": {name: value for name, value in info.config.items() if name not in _FREE},
+        "config": {name: value for name, value in info.config.items() if name not in free},
         # The majority's value is of the seed's examples; older records do not say what was dropped.
         "tasks": [task.model_dump(exclude={"majority", "dropped"}) for task in info.tasks],
-        "modules": info.modules,
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.library.runs import Run, final_metrics
+from analysis.library.runs import SPLIT, Run, final_metrics
 from analysis.reading.cache import remembered
 from analysis.reading.database import ask
 from analysis.statistics.resampling import resampled
@@ -17,13 +17,11 @@ from analysis.statistics.seeds import Paired
 from analysis.statistics.series import Floats
 
 LOWER_IS_BETTER = frozenset({"loss", "rmse", "mae", "mse"})
-SPLIT = "validation"
 
 MEAN = "mean of the tasks"
 """Stands for a task where a number is of the mean over all of them but twins."""
 
 RESAMPLES = 1000
-_NO_PREDICTIONS = pd.DataFrame(columns=["run", "task", "example", "target", "prediction"])
 
 
 @dataclass(frozen=True)
@@ -46,10 +44,11 @@ def read_scores(runs: Iterable[Run]) -> dict[tuple[str, str], Score]:
     Raises:
         OrthoLoraError: a record cannot be read.
     """
-    known = [run for run in runs if run.info]
-    values = {run.run_id: final_metrics(run.path, run.info.tasks, SPLIT) for run in known if run.info}
+    if not (known := [run for run in runs if run.info]):
+        return {}
+    values = {run.run_id: final_metrics(run.path, run.info.tasks) for run in known if run.info}
     tasks = {(run.run_id, task.name): task for run in known if run.info for task in run.info.tasks}
-    predictions = pd.concat([_predictions(run.path) for run in known]) if known else _NO_PREDICTIONS
+    predictions = pd.concat([_predictions(run.path) for run in known])
     others: dict[tuple[str, str], Floats | None] = {}
     for name, of_task in predictions.groupby("task", sort=False):
         examples, place = np.unique(of_task["example"], return_inverse=True)

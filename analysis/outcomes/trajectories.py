@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from analysis.outcomes.beside import INDIFFERENT
+from analysis.outcomes.beside import INDIFFERENT, settings_without
 from analysis.outcomes.scores import LOWER_IS_BETTER, MEAN
 from ortho_lora.record.schema import Identity
 
@@ -137,8 +137,5 @@ def _settings(info: Identity) -> str:
     """The same for runs that differ in nothing but chance and speed; a loop of one's own tells no settings."""
     if not info.config or info.probe:
         return info.run_id
-    config = {name: value for name, value in info.config.items() if name not in INDIFFERENT}
-    # The majority's value is of the seed's examples; older records do not say what was dropped.
-    tasks = [task.model_dump(exclude={"majority", "dropped"}) for task in info.tasks]
-    same = [info.method, info.rule, info.scope, config, tasks]
+    same = [info.method, info.rule, info.scope, settings_without(info, INDIFFERENT)]
     return json.dumps(same, sort_keys=True)

@@ -107,12 +107,16 @@ def _chosen(selection: Selection, pair: tuple[str, str] | None) -> list[str]:
     return [part for part, value in given.items() if value is not None]
 
 
-def _whole(question: Callable[[Path, Selection], pd.DataFrame]) -> _Question:
+def _whole(
+    description: str, question: Callable[[Path, Selection], pd.DataFrame], takes: tuple[str, ...] = _PART
+) -> Data:
     """Of a frame that knows no pairs."""
-    return lambda run, selection, pair: question(run, selection)
+    return Data(description, takes, lambda run, selection, pair: question(run, selection))
 
 
-def _by_pair(question: Callable[[Path, Selection], pd.DataFrame]) -> _Question:
+def _by_pair(
+    description: str, question: Callable[[Path, Selection], pd.DataFrame], takes: tuple[str, ...] = (*_PART, "pair")
+) -> Data:
     """Of a frame with two columns of tasks, whose rows of one pair can be chosen."""
 
     def chosen(run: Path, selection: Selection, pair: tuple[str, str] | None) -> pd.DataFrame:
@@ -124,10 +128,10 @@ def _by_pair(question: Callable[[Path, Selection], pd.DataFrame]) -> _Question:
         back = (frame[one] == pair[1]) & (frame[other] == pair[0])
         return frame[there | back].reset_index(drop=True)
 
-    return chosen
+    return Data(description, takes, chosen)
 
 
-def _each_pair(question: Callable[[Path, tuple[str, str], Selection], pd.DataFrame]) -> _Question:
+def _each_pair(description: str, question: Callable[[Path, tuple[str, str], Selection], pd.DataFrame]) -> Data:
     """Of a question about one pair, asked of all of them."""
 
     def asked(run: Path, selection: Selection, pair: tuple[str, str] | None) -> pd.DataFrame:
@@ -141,11 +145,7 @@ def _each_pair(question: Callable[[Path, tuple[str, str], Selection], pd.DataFra
             frames.append(frame)
         return pd.concat(frames, ignore_index=True)
 
-    return asked
-
-
-def _verdicts(run: Path, selection: Selection) -> pd.DataFrame:
-    return verdict_table(diagnose(run).pairs if queries.extent(run).pairs else ())
+    return Data(description, (*_PART, "pair"), asked)
 
 
 def verdict_table(pairs: Sequence[Pair]) -> pd.DataFrame:
@@ -161,10 +161,6 @@ def verdict_table(pairs: Sequence[Pair]) -> pd.DataFrame:
         ],
         axis=1,
     )
-
-
-def _outcomes(run: Path, selection: Selection) -> pd.DataFrame:
-    return outcome_table(outcomes(run))
 
 
 def outcome_table(found: Sequence[Outcome]) -> pd.DataFrame:
@@ -204,77 +200,57 @@ def replay_table(run: Path) -> list[replay.Replay]:
 
 
 DATA: dict[str, Data] = {
-    "matrix": Data(
+    "matrix": _by_pair(
         "How each pair of tasks agrees: cosine with its verdict, cosines of batches, share of conflicts, intervals.",
-        (*_PART, "pair"),
-        _by_pair(queries.task_matrix),
+        queries.task_matrix,
     ),
-    "noise": Data(
-        "What two halves of a task's own batches agree on, the floor to read cosines against.",
-        _PART,
-        _whole(queries.noise),
+    "noise": _whole(
+        "What two halves of a task's own batches agree on, the floor to read cosines against.", queries.noise
     ),
-    "windows": Data(
-        "How each pair agrees in each of up to 8 windows of steps.", (*_PART, "pair"), _by_pair(queries.windows)
+    "windows": _by_pair("How each pair agrees in each of up to 8 windows of steps.", queries.windows),
+    "layer-step": _each_pair("Mean cosine of each pair by layer and bin of steps.", queries.layer_step),
+    "pair-over-steps": _each_pair(
+        "Mean, lowest and highest cosine of each pair by bin of steps.", queries.pair_over_steps
     ),
-    "layer-step": Data(
-        "Mean cosine of each pair by layer and bin of steps.", (*_PART, "pair"), _each_pair(queries.layer_step)
+    "blocks": _by_pair(
+        "Mean cosine of each pair on each block, and where the verdict on the pair shows.", queries.blocks
     ),
-    "pair-over-steps": Data(
-        "Mean, lowest and highest cosine of each pair by bin of steps.",
-        (*_PART, "pair"),
-        _each_pair(queries.pair_over_steps),
+    "worst-blocks": _whole(
+        "The 20 pairs and blocks with the lowest mean cosine, and how sure that is.", queries.worst_blocks
     ),
-    "blocks": Data(
-        "Mean cosine of each pair on each block, and where the verdict on the pair shows.",
-        (*_PART, "pair"),
-        _by_pair(queries.blocks),
-    ),
-    "worst-blocks": Data(
-        "The 20 pairs and blocks with the lowest mean cosine, and how sure that is.",
-        _PART,
-        _whole(queries.worst_blocks),
-    ),
-    "norms": Data(
+    "norms": _whole(
         "Mean and greatest norm of each task's gradient on a block, before and after the rule, by bin of steps.",
-        _PART,
-        _whole(queries.norms_over_steps),
+        queries.norms_over_steps,
     ),
-    "batches-needed": Data(
-        "How many more steps it takes until each pair has a verdict.",
-        (*_PART, "pair"),
-        _by_pair(queries.batches_needed),
+    "batches-needed": _by_pair("How many more steps it takes until each pair has a verdict.", queries.batches_needed),
+    "projection-over-steps": _whole(
+        "How often, and how far, gradients were projected, by bin of steps.", queries.projection_over_steps
     ),
-    "projection-over-steps": Data(
-        "How often, and how far, gradients were projected, by bin of steps.",
-        _PART,
-        _whole(queries.projection_over_steps),
+    "projection-by-layer": _whole("The same by layer.", queries.projection_by_layer),
+    "projection-by-pair": _by_pair(
+        "Which task was projected against which, how often and how far.", queries.projection_by_pair
     ),
-    "projection-by-layer": Data("The same by layer.", _PART, _whole(queries.projection_by_layer)),
-    "projection-by-pair": Data(
-        "Which task was projected against which, how often and how far.",
-        (*_PART, "pair"),
-        _by_pair(queries.projection_by_pair),
+    "weights": _whole("Effective weight of each task's gradient in the update, by bin of steps.", queries.weights),
+    "metrics": _whole(
+        "Every metric of every task at every evaluation.", lambda run, _: queries.metrics([run]), takes=()
     ),
-    "weights": Data(
-        "Effective weight of each task's gradient in the update, by bin of steps.", _PART, _whole(queries.weights)
+    "losses": _whole(
+        "Training loss of each task and learning rate, by bin of steps.", lambda run, _: queries.losses([run]), takes=()
     ),
-    "metrics": Data(
-        "Every metric of every task at every evaluation.", (), _whole(lambda run, _: queries.metrics([run]))
+    "verdicts": _by_pair(
+        "The verdict on each pair and branch with all its evidence, as of `diagnose`.",
+        lambda run, _: verdict_table(diagnose(run).pairs if queries.extent(run).pairs else ()),
+        takes=("pair",),
     ),
-    "losses": Data(
-        "Training loss of each task and learning rate, by bin of steps.",
-        (),
-        _whole(lambda run, _: queries.losses([run])),
+    "outcomes": _whole(
+        "Gains over joint training, from the finished runs beside this one.",
+        lambda run, _: outcome_table(outcomes(run)),
+        takes=(),
     ),
-    "verdicts": Data(
-        "The verdict on each pair and branch with all its evidence, as of `diagnose`.", ("pair",), _by_pair(_verdicts)
-    ),
-    "outcomes": Data("Gains over joint training, from the finished runs beside this one.", (), _whole(_outcomes)),
-    "replay": Data(
+    "replay": _whole(
         "What other rules and scopes would have done one step ahead, for each task.",
-        (),
-        _whole(lambda run, _: replay_frame(run)),
+        lambda run, _: replay_frame(run),
+        takes=(),
     ),
 }
 """Name -> data of every figure."""

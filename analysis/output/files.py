@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,43 +20,12 @@ _FORMULA = ("=", "+", "-", "@", "\t")
 
 @dataclass(frozen=True)
 class Plan:
-    """What is exported to where: one file, or a directory with a file for each name."""
+    """What is exported to where."""
 
     runs: tuple[Path, ...]
-    names: tuple[str, ...]
+    paths: dict[str, Path]  # file of the data of each name
     every: bool  # nobody named them: those that cannot be had are left out
     form: Format
-    directory: Path | None
-    file: Path | None
-
-    def path(self, name: str) -> Path:
-        """The file of the data of that name."""
-        return self.file or Path(self.directory or ".") / f"{name}.{self.form}"
-
-
-@dataclass(frozen=True)
-class Written:
-    """One file of an export."""
-
-    name: str
-    path: Path
-    rows: int
-    columns: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Export:
-    """The files of an export, and in a sentence each what could not be had."""
-
-    written: tuple[Written, ...]
-    left_out: tuple[str, ...]
-
-    def document(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        return {
-            "written": [asdict(one) | {"path": str(one.path)} for one in self.written],
-            "left_out": self.left_out,
-        }
 
 
 def planned(runs: Sequence[Path], names: Sequence[str], output: Path | None, form: Format | None) -> Plan:
@@ -84,9 +53,11 @@ def planned(runs: Sequence[Path], names: Sequence[str], output: Path | None, for
     if not single and output and (output.is_file() or output.suffix in (".csv", ".parquet")):
         raise OrthoLoraError(f"{output}: a file cannot hold {len(wanted)} tables; give a directory, or one --what.")
     chosen: Format = form or (named if single and named else "csv")
-    file = (output or Path(f"{stem}-{wanted[0]}.{chosen}")) if single else None
-    directory = None if single else output or Path(f"{stem}-export")
-    return Plan(tuple(runs), wanted, not names, chosen, directory, file)
+    if single:
+        paths = {wanted[0]: output or Path(f"{stem}-{wanted[0]}.{chosen}")}
+    else:
+        paths = {name: (output or Path(f"{stem}-export")) / f"{name}.{chosen}" for name in wanted}
+    return Plan(tuple(runs), paths, not names, chosen)
 
 
 def csv_text(frame: pd.DataFrame) -> str:
@@ -128,8 +99,8 @@ def write_frame(frame: pd.DataFrame, path: Path, form: Format) -> None:
 
 
 def export(
-    plan: Plan, selection: Selection | None = None, pair: tuple[str, str] | None = None, force: bool = False
-) -> Export:
+    plan: Plan, selection: Selection, pair: tuple[str, str] | None, force: bool
+) -> tuple[list[dict[str, Any]], list[str]]:
     """Write what is planned.
 
     Args:
@@ -137,17 +108,20 @@ def export(
         selection, pair: the part of the records.
         force: replace files that exist.
 
+    Returns:
+        Name, path, rows and columns of each file that was written, and in a sentence each what could not be had.
+
     Raises:
         OrthoLoraError: as of `frame_of`, but where everything is exported, what cannot be had is left out; a file
             exists, which is found before any is written; or a file cannot be written.
     """
-    for name in plan.names:
-        if plan.path(name).exists() and not force:
-            raise OrthoLoraError(f"{plan.path(name)}: exists; give another -o, or --force to replace it.")
+    for path in plan.paths.values():
+        if path.exists() and not force:
+            raise OrthoLoraError(f"{path}: exists; give another -o, or --force to replace it.")
     for run in plan.runs:
-        check_part(run, selection or Selection(), pair)
+        check_part(run, selection, pair)
     written, left_out = [], []
-    for name in plan.names:
+    for name, path in plan.paths.items():
         try:
             frame = frame_of(name, plan.runs, selection, pair)
         except OrthoLoraError as error:
@@ -155,6 +129,6 @@ def export(
                 raise
             left_out.append(str(error))
             continue
-        write_frame(frame, plan.path(name), plan.form)
-        written.append(Written(name, plan.path(name), len(frame), tuple(frame.columns)))
-    return Export(tuple(written), tuple(left_out))
+        write_frame(frame, path, plan.form)
+        written.append({"name": name, "path": str(path), "rows": len(frame), "columns": list(frame.columns)})
+    return written, left_out

@@ -49,10 +49,7 @@ def print_replays(console: Console, info: Identity, replays: Sequence[Replay]) -
     if missing := replays[0].left_out:
         replayed += f", without {missing} of which rows are missing"
     console.print(Text(plain(f"{info.run_id}: {taken}; {replayed}"), "bold"))
-    table = Table(box=SIMPLE_HEAD)
-    table.add_column("rule, scope", overflow="fold")
-    for heading in ("projected", "removed", "direction", "agreement"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = table_of(["rule, scope"], ["projected", "removed", "direction", "agreement"])
     table.add_column("worst conflict", justify="right", overflow="fold", min_width=14)
     for one in replays:
         worst = max((task for task in one.tasks if task.conflict is not None), key=lambda task: task.conflict or 0.0)
@@ -80,10 +77,7 @@ def print_replays(console: Console, info: Identity, replays: Sequence[Replay]) -
 
 
 def _tasks(one: Replay) -> Table:
-    table = Table(box=SIMPLE_HEAD)
-    table.add_column("task", overflow="fold")
-    for heading in ("weight", "norm removed", "cosine with update", "conflict"):
-        table.add_column(heading, justify="right")
+    table = table_of(["task"], ["weight", "norm removed", "cosine with update", "conflict"])
     for task in one.tasks:
         values = ((task.weight, ".2f"), (task.removed, ".1%"), (task.cosine, "+.2f"), (task.conflict, ".0%"))
         table.add_row(Text(plain(task.task)), *(number(value, style) for value, style in values))
@@ -91,12 +85,7 @@ def _tasks(one: Replay) -> Table:
 
 
 def _verdicts(pairs: Sequence[Pair]) -> RenderableType:
-    table = Table(box=SIMPLE_HEAD)
-    table.add_column("tasks", overflow="fold")
-    table.add_column("", no_wrap=True)
-    table.add_column("verdict", min_width=17)
-    for heading in ("cosine\n95% interval", "batch\ncosine", "negative"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = table_of(["tasks", "", "verdict"], ["cosine\n95% interval", "batch\ncosine", "negative"])
     for pair in pairs:
         for place, branch in enumerate(pair.branches):
             table.add_row(
@@ -112,15 +101,21 @@ def _verdicts(pairs: Sequence[Pair]) -> RenderableType:
 
 
 def _outcomes(outcomes: Sequence[Outcome]) -> Table:
-    table = Table(box=SIMPLE_HEAD, title="Gain over joint training, last validation values", title_justify="left")
-    table.add_column("task", overflow="fold")
-    table.add_column("metric")
-    table.add_column("method")
-    for heading in ("gain", "95% interval", "seeds"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    title = "Gain over joint training, last validation values"
+    table = table_of(["task", "metric", "method"], ["gain", "95% interval", "seeds"], title)
     for one in outcomes:
         names = (Text(plain(name)) for name in (one.task, one.metric, one.method))
         table.add_row(*names, f"{one.difference:+.3f}", interval(one.low, one.high, "+.3f"), str(len(one.seeds)))
+    return table
+
+
+def table_of(names: Sequence[str], numbers: Sequence[str], title: str | None = None) -> Table:
+    """A table without rows: columns of names, which may be folded, and of numbers, which may not."""
+    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left")
+    for heading in names:
+        table.add_column(heading, overflow="fold", min_width=17 if heading == "verdict" else None)
+    for heading in numbers:
+        table.add_column(heading, justify="right", no_wrap=True)
     return table
 
 

@@ -2,105 +2,27 @@
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import pandas as pd
 
 from analysis.conflict import queries
 from analysis.conflict.replay import Replay
 from analysis.diagnosis.diagnose import Diagnosis, diagnose
-from analysis.diagnosis.sentences import sentences
-from analysis.diagnosis.verdicts import Pair, worst_first
-from analysis.library.runs import Run, runs_table
-from analysis.library.settings import final_table
-from analysis.outcomes.beside import Outcome, outcomes
+from analysis.diagnosis.verdicts import worst_first
+from analysis.library.runs import Run, info_of, runs_table
+from analysis.library.settings import final_table, flat
+from analysis.outcomes.beside import outcomes
 from analysis.output.data import replay_table
-from analysis.report.figures import (
-    Figure,
-    Part,
-    agreement_parts,
-    export_command,
-    info_of,
-    metric_figures,
-    projection_part,
-)
-from analysis.report.tables import Table, flat, pairs_table, table_of
-from analysis.statistics.judge import TOLD
+from analysis.report.figures import Part, agreement_parts, export_command, metric_figures, projection_part
+from analysis.report.tables import Table, table_of
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.schema import RunInfo, read_run
 
 
-@dataclass(frozen=True)
-class PairWords:
-    """A pair with its verdict in sentences."""
-
-    pair: Pair
-    sentences: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class RunContent:
-    """One run's section."""
-
-    id: str
-    info: RunInfo
-    name: str
-    state: str
-    facts: tuple[tuple[str, str], ...]
-    notice: str  # on a run that has not finished
-    warnings: tuple[str, ...]
-    summary: str
-    diagnosis: Diagnosis | None
-    pairs: tuple[Pair, ...]  # as they are listed
-    told: tuple[PairWords, ...]
-    outcomes: tuple[Outcome, ...]
-    parts: tuple[Part, ...]
-    replays: tuple[Replay, ...]
-    no_replay: str
-    replay_command: str
-    tasks: Table
-    settings: Table
-    modules: Table
-    versions: Table
-    command: str
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Several runs side by side."""
-
-    runs: Table
-    final: Table
-    figures: tuple[Figure, ...]
-
-
-@dataclass(frozen=True)
-class Report:
-    """Everything in a report."""
-
-    title: str
-    made: str
-    comparison: Comparison | None
-    runs: tuple[RunContent, ...]
-
-
-def content(runs: Sequence[Run], now: datetime) -> Report:
-    """Read everything that a report on these runs says.
-
-    Args:
-        runs: as of `open_run`, all of them readable.
-        now: time to write on it.
-    """
-    several = len(runs) > 1
-    title = f"{len(runs)} runs side by side" if several else runs[0].run_id
-    comparison = _comparison(runs) if several else None
-    return Report(
-        title, f"{now:%Y-%m-%d %H:%M} UTC", comparison, tuple(_run(run, f"run{n}") for n, run in enumerate(runs, 1))
-    )
-
-
-def _comparison(runs: Sequence[Run]) -> Comparison:
+def comparison_of(runs: Sequence[Run]) -> dict[str, Any]:
+    """Read what a report says of several runs, as of `open_run`, all of them readable."""
     majority = {
         (task.name, metric): value
         for run in runs
@@ -114,12 +36,15 @@ def _comparison(runs: Sequence[Run]) -> Comparison:
     overview = overview.assign(created=overview["created"].dt.strftime("%Y-%m-%d %H:%M UTC")).rename(
         columns={"done": "steps done", "total": "of", "mean": "mean metric", "created": "begun"}
     )
-    return Comparison(table_of(overview), table_of(values), tuple(metric_figures(runs, "all")))
+    return {"runs": table_of(overview), "final": table_of(values), "figures": metric_figures(runs, "all")}
 
 
-def _run(run: Run, key: str) -> RunContent:
+def content_of(run: Run, key: str) -> dict[str, Any]:
+    """Read what a report says of one run, as of `open_run`; the names of its parts in the page begin with `key`.
+
+    `notice` is on a run that has not finished; `no_replay` says why there are no `replays`.
+    """
     info = read_run(run.path)
-    warnings = [line.replace(f"{run.path.parent}/", "") for line in (run.problem or "").splitlines()]
     diagnosis: Diagnosis | None = None
     try:
         found = queries.extent(run.path)
@@ -128,40 +53,36 @@ def _run(run: Run, key: str) -> RunContent:
         summary = diagnosis.summary if diagnosis else _no_pairs(info)
     except OrthoLoraError as error:
         found, summary = queries.Extent(None, None, (), (), (), ()), f"No diagnosis: {error}"
-    replays: tuple[Replay, ...] = ()
+    replays: list[Replay] = []
     no_replay = "" if found.pairs else "There is no pair of tasks to replay."
     try:
-        replays = tuple(replay_table(run.path)) if found.pairs else ()
+        replays = replay_table(run.path) if found.pairs else []
     except OrthoLoraError as error:
         no_replay = f"No replay: {error}"
-    pairs = tuple(sorted(diagnosis.pairs, key=worst_first)) if diagnosis else ()
-    told = tuple(PairWords(pair, tuple(sentences(pair))) for pair in pairs if pair.verdict in TOLD)
     parts = [Part(f"{key}-metrics", "Metrics and losses", "", tuple(metric_figures([run], key)))]
     if diagnosis:
         parts = [*agreement_parts(run, key, found, diagnosis), projection_part(run, key, found), *parts]
-    return RunContent(
-        id=key,
-        info=info,
-        name=run.run_id,
-        state=run.state,
-        facts=_facts(run, info, found),
-        notice=_notice(run),
-        warnings=tuple(warnings),
-        summary=summary,
-        diagnosis=diagnosis,
-        pairs=pairs,
-        told=told,
-        outcomes=diagnosis.outcomes if diagnosis else outcomes(run.path),
-        parts=tuple(parts),
-        replays=replays,
-        no_replay=no_replay,
-        replay_command=export_command(run, "replay"),
-        tasks=_tasks(info),
-        settings=pairs_table(("setting", "value"), flat(info.config)),
-        modules=_modules(info),
-        versions=pairs_table(("package", "version"), info.versions.items()),
-        command=shlex.join(info.command),
-    )
+    return {
+        "id": key,
+        "info": info,
+        "name": run.run_id,
+        "facts": _facts(run, info, found),
+        "notice": _notice(run),
+        "warnings": [line.replace(f"{run.path.parent}/", "") for line in (run.problem or "").splitlines()],
+        "summary": summary,
+        "diagnosis": diagnosis,
+        "pairs": sorted(diagnosis.pairs, key=worst_first) if diagnosis else [],
+        "outcomes": diagnosis.outcomes if diagnosis else outcomes(run.path),
+        "parts": parts,
+        "replays": replays,
+        "no_replay": no_replay,
+        "replay_command": export_command(run, "replay"),
+        "tasks": _tasks(info),
+        "settings": table_of(pd.DataFrame(flat(info.config), columns=["setting", "value"], dtype=object)),
+        "modules": _modules(info),
+        "versions": table_of(pd.DataFrame(info.versions.items(), columns=["package", "version"])),
+        "command": shlex.join(info.command),
+    }
 
 
 def _no_pairs(info: RunInfo) -> str:

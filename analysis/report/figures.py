@@ -13,7 +13,7 @@ from analysis.conflict import queries
 from analysis.diagnosis.diagnose import Diagnosis
 from analysis.diagnosis.verdicts import worst_first, worst_pair
 from analysis.figures import standalone
-from analysis.library.runs import Run
+from analysis.library.runs import Run, info_of
 from analysis.output.data import DATA
 from analysis.reading.database import Selection
 from analysis.report.tables import Table, table_of
@@ -51,13 +51,6 @@ class Part:
     figures: tuple[Figure, ...]
 
 
-def info_of(run: Run) -> Identity:
-    """The identity of a run; OrthoLoraError where it cannot be read."""
-    if run.info is None:
-        raise OrthoLoraError(run.problem or f"{run.path}: cannot be read as a run.")
-    return run.info
-
-
 def agreement_parts(run: Run, key: str, extent: queries.Extent, diagnosis: Diagnosis) -> list[Part]:
     """The tasks against each other, and layer by layer the pairs that matter.
 
@@ -69,12 +62,10 @@ def agreement_parts(run: Run, key: str, extent: queries.Extent, diagnosis: Diagn
     Raises:
         OrthoLoraError: its record cannot be read.
     """
-    tasks = list(extent.tasks)
+    tasks, ours = list(extent.tasks), partial(_figure, run, key)
     shown = [
-        _figure(
-            run,
+        ours(
             "matrix",
-            f"{key}-matrix",
             "Cosine of each pair",
             "Of the tasks' mean gradients, without batch noise; the verdict is on it, and bold where it is conflict "
             "(red) or aligned (blue). Hatched: only its interval is known.",
@@ -82,8 +73,8 @@ def agreement_parts(run: Run, key: str, extent: queries.Extent, diagnosis: Diagn
         ),
         _figure(
             run,
+            f"{key}-batch",
             "matrix",
-            f"{key}-batches",
             "Mean batch cosine of each pair",
             "What the rule saw, before and after it. On the diagonal, in italics: what two halves of a task's own "
             "batch agree on; no task can be expected to agree with another better than with itself.",
@@ -110,26 +101,20 @@ def agreement_parts(run: Run, key: str, extent: queries.Extent, diagnosis: Diagn
 
 
 def _of_pair(run: Run, key: str, pair: tuple[str, str]) -> list[Figure]:
-    names = f"{pair[0]} – {pair[1]}"
+    names, ours = f"{pair[0]} – {pair[1]}", partial(_figure, run, key, pair=pair)
     return [
-        _figure(
-            run,
+        ours(
             "layer-step",
-            f"{key}-layers",
             f"{names}: where and since when",
             "Mean batch cosine by layer and step, before projection above, after it below. Hatched grey: not measured, "
             "as branch A at step 0, where its gradient is zero.",
             figures.layer_step_heatmap,
-            pair,
         ),
-        _figure(
-            run,
+        ours(
             "pair-over-steps",
-            f"{key}-steps",
             f"{names}: over the steps",
             "Mean batch cosine of all blocks; the band reaches from the lowest to the highest of them.",
             partial(figures.pair_lines, pair=pair),
-            pair,
         ),
     ]
 
@@ -143,35 +128,23 @@ def projection_part(run: Run, key: str, extent: queries.Extent) -> Part:
         "A projection takes out of one task's gradient what points against another's. It is made whenever their "
         "product is negative, noise or not: of gradients that have nothing to do with each other, about half."
     )
+    ours = partial(_figure, run, key)
     shown = (
-        _figure(
-            run,
+        ours(
             "projection-over-steps",
-            f"{key}-projection-steps",
             "How often and how far, over the steps",
             "Share of the directed pairs that are projected, and mean share of the norm that a gradient loses.",
             figures.projection_steps,
         ),
-        _figure(
-            run,
+        ours(
             "projection-by-pair",
-            f"{key}-projection-pairs",
             "Who is projected against whom",
             "The task of the row loses what points against the task of the column.",
             partial(figures.projection_pairs, tasks=list(extent.tasks)),
         ),
-        _figure(
-            run,
-            "projection-by-layer",
-            f"{key}-projection-layers",
-            "In which layers",
-            "The same shares, layer by layer.",
-            figures.projection_layers,
-        ),
-        _figure(
-            run,
+        ours("projection-by-layer", "In which layers", "", figures.projection_layers),
+        ours(
             "weights",
-            f"{key}-weights",
             "What it does to the update",
             "The update is a weighted sum of the tasks' own gradients. Above 1: others, projected against this task, "
             "carry a part of its gradient.",
@@ -227,11 +200,11 @@ def _metric_figure(values: pd.DataFrame, infos: dict[str, Identity], split: str,
 
 
 def _figure(
-    run: Run, name: str, key: str, title: str, words: str, draw: _Draw, pair: tuple[str, str] | None = None
+    run: Run, key: str, name: str, title: str, words: str, draw: _Draw, pair: tuple[str, str] | None = None
 ) -> Figure:
     """A figure of the data of that name in `output.data`, which exports it."""
     question = partial(DATA[name].question, run.path, Selection(), pair)
-    return _drawn(key, title, words, question, draw, export_command(run, name, pair))
+    return _drawn(f"{key}-{name}", title, words, question, draw, export_command(run, name, pair))
 
 
 def _drawn(key: str, title: str, words: str, question: Callable[[], pd.DataFrame], draw: _Draw, command: str) -> Figure:

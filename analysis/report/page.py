@@ -14,10 +14,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from analysis.conflict.replay import NOTE
 from analysis.diagnosis.diagnose import THEOREM
-from analysis.diagnosis.sentences import HOW_TO_READ
+from analysis.diagnosis.sentences import HOW_TO_READ, sentences
 from analysis.figures import standalone
 from analysis.library.runs import Run
-from analysis.report.content import content
+from analysis.report.content import comparison_of, content_of
+from analysis.statistics.judge import TOLD
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.files import replace_text
 
@@ -70,7 +71,10 @@ def render(runs: Sequence[Run], now: datetime) -> str:
     )
     scripts = [standalone.script(), (_HERE / "page.js").read_text(encoding="utf-8")]
     return environment.get_template("page.html").render(
-        report=content(runs, now),
+        title=f"{len(runs)} runs side by side" if len(runs) > 1 else runs[0].run_id,
+        made=f"{now:%Y-%m-%d %H:%M} UTC",
+        comparison=comparison_of(runs) if len(runs) > 1 else None,
+        runs=[content_of(run, f"run{number}") for number, run in enumerate(runs, 1)],
         mark=_MARK,
         style=(_HERE / "page.css").read_text(encoding="utf-8"),
         scripts=scripts,
@@ -79,6 +83,8 @@ def render(runs: Sequence[Run], now: datetime) -> str:
         theorem=THEOREM,
         reading=HOW_TO_READ,
         note=NOTE,
+        sentences=sentences,
+        told=TOLD,
     )
 
 

@@ -1,6 +1,5 @@
 """Frames as the text of a table."""
 
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,23 +26,6 @@ def table_of(frame: pd.DataFrame) -> Table:
     numbers = tuple(pd.api.types.is_numeric_dtype(dtype) for dtype in frame.dtypes)
     rows = frame.head(MOST_ROWS).itertuples(index=False, name=None)
     return Table(tuple(map(str, frame.columns)), numbers, tuple(tuple(map(cell, row)) for row in rows), len(frame))
-
-
-def pairs_table(headings: Sequence[str], values: Iterable[tuple[str, Any]]) -> Table:
-    """Two columns: what, and its value."""
-    rows = tuple((name, cell(value)) for name, value in values)
-    return Table(tuple(headings), (False, False), rows, len(rows))
-
-
-def flat(settings: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, Any]]:
-    """Nested settings with dotted names, as in `tasks.0.name`."""
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{before}{name}.")
-        elif isinstance(value, list | tuple) and any(isinstance(one, Mapping) for one in value):
-            yield from flat({str(place): one for place, one in enumerate(value)}, f"{before}{name}.")
-        else:
-            yield f"{before}{name}", value
 
 
 def cell(value: Any) -> str:

@@ -52,16 +52,6 @@ def _f1_by_class(hits: Floats, true: Floats, said: Floats) -> Floats:
     return _ratio(2 * hits, true + said)
 
 
-def _f1(hits: Floats, true: Floats, said: Floats) -> Floats:
-    found: Floats = _f1_by_class(hits, true, said)[:, 1]
-    return found
-
-
-def _macro_f1(hits: Floats, true: Floats, said: Floats) -> Floats:
-    found: Floats = _f1_by_class(hits, true, said).mean(axis=1)
-    return found
-
-
 def _matthews(hits: Floats, true: Floats, said: Floats) -> Floats:
     every = true.sum(axis=1)
     above = hits.sum(axis=1) * every - (true * said).sum(axis=1)
@@ -112,8 +102,8 @@ def _ratio(above: Floats, below: Floats) -> Floats:
 
 _OF_CLASSES: dict[str, Callable[[Floats, Floats, Floats], Floats]] = {
     "accuracy": _accuracy,
-    "f1": _f1,
-    "macro_f1": _macro_f1,
+    "f1": lambda *counts: _f1_by_class(*counts)[:, 1],
+    "macro_f1": lambda *counts: _f1_by_class(*counts).mean(axis=1),
     "matthews": _matthews,
 }
 _OF_NUMBERS: dict[str, Callable[[Floats, Floats, Weights], Floats]] = {

@@ -107,8 +107,8 @@ def means(series: Floats, *, independent: bool = False) -> Means:
     return Means(mean, np.sqrt(variance), count.astype(np.int64), effective, freedom, np.sqrt(cautious))
 
 
-def batch_sums(series: Floats) -> tuple[Floats, Integers]:
-    """Sums over consecutive batches of each row's measured values.
+def batch_means(series: Floats) -> tuple[Floats, Integers]:
+    """Means of consecutive batches of each row's measured values.
 
     A row of n values makes n // 4 batches, but at least 8 and at most 16; none where n < 8.
 
@@ -116,7 +116,7 @@ def batch_sums(series: Floats) -> tuple[Floats, Integers]:
         series: [rows, steps]
 
     Returns:
-        The sums, and the numbers of values in them, [rows, 16] each; no values from the row's count of batches on.
+        The means, [rows, 16], NaN where there is no batch, and the count of batches, [rows].
     """
     measured = ~np.isnan(series)
     values = measured.sum(axis=1)  # [rows]
@@ -128,14 +128,8 @@ def batch_sums(series: Floats) -> tuple[Floats, Integers]:
     size, shape = len(series) * _MOST_BATCHES, (len(series), _MOST_BATCHES)
     # The cast is for no rows at all, where bincount counts in integers.
     sums = np.bincount(cell, weights=series[used], minlength=size).reshape(shape).astype(np.float64)
-    return sums, np.bincount(cell, minlength=size).reshape(shape).astype(np.int64)
-
-
-def batch_means(series: Floats) -> tuple[Floats, Integers]:
-    """Means of the batches of `batch_sums`, [rows, 16], NaN where there is none, and the count of batches, [rows]."""
-    sums, counts = batch_sums(series)
-    found = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
-    return found, (counts > 0).sum(axis=1)
+    counts = np.bincount(cell, minlength=size).reshape(shape)
+    return np.divide(sums, counts, out=np.full(shape, np.nan), where=counts > 0), batches
 
 
 def row_means(series: Floats) -> Floats:

@@ -43,4 +43,9 @@ def over_axes(results: Results, boards: Iterable[Board]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(numbers, "float64"))
 
 
+def headlines(frame: pd.DataFrame, over: pd.DataFrame) -> pd.DataFrame:
+    """Of each condition only the rows of the task, or the mean of them, that `over_axes` tells of."""
+    return frame.merge(over[["condition", "task"]].drop_duplicates(), on=["condition", "task"])
+
+
 _GAIN = {"gain": "value", "low": "low", "high": "high"}

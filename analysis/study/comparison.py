@@ -34,12 +34,12 @@ def gains(boards: Iterable[Board]) -> pd.DataFrame:
     """How much better each method is than the baseline, positive where it is better; paired by seed and example.
 
     Returns:
-        condition, method, task, metric, twin; gain, low, high: as of `estimates`, null with fewer than three seeds;
+        condition, method, task, metric, twin; gain, low, high: as of `estimate`, null with fewer than three seeds;
         spread: standard deviation over seeds; clear: whether the interval excludes 0; seeds, values: of each; respects:
         what the interval knows of.
     """
     rows = [
-        {**_head(board, method, task), **_interval("gain", found), **_seeds(found), **_respects(found)}
+        {**_head(board, method, task), **_gain(found), **_seeds(found)}
         for board in boards
         for method in board.others
         for task in _tasks(board)
@@ -61,20 +61,13 @@ def relative(boards: Iterable[Board]) -> pd.DataFrame:
     for board in boards:
         ranks = _ranks(board)
         for method in board.methods:
-            found = _delta(board, method)
-            own = ranks.get(method)
-            rows.append(
-                {
-                    "condition": board.name,
-                    "method": method,
-                    "delta_m": found.value if found else None,
-                    "low": found.low if found else None,
-                    "high": found.high if found else None,
-                    "rank": None if own is None else float(own.mean()),
-                    "rank_spread": None if own is None or len(own) < 2 else float(own.std(ddof=1)),
-                    "seeds": 0 if own is None else len(own),
-                }
-            )
+            row: dict[str, object] = {"condition": board.name, "method": method, "seeds": 0}
+            if found := _delta(board, method):
+                row |= {"delta_m": found.value, "low": found.low, "high": found.high}
+            if method in ranks:
+                own = estimate(ranks[method])
+                row |= {"rank": own.value, "rank_spread": own.spread, "seeds": len(own.seeds)}
+            rows.append(row)
     numbers = ["delta_m", "low", "high", "rank", "rank_spread"]
     frame = pd.DataFrame(rows, columns=["condition", "method", *numbers, "seeds"])
     return frame.astype(dict.fromkeys(numbers, "float64"))
@@ -133,8 +126,7 @@ def _delta(board: Board, method: str) -> Estimate | None:
     if SINGLE not in board.methods or method == SINGLE:
         return None
     of_tasks = {name: board.paired(name, [method, SINGLE]) for name in board.counted}
-    seeds = set.intersection(*(set(ours.seeds) for ours, _ in of_tasks.values())) if of_tasks else set()
-    if not seeds or any((single.values <= 0).any() for _, single in of_tasks.values()):
+    if not (seeds := _shared(of_tasks.values())) or any((single.values <= 0).any() for _, single in of_tasks.values()):
         return None
     changes = [_change(*two).at(seeds).times(100 * board.sign(name)) for name, two in of_tasks.items()]
     return estimate(mean_of(changes))
@@ -147,19 +139,23 @@ def _change(ours: Paired, single: Paired) -> Paired:
     return Paired(ours.seeds, ours.values / single.values - 1, resampled)
 
 
-def _ranks(board: Board) -> dict[str, np.ndarray]:
+def _ranks(board: Board) -> dict[str, Paired]:
     """Of each method the mean rank over tasks, by seed, on the seeds that all methods have."""
-    of_tasks = [board.paired(name, board.methods) for name in board.counted]
-    if not of_tasks:
-        return {}
-    seeds = set.intersection(*(set(found[0].seeds) for found in of_tasks))
-    if not seeds:
+    of_tasks = {name: board.paired(name, board.methods) for name in board.counted}
+    if not (seeds := _shared(of_tasks.values())):
         return {}
     ranks = [
         pd.DataFrame([-board.sign(name) * one.at(seeds).values for one in found]).rank().to_numpy()
-        for name, found in zip(board.counted, of_tasks, strict=True)
+        for name, found in of_tasks.items()
     ]
-    return dict(zip(board.methods, np.mean(ranks, axis=0), strict=True))
+    means = np.mean(ranks, axis=0)
+    return {method: Paired(tuple(seeds), own, None) for method, own in zip(board.methods, means, strict=True)}
+
+
+def _shared(of_tasks: Iterable[Sequence[Paired]]) -> set[int]:
+    """The seeds that all tasks have."""
+    seeds = [set(found[0].seeds) for found in of_tasks]
+    return set.intersection(*seeds) if seeds else set()
 
 
 def _estimate(paired: Paired) -> Estimate | None:
@@ -178,16 +174,15 @@ def _head(board: Board, method: str, task: str) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _interval(name: str, found: Estimate) -> dict[str, object]:
-    return {name: found.value, "low": found.low, "high": found.high, "spread": found.spread, "clear": found.clear}
+def _gain(found: Estimate) -> dict[str, object]:
+    return {
+        "gain": found.value, "low": found.low, "high": found.high, "spread": found.spread, "clear": found.clear,
+        "respects": WHAT_IT_RESPECTS[found.examples],
+    }  # fmt: skip
 
 
 def _seeds(found: Estimate) -> dict[str, object]:
     return {"seeds": len(found.seeds), "values": list(found.values)}
-
-
-def _respects(found: Estimate) -> dict[str, object]:
-    return {"respects": WHAT_IT_RESPECTS[found.examples]}
 
 
 def _frame(rows: Sequence[dict[str, object]], numbers: Sequence[str], others: Sequence[str]) -> pd.DataFrame:

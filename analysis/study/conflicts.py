@@ -3,10 +3,9 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from analysis.conflict.agreement import BySteps, agreement, model_steps
+from analysis.conflict.agreement import agreement, model_steps
 from analysis.library.runs import Run
 from analysis.outcomes.boards import name_of
 from analysis.reading.cache import remembered
@@ -60,22 +59,17 @@ def conflicts(run: Path) -> pd.DataFrame:
     Raises:
         OrthoLoraError: the record cannot be read.
     """
-    by_step = ask(
+    found = ask(
         run,
-        ["joint_cells"],
+        ["pair_cells"],
         """
-        SELECT task_i, task_j, step, sum(measured) AS measured, sum(cosines) AS cosines, sum(conflicts) AS conflicts,
-            sum(projected_ij + projected_ji) / 2 AS projections
-        FROM joint_cells GROUP BY ALL ORDER BY ALL
+        SELECT task_i, task_j, sum(cosines) / nullif(sum(measured), 0) AS cosine,
+            sum(conflicts) / nullif(sum(measured), 0) AS conflict_rate,
+            sum(projected_ij + projected_ji) / 2 / nullif(sum(measured), 0) AS projected
+        FROM pair_cells GROUP BY ALL ORDER BY task_i, task_j
         """,
         level="by_step",
     )
-    series = BySteps(by_step, PAIR)
-    found = series.keys
-    measured = np.nansum(series["measured"], axis=1)
-    measured[measured == 0] = np.nan
-    for name, sums in (("cosine", "cosines"), ("conflict_rate", "conflicts"), ("projected", "projections")):
-        found[name] = np.nansum(series[sums], axis=1) / measured
     whole = agreement(model_steps(run), read_run(run), PAIR)[[*PAIR, "cosine"]].rename(columns={"cosine": "corrected"})
     found = found.merge(whole, how="left", on=PAIR)
     return found[[*PAIR, *MEASURED]].astype(dict.fromkeys(PAIR, str))

@@ -8,7 +8,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.conflict import queries
-from analysis.library.runs import Run
 from analysis.outcomes.boards import Board, name_of
 from analysis.outcomes.trajectories import metric_curves, with_seconds
 from analysis.reading.cache import remembered
@@ -47,7 +46,7 @@ def costs(results: Results) -> pd.DataFrame:
             if not own:
                 continue
             shared = [(found[0], of_seed[0]) for seed, found in own.items() if (of_seed := baseline.get(seed))]
-            peaks = [peak for run in runs.values() if (peak := _peak(run)) is not None]
+            peaks = [run.status.peak_memory_bytes for run in runs.values() if run.status]
             rows.append(
                 {
                     "condition": name_of(condition),
@@ -55,7 +54,7 @@ def costs(results: Results) -> pd.DataFrame:
                     "step_seconds": float(np.mean([step for step, _ in own.values()])),
                     "total_seconds": float(np.mean([total for _, total in own.values()])),
                     "relative": sum(one for one, _ in shared) / sum(other for _, other in shared) if shared else None,
-                    "peak_bytes": max(peaks) if peaks else None,
+                    "peak_bytes": max(filter(None, peaks), default=None),
                     "runs": len(own),
                 }
             )
@@ -132,7 +131,3 @@ def _seconds(run: Path) -> tuple[float, float] | None:
     """
     step, total = ask(run, ["steps"], sql).iloc[0]
     return None if pd.isna(step) else (float(step), float(total))
-
-
-def _peak(run: Run) -> int | None:
-    return run.status.peak_memory_bytes if run.status else None

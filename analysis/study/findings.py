@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis.outcomes.scores import Scores, read_scores
 from analysis.study import comparison, cost, fairness, transfer
-from analysis.study.axes import over_axes
+from analysis.study.axes import headlines, over_axes
 from analysis.study.conflicts import method_conflicts
 from analysis.study.results import Results, boards, planned_runs, read_results
 from analysis.study.sentences import conclusions
@@ -44,8 +44,7 @@ class Findings:
 
     def headline(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Of each condition only the rows of the task, or the mean of them, that it is told by in one number."""
-        told = self.over_axes[["condition", "task"]].drop_duplicates()
-        return frame.merge(told, on=["condition", "task"])
+        return headlines(frame, self.over_axes)
 
     def document(self) -> dict[str, Any]:
         """Ready for JSON; a null says that nothing was measured."""

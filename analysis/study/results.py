@@ -41,7 +41,8 @@ class Results:
 
     def methods(self, condition: Condition) -> tuple[str, ...]:
         """Methods planned under a condition on all tasks, in the order of the study's file."""
-        planned = {use.cell.method for use in self.study.uses if _where(use.cell) == (condition, None)}
+        cells = [use.cell for use in self.study.uses if use.cell.pair is None]
+        planned = {cell.method for cell in cells if _condition(cell) == condition}
         return tuple(method for method in self.study.methods if method in planned)
 
     def candidates(self, cell: Cell) -> tuple[Settings, ...]:
@@ -131,12 +132,11 @@ def planned_runs(results: Results) -> pd.DataFrame:
         run, method, condition, tasks ("all", or the two of a pair), settings (what was tuned), seed, state, progress,
         message.
     """
-    rows: dict[str, dict[str, object]] = {}
+    rows = []
     for use in results.study.uses:
         run = results.runs.get(use.run_id)
         status = run.status if run else None
-        rows.setdefault(
-            use.run_id,
+        rows.append(
             {
                 "run": use.run_id,
                 "method": use.cell.method,
@@ -147,10 +147,10 @@ def planned_runs(results: Results) -> pd.DataFrame:
                 "state": run.state if run else WAITING,
                 "progress": status.progress if status else "",
                 "message": (run.problem if run else None) or (status.message if status else ""),
-            },
+            }
         )
     columns = ["run", "method", "condition", "tasks", "settings", "seed", "state", "progress", "message"]
-    return pd.DataFrame(list(rows.values()), columns=columns)
+    return pd.DataFrame(rows, columns=columns).drop_duplicates("run", ignore_index=True)
 
 
 def settings_text(settings: Settings) -> str:
@@ -160,7 +160,3 @@ def settings_text(settings: Settings) -> str:
 
 def _condition(cell: Cell) -> Condition:
     return tuple(cell.condition.items())
-
-
-def _where(cell: Cell) -> tuple[Condition, Pair | None]:
-    return _condition(cell), cell.pair

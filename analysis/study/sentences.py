@@ -9,6 +9,7 @@ from analysis.outcomes.boards import SINGLE, Board
 from analysis.outcomes.scores import MEAN
 from analysis.outcomes.units import amount, apart, range_of
 from analysis.statistics.seeds import MANY, missed_by_chance
+from analysis.study.axes import headlines
 from analysis.study.comparison import WHAT_IT_RESPECTS
 from analysis.study.cost import PAPER_COST
 from analysis.study.results import Results
@@ -31,8 +32,7 @@ def conclusions(results: Results, boards: Sequence[Board], frames: Mapping[str, 
         frames: as of `findings.Findings`, by name.
     """
     found = _progress(results, frames["runs"])
-    headlines = {board.name: board.headline for board in boards if board.headline}
-    gains, recovery = (_of_headlines(frames[name], headlines) for name in ("gains", "recovery"))
+    gains, recovery = (headlines(frames[name], frames["over_axes"]) for name in ("gains", "recovery"))
     if main := main_method(results, gains):
         found += _main(main, results.study.baseline, gains)
         found += _best_other(main, gains)
@@ -208,11 +208,6 @@ def _few(results: Results, gains: pd.DataFrame) -> list[str]:
     )
     wide = "what is not shown may yet be there" if found else ""
     return [_capital(f"{found}{'; '.join(part for part in (wide, chance) if part)}.")]
-
-
-def _of_headlines(frame: pd.DataFrame, headlines: Mapping[str, str]) -> pd.DataFrame:
-    told = [headlines.get(condition) == task for condition, task in zip(frame["condition"], frame["task"], strict=True)]
-    return frame[pd.array(told, dtype=bool)].reset_index(drop=True)
 
 
 def _task(task: str) -> str:

@@ -98,8 +98,10 @@ def _every(findings: Findings) -> Iterator[Table]:
             "runs": lambda row: str(row["runs"]),
         },
     )
+    conflicts = findings.conflicts
+    projecting = conflicts.loc[conflicts["projected"] > 0, "method"]
     yield _listed(
-        findings.conflicts[findings.conflicts["method"].isin([baseline, *_projecting(findings.conflicts)])],
+        conflicts[(conflicts["method"] == baseline) | conflicts["method"].isin(projecting)],
         "Conflict",
         "Cosine of each pair's gradients before projection, and the share below 0: means over blocks, steps and seeds."
         " *Corrected*: without batch noise, where the signal is clear; of tasks that draw the same texts, of batches."
@@ -159,11 +161,6 @@ def _every(findings: Findings) -> Iterator[Table]:
         "",
         {name: partial(_text, name) for name in ("run", "tasks", "seed", "state", "message")},
     )
-
-
-def _projecting(conflicts: pd.DataFrame) -> set[str]:
-    """Methods whose rule projects pairs."""
-    return set(conflicts.loc[conflicts["projected"] > 0, "method"])
 
 
 _Cell = Callable[[dict[str, Any]], str]

@@ -10,9 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from analysis.library.runs import Run
-from analysis.outcomes.boards import SINGLE, name_of
-from analysis.outcomes.scores import LOWER_IS_BETTER, Scores, paired
+from analysis.outcomes.boards import SINGLE, Board, name_of
+from analysis.outcomes.scores import Scores
 from analysis.statistics.seeds import estimate
 from analysis.statistics.series import Floats
 from analysis.study.conflicts import MEASURES, PAIR, conflicts_of
@@ -32,32 +31,25 @@ def transfer_matrix(results: Results, scores: Scores) -> pd.DataFrame:
 
     Returns:
         condition, task, beside (the other task of the pair), metric; alone, together: means over seeds; transfer, low,
-        high: together less alone, positive where it helps, as of `estimates`; clear: the interval excludes 0; seeds.
+        high: together less alone, positive where it helps, as of `estimate`; clear: the interval excludes 0; seeds.
     """
-    rows = []
+    rows, baseline = [], results.study.baseline
     for condition in results.conditions:
         single = results.finished(SINGLE, condition)
         for pair in results.pairs:
-            joint = results.finished(results.study.baseline, condition, pair)
+            runs = {SINGLE: single, baseline: results.finished(baseline, condition, pair)}
+            board = Board.of(condition, baseline, runs, scores)
             for task, beside in (pair, pair[::-1]):
-                seeds = [
-                    seed
-                    for seed in sorted(single.keys() & joint.keys())
-                    if (single[seed].run_id, task) in scores and (joint[seed].run_id, task) in scores
-                ]
-                if not seeds:
+                together, alone = board.paired(task, [baseline, SINGLE])
+                if not together.seeds:
                     continue
-                metric = _metric(joint[seeds[0]], task)
-                together, alone = (
-                    paired({seed: scores[runs[seed].run_id, task] for seed in seeds}, seeds) for runs in (joint, single)
-                )
-                found = estimate(together.minus(alone).times(-1 if metric in LOWER_IS_BETTER else 1))
+                found = estimate(together.minus(alone).times(board.sign(task)))
                 rows.append(
                     {
-                        "condition": name_of(condition), "task": task, "beside": beside, "metric": metric,
+                        "condition": board.name, "task": task, "beside": beside, "metric": board.metrics[task],
                         "alone": float(alone.values.mean()), "together": float(together.values.mean()),
                         "transfer": found.value, "low": found.low, "high": found.high,
-                        "clear": found.clear, "seeds": len(seeds),
+                        "clear": found.clear, "seeds": len(found.seeds),
                     }
                 )  # fmt: skip
     numbers = ["alone", "together", "transfer", "low", "high"]
@@ -72,24 +64,22 @@ def pair_conflicts(results: Results, matrix: pd.DataFrame) -> pd.DataFrame:
         condition, task_i, task_j; cosine, corrected, conflict_rate: as of `conflicts`; transfer_i, transfer_j: of the
         matrix, what the pair did to each; transfer: their mean; seeds.
     """
-    known = {(row["condition"], row["task"], row["beside"]): row for row in matrix.to_dict("records")}
+    known = matrix.set_index(["condition", "task", "beside"])["transfer"].to_dict()
     rows = []
     for condition in results.conditions:
         for one, other in results.pairs:
             name = name_of(condition)
             there, back = known.get((name, one, other)), known.get((name, other, one))
-            runs = results.finished(results.study.baseline, condition, (one, other))
             if there is None or back is None:
                 continue
+            runs = results.finished(results.study.baseline, condition, (one, other))
             measured = conflicts_of(runs.values())
             if measured.empty:
                 continue
             found = {measure: float(measured[measure].mean()) for measure in MEASURES}
-            transfers = [there["transfer"], back["transfer"]]
             rows.append(
-                {"condition": name, "task_i": one, "task_j": other, **found}
-                | {"transfer_i": transfers[0], "transfer_j": transfers[1], "transfer": float(np.mean(transfers))}
-                | {"seeds": len(runs)}
+                {"condition": name, "task_i": one, "task_j": other, **found, "seeds": len(runs)}
+                | {"transfer_i": there, "transfer_j": back, "transfer": (there + back) / 2}
             )
     numbers = [*MEASURES, "transfer_i", "transfer_j", "transfer"]
     return pd.DataFrame(rows, columns=["condition", *PAIR, *numbers, "seeds"]).astype(dict.fromkeys(numbers, "float64"))
@@ -185,7 +175,3 @@ def _complete(pairs: Collection[tuple[str, str]]) -> list[str]:
         if not tasks or min(held.values()) == len(tasks) - 1:
             return tasks
         tasks.remove(min(reversed(tasks), key=lambda name: held[name]))
-
-
-def _metric(run: Run, task: str) -> str:
-    return next(one.metrics[0] for one in (run.info.tasks if run.info else ()) if one.name == task)

@@ -88,7 +88,7 @@ def _named(hidden: Path, directory: Path, stem: str, ending: str, digest: bytes)
     return path
 
 
-def head(path: Path, rows: int = ROWS_SHOWN) -> tuple[pd.DataFrame, int | None]:
+def head(path: Path) -> tuple[pd.DataFrame, int | None]:
     """The first rows of a file, and how many it has, None where that is not known: 4 MB of it are read at most.
 
     Raises:
@@ -96,7 +96,7 @@ def head(path: Path, rows: int = ROWS_SHOWN) -> tuple[pd.DataFrame, int | None]:
     """
     path = path.expanduser()
     try:
-        found, count = _head_of_parquet(path, rows) if path.suffix.lower() == ".parquet" else _head_of_text(path, rows)
+        found, count = _head_of_parquet(path) if path.suffix.lower() == ".parquet" else _head_of_text(path)
     except FileNotFoundError:
         read_table(path)  # says what is expected
         raise
@@ -108,14 +108,14 @@ def head(path: Path, rows: int = ROWS_SHOWN) -> tuple[pd.DataFrame, int | None]:
     return found, count
 
 
-def _head_of_parquet(path: Path, rows: int) -> tuple[pd.DataFrame, int | None]:
+def _head_of_parquet(path: Path) -> tuple[pd.DataFrame, int | None]:
     with open_regular(path) as source, pq.ParquetFile(source, buffer_size=_FIRST_BYTES, pre_buffer=False) as file:
-        batch = next(file.iter_batches(batch_size=rows, use_threads=False), None)
+        batch = next(file.iter_batches(batch_size=ROWS_SHOWN, use_threads=False), None)
         found = batch.to_pandas() if batch is not None else pd.DataFrame()
         return found, file.metadata.num_rows
 
 
-def _head_of_text(path: Path, rows: int) -> tuple[pd.DataFrame, int | None]:
+def _head_of_text(path: Path) -> tuple[pd.DataFrame, int | None]:
     size = _FIRST_BYTES
     while True:
         with open_regular(path) as file:
@@ -130,8 +130,8 @@ def _head_of_text(path: Path, rows: int) -> tuple[pd.DataFrame, int | None]:
             if enough:
                 raise
         else:
-            if enough or len(found) >= rows:
-                return found.head(rows), None if more else len(found)
+            if enough or len(found) >= ROWS_SHOWN:
+                return found.head(ROWS_SHOWN), None if more else len(found)
         size *= 8
 
 

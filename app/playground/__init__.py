@@ -33,7 +33,7 @@ def playground(origin: str = "", names: Sequence[str] = (), arrows: Floats | Non
     Args:
         origin: in words, where the arrows come from.
         names: of the tasks, 2 or 3.
-        arrows: [T, T], as of `analysis.conflict.plane.coordinates`.
+        arrows: [T, T], as of `analysis.conflict.plane.coordinates`; None: gradients of its own.
         key: of the element.
     """
     data: dict[str, Any] = {"origin": origin, "names": list(names), "arrows": []}

@@ -11,7 +11,7 @@ import streamlit as st
 
 from analysis.figures.words import describe
 from analysis.output.files import csv_text
-from app.shared.state import BY_NAME
+from app.shared.state import BY_NAME, is_dark
 
 
 def show(
@@ -26,7 +26,7 @@ def show(
 
     Args:
         name: of the figure on all pages, and of its files.
-        draw: a named function with its arguments, which makes the figure where there are numbers.
+        draw: a named function with its arguments but `dark`, which makes the figure where there are numbers.
         frame: the numbers.
         alt: alternative text; None: what `analysis.figures.words` says of the frame.
         on_click: called before the page runs again with a clicked point, of which `customdata` says what it is. A click
@@ -35,7 +35,7 @@ def show(
     if frame.empty:
         st.info("Nothing is recorded for this selection yet.")
         return
-    key = f"figure-{name}"
+    key, form = f"figure-{name}", str(st.session_state.get("image") or "SVG")
 
     def clicked() -> None:
         points = st.session_state[key].selection.points
@@ -43,7 +43,7 @@ def show(
             on_click(points[0])
 
     st.plotly_chart(
-        _drawn(draw),
+        _drawn(draw, is_dark()),
         theme=None,
         width="stretch",
         key=key,
@@ -52,7 +52,7 @@ def show(
         selection_mode="points",
         config={
             "displaylogo": False,
-            "toImageButtonOptions": {"format": image_format(), "filename": name, "scale": 2},
+            "toImageButtonOptions": {"format": form.lower(), "filename": name, "scale": 2},
         },
     )
     with st.expander("The numbers", icon=":material/table:"):
@@ -60,9 +60,9 @@ def show(
 
 
 @st.cache_resource(show_spinner=False, max_entries=100, hash_funcs=BY_NAME)
-def _drawn(draw: partial[go.Figure]) -> go.Figure:
+def _drawn(draw: partial[go.Figure], dark: bool) -> go.Figure:
     """Remembered, as plotly takes longer to make a figure than the record to answer."""
-    return draw()
+    return draw(dark=dark)
 
 
 def numbers(name: str, frame: pd.DataFrame, **options: Any) -> None:
@@ -90,10 +90,6 @@ def choose_image_format() -> None:
     st.segmented_control(
         "Figures are saved as", ["SVG", "PNG"], default="SVG", required=True, key="image", persist_state="session"
     )
-
-
-def image_format() -> str:
-    return str(st.session_state.get("image") or "SVG").lower()
 
 
 def _parquet(frame: pd.DataFrame) -> bytes:

@@ -12,25 +12,19 @@ from ortho_lora.record.schema import BRANCHES
 Pair = tuple[str, str]
 
 
-def select(extent: Extent, *, branch: bool = True) -> Selection:
+def select(extent: Extent) -> Selection:
     """The bar with steps, layers and branch."""
-    columns = st.columns([4, 3, 2] if branch else [4, 3], vertical_alignment="bottom")
+    columns = st.columns([4, 3, 2], vertical_alignment="bottom")
     _forget_unknown(extent)
     with columns[0]:
         steps = _steps(extent)
     with columns[1]:
         layers = st.multiselect("Layers", extent.layers, key="layers", placeholder="all layers", filter_mode=None)
-    chosen, said = None, {}
-    if branch:
-        with columns[2]:
-            chosen = st.segmented_control(
-                "Branch",
-                BRANCHES,
-                key="branch",
-                help=f"None chosen: both. {glossary.help('adapter', 'block')}",
-            )
-        said["branch"] = [chosen] if chosen else []
-    address.say(steps=steps or (), layers=layers, **said)
+    with columns[2]:
+        chosen = st.segmented_control(
+            "Branch", BRANCHES, key="branch", help=f"None chosen: both. {glossary.help('adapter', 'block')}"
+        )
+    address.say(steps=steps or (), layers=layers, branch=[chosen] if chosen else [])
     return Selection(
         steps=steps,
         layers=tuple(layers) or None,

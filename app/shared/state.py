@@ -14,7 +14,7 @@ from typing import Any
 
 import streamlit as st
 
-from analysis.library.runs import Run, list_runs, open_run, survey
+from analysis.library.runs import Run, list_runs, open_run
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.schema import default_runs_dir
 
@@ -70,7 +70,7 @@ def spare_imports() -> None:
 def choose_runs() -> None:
     """The run that the pages show and those that it is compared with, in the sidebar and in the address."""
     try:
-        runs = _unarchived(list(survey(default_runs_dir()).runs))
+        runs = _unarchived(list_runs(default_runs_dir()))
     except OrthoLoraError as error:
         st.error(plain(str(error)))
         st.stop()

@@ -52,7 +52,7 @@ def _evidence(pair: Pair) -> None:
         with drawn:
             figure.show(
                 f"windows-{pair.task_i}-{pair.task_j}",
-                partial(figures.windows, timed, dark=state.is_dark()),
+                partial(figures.windows, timed),
                 timed,
                 alt=f"Cosine of {pair.task_i} and {pair.task_j} in windows of steps, with 95% intervals.",
             )

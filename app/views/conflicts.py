@@ -28,11 +28,7 @@ HELP = {
         " [gradient](learn#gradient) is [noise](learn#noise), which pulls every cosine towards 0: compare with the"
         " *italics* on the diagonal, the [same-task cosine](learn#same-task-cosine) of two halves of one task's batch."
     ),
-    "rate": (
-        "The [share of cosines](learn#conflict-rate) below zero. Two tasks that have nothing to do with each other"
-        " scatter around 0, so about half of their cosines are negative **by chance**: a rate of 50% with a mean near"
-        " 0 is what noise looks like."
-    ),
+    "rate": "The [share of cosines](learn#conflict-rate) below zero; of unrelated tasks about half **by chance**.",
 }
 MANY_TASKS = 8
 """More than this many have their matrices one moment at a time."""
@@ -76,15 +72,7 @@ def _matrix(run: Run, extent: Extent, selection: Selection, matrix: pd.DataFrame
     figure.show(
         "task-by-task",
         partial(
-            figures.task_heatmap,
-            matrix,
-            list(extent.tasks),
-            view,
-            when=when,
-            noise=noise,
-            chosen=pair,
-            limit=limit,
-            dark=state.is_dark(),
+            figures.task_heatmap, matrix, list(extent.tasks), view, when=when, noise=noise, chosen=pair, limit=limit
         ),
         matrix,
         on_click=_follow,
@@ -104,7 +92,6 @@ def _follow(point: dict[str, Any]) -> None:
 
 
 def _pair(run: Run, selection: Selection, matrix: pd.DataFrame, pair: Pair) -> None:
-    dark = state.is_dark()
     for row in of_pair(matrix, pair).to_dict("records"):
         with st.container(border=True):
             known = Agreement.of(row)
@@ -112,24 +99,20 @@ def _pair(run: Run, selection: Selection, matrix: pd.DataFrame, pair: Pair) -> N
             _numbers(known, row)
     st.markdown("**Window by window**: is it so all the time?")
     windows = of_pair(state.ask(queries.windows, run, selection), pair)
-    figure.show("windows", partial(figures.window_intervals, windows, pair, dark=dark), windows)
+    figure.show("windows", partial(figures.window_intervals, windows, pair), windows)
     st.markdown("**Step by step**: batch cosines, mean over blocks; the band reaches from the lowest to the highest.")
     steps = state.ask(queries.pair_over_steps, run, pair, selection)
-    figure.show("pair-over-steps", partial(figures.pair_lines, steps, pair, dark=dark), steps)
+    figure.show("pair-over-steps", partial(figures.pair_lines, steps, pair), steps)
 
 
 def _numbers(known: Agreement, row: dict[Any, Any]) -> None:
     shown = {
         "Cosine": (number(known.cosine), glossary.help("corrected-cosine")),
         "Batch cosine": (number(known.batch_cosine), f"Mean before the rule. {glossary.help('cosine')}"),
-        "Batch cosine after": (_number(row["cos_after"], "+.2f"), "Mean after the rule."),
+        "Batch cosine after": (number(row["cos_after"]), "Mean after the rule."),
         "Negative": (number(known.conflict_rate, ".0%"), glossary.help("conflict-rate")),
-        "Magnitude similarity": (_number(row["similarity"], ".2f"), glossary.help("magnitude-similarity")),
+        "Magnitude similarity": (number(row["similarity"], ".2f"), glossary.help("magnitude-similarity")),
     }
     with st.container(horizontal=True):
         for label, (value, words) in shown.items():
             st.metric(label, value, help=words, width="content")
-
-
-def _number(value: float, style: str) -> str:
-    return "–" if pd.isna(value) else f"{value:{style}}"

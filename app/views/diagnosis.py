@@ -107,7 +107,7 @@ def _pairs(found: Diagnosis) -> None:
         "[Cosines](learn#corrected-cosine) with their 95% [intervals](learn#interval), and the mean batch"
         " [cosine](learn#cosine), which is what the rule saw. The mark beside a name is the verdict on that branch."
     )
-    figure.show("verdicts", partial(figures.strengths, frame, dark=state.is_dark()), frame, alt=_in_words(pairs))
+    figure.show("verdicts", partial(figures.strengths, frame), frame, alt=_in_words(pairs))
     shown = pairs
     if len(pairs) > MOST_CARDS and not st.toggle(f"Show all {len(pairs)} pairs", key="all-pairs"):
         shown = pairs[:MOST_CARDS]

@@ -48,7 +48,7 @@ def _body(run: Run) -> None:
     layers = state.ask(queries.layer_step, run, pair, selection, _bins(rows, 120))
     figure.show(
         "layer-by-step",
-        partial(figures.layer_step_heatmap, layers, when=when, limit=limit, dark=state.is_dark()),
+        partial(figures.layer_step_heatmap, layers, when=when, limit=limit),
         layers,
     )
     _blocks(run, extent, selection, pair, when[0] if len(when) == 1 else "before", limit)
@@ -59,7 +59,6 @@ def _bins(rows: int, most: int) -> int:
 
 
 def _blocks(run: Run, extent: Extent, selection: Selection, pair: Pair, when: When, limit: float) -> None:
-    dark = state.is_dark()
     everywhere = state.ask(queries.blocks, run, selection)
     clear = of_pair(everywhere, pair)[["branch", "layer", "module", "clear", "verdict"]]
     blocks = state.ask(queries.module_layer, run, pair, selection).merge(
@@ -77,7 +76,7 @@ def _blocks(run: Run, extent: Extent, selection: Selection, pair: Pair, when: Wh
     with space:
         figure.show(
             "block-by-block",
-            partial(figures.block_heatmap, blocks, when=when, chosen=block, limit=limit, dark=dark),
+            partial(figures.block_heatmap, blocks, when=when, chosen=block, limit=limit),
             blocks,
             on_click=lambda point: _choose_block(*point["customdata"]),
         )
@@ -87,7 +86,7 @@ def _blocks(run: Run, extent: Extent, selection: Selection, pair: Pair, when: Wh
             modules = state.ask(queries.module_layer_step, run, pair, selection, bins)
             figure.show(
                 "modules-by-step",
-                partial(figures.module_heatmaps, modules, when=when, limit=limit, dark=dark),
+                partial(figures.module_heatmaps, modules, when=when, limit=limit),
                 modules,
             )
     _block(run, extent, selection, pair, block)
@@ -146,7 +145,6 @@ def _block_name(branch: str, layer: int, module: str) -> str:
 
 def _block(run: Run, extent: Extent, selection: Selection, pair: Pair, block: Block) -> None:
     branch, layer, module = block
-    dark = state.is_dark()
     only = replace(selection, layers=(layer,), modules=(module,), branches=(branch,))
     history = state.ask(queries.pair_over_steps, run, pair, only)
     if history.empty:
@@ -156,7 +154,7 @@ def _block(run: Run, extent: Extent, selection: Selection, pair: Pair, block: Bl
     st.markdown(f"**{state.plain(_block_name(*block))}** over the steps; click a step to see it in full.")
     figure.show(
         "block-history",
-        partial(figures.pair_lines, history, pair, step, dark=dark),
+        partial(figures.pair_lines, history, pair, step),
         history,
         on_click=lambda point: _choose_step(int(point["x"])),
     )
@@ -168,7 +166,7 @@ def _block(run: Run, extent: Extent, selection: Selection, pair: Pair, block: Bl
     if full.empty:
         st.info(f"Step {step} has no record of this block: choose one that has.")
     else:
-        figure.show("one-step", partial(figures.gram_heatmap, full, list(extent.tasks), dark=dark), full)
+        figure.show("one-step", partial(figures.gram_heatmap, full, list(extent.tasks)), full)
 
 
 def _select_step(extent: Extent, last: int) -> int:

@@ -1,7 +1,5 @@
 """What is a gradient conflict, and what does projection do about it?"""
 
-from dataclasses import dataclass
-
 import numpy as np
 import streamlit as st
 
@@ -14,14 +12,8 @@ from app.views import lesson
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.schema import default_runs_dir
 
-
-@dataclass(frozen=True)
-class Loaded:
-    """Arrows of a run, and where they come from, in words."""
-
-    origin: str
-    names: list[str]
-    arrows: Floats
+Loaded = tuple[str, list[str], Floats]
+"""Where the arrows of a run come from, in words, the names of its tasks, and the arrows."""
 
 
 def page() -> None:
@@ -32,11 +24,7 @@ def page() -> None:
         " other. Move them, and see what a rule makes of it; then watch real ones."
     )
     st.header("Playground", anchor="playground")
-    loaded = _from_run()
-    if loaded is None:
-        playground(key="playground")
-    else:
-        playground(loaded.origin, loaded.names, loaded.arrows, key="playground")
+    playground(*(_from_run() or ()), key="playground")
     lesson.show()
     _show_glossary()
 
@@ -108,7 +96,7 @@ def _step_of(run: Run) -> Loaded | None:
             f" Three gradients span a space: the numbers are those of the space, the picture shows {tasks[0]} and"
             f" {tasks[1]} exactly and {share[2]:.0%} of the length of {tasks[2]}. Turn the view to see the rest."
         )
-    return Loaded(origin, tasks, arrows)
+    return origin, tasks, arrows
 
 
 def _words(block: plane.Block) -> str:

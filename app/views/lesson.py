@@ -21,7 +21,6 @@ from app.views import lesson_runs
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.schema import default_runs_dir
 
-LOOK_SECONDS = 2.0
 _GOING, _STARTED = "lesson-going", "lesson-started"
 
 
@@ -31,16 +30,12 @@ def show() -> None:
         "Three experiments with the packaged model, on film reviews and questions. All runs are `joint`: nothing is"
         " projected, so what you see is what the data do."
     )
-    runs = _finished(default_runs_dir())
+    runs = {name: run for name, run in lesson_runs.standing(default_runs_dir()).items() if run.state == "finished"}
     _training(len(runs))
     _act(1, "Turn the dial", _dial, {rho: runs[name] for rho, name in lesson_runs.DIAL.items() if name in runs}, 2)
     heads = {name: runs[name] for name in (lesson_runs.DIAL[1.0], lesson_runs.OWN_HEAD) if name in runs}
     _act(2, "The same quarrel, two heads", _own_head, heads, 2)
     _act(3, "Two tasks that have nothing to do with each other", _unrelated, runs.get(lesson_runs.UNRELATED), 1)
-
-
-def _finished(runs_dir: Path) -> dict[str, Run]:
-    return {name: run for name, run in lesson_runs.standing(runs_dir).items() if run.state == "finished"}
 
 
 def _act(number: int, title: str, body: Callable[[Any], None], runs: Any, needed: int) -> None:
@@ -67,7 +62,7 @@ def _training(before: int) -> None:
     # A lesson that trains goes on after a reload.
     watched = st.session_state.setdefault(_GOING, active)
 
-    @st.fragment(run_every=LOOK_SECONDS if watched else None)
+    @st.fragment(run_every=state.LIVE_SECONDS if watched else None)
     def look() -> None:
         stands = lesson_runs.standing(runs_dir)
         now = [run for run in stands.values() if run.active]
@@ -136,15 +131,13 @@ def _dial(runs: dict[float, Run]) -> None:
     )
     if guess is None:
         return
-    frame = _answers({rho: (str(run.path), _version(run)) for rho, run in runs.items()})
+    frame = _answers({rho: (str(run.path), state.version(run.path)) for rho, run in runs.items()})
     known = sorted(frame["rho"].unique())
     rho = st.select_slider(
         "The dial: labels flipped, ρ", known, value=known[-1], key="lesson-rho", persist_state="session"
     )
-    st.plotly_chart(
-        dial_lines(frame, rho, dark=state.is_dark()), theme=None, width="stretch", key="lesson-dial-figure",
-        alt="Cosine, projection and accuracy against the share of flipped labels; the numbers are in the table below.",
-    )  # fmt: skip
+    told = "Cosine, projection and accuracy against the share of flipped labels."
+    figure.show("lesson-dial", partial(dial_lines, frame, rho), frame, alt=told)
     here = frame[frame["rho"] == rho]
     one = here.iloc[0]
     shown = {f"Cosine on {row.branch}": f"{row.cosine:+.2f}" for row in here.itertuples()} | {
@@ -154,7 +147,6 @@ def _dial(runs: dict[float, Run]) -> None:
     }
     for column, (label, value) in zip(st.columns(len(shown)), shown.items(), strict=True):
         column.metric(label, value)
-    _table(frame, "lesson-dial-table")
     right = guess == "near 0"
     st.markdown(
         ("Right: " if right else "Not so: ")
@@ -253,7 +245,7 @@ def _unrelated(run: Run) -> None:
 def _pair_lines(run: Run, name: str) -> None:
     pair = state.ask(queries.extent, run).pairs[0]
     steps = state.ask(queries.pair_over_steps, run, pair, Selection())
-    figure.show(name, partial(on_one_scale, steps, pair, dark=state.is_dark()), steps)
+    figure.show(name, partial(on_one_scale, steps, pair), steps)
 
 
 def on_one_scale(steps: pd.DataFrame, pair: tuple[str, str], *, dark: bool) -> go.Figure:
@@ -261,15 +253,6 @@ def on_one_scale(steps: pd.DataFrame, pair: tuple[str, str], *, dark: bool) -> g
     return figures.pair_lines(steps, pair, dark=dark).update_yaxes(range=[-1.05, 1.05])
 
 
-def _table(frame: pd.DataFrame, key: str) -> None:
-    with st.expander("The numbers", icon=":material/table:"):
-        figure.numbers(key, frame)
-
-
 @st.cache_data(show_spinner="Replaying the runs of the dial …", max_entries=5)
 def _answers(runs: dict[float, tuple[str, int]]) -> pd.DataFrame:
     return dial.answers({rho: Path(path) for rho, (path, _) in runs.items()})
-
-
-def _version(run: Run) -> int:
-    return (run.path / "manifest.json").stat().st_mtime_ns

@@ -56,7 +56,7 @@ def _body(runs: list[Run]) -> None:
         st.caption("Thin and faint: the recorded losses. An exponential moving average of them is drawn over.")
     figure.show(
         "losses",
-        partial(figures.loss_trajectories, losses, series, axis=axis, steps=steps, dark=state.is_dark()),
+        partial(figures.loss_trajectories, losses, series, axis=axis, steps=steps),
         losses,
     )
     if not values.empty:
@@ -150,7 +150,6 @@ def _metrics(
             finals=single,
             axis=axis,
             steps=steps,
-            dark=state.is_dark(),
         ),
         shown,
     )

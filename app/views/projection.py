@@ -58,15 +58,14 @@ def _projected(run: Run) -> None:
     if not (extent := _recorded(run)):
         return
     selection = select(extent)
-    dark = state.is_dark()
 
     st.subheader("Over the steps")
     over_steps = state.ask(queries.projection_over_steps, run, selection)
-    figure.show("projection-steps", partial(figures.projection_steps, over_steps, dark=dark), over_steps)
+    figure.show("projection-steps", partial(figures.projection_steps, over_steps), over_steps)
 
     st.subheader("In which layers")
     by_layer = state.ask(queries.projection_by_layer, run, selection)
-    figure.show("projection-layers", partial(figures.projection_layers, by_layer, dark=dark), by_layer)
+    figure.show("projection-layers", partial(figures.projection_layers, by_layer), by_layer)
 
     st.subheader("Who is projected against whom")
     value = DIRECTED[
@@ -80,10 +79,9 @@ def _projected(run: Run) -> None:
             label_visibility="collapsed",
         )
     ]
-    st.caption("The task of a row is projected, against the task of the column: the two directions differ.")
     by_pair = state.ask(queries.projection_by_pair, run, selection)
     tasks = list(extent.tasks)
-    figure.show("projection-pairs", partial(figures.projection_pairs, by_pair, tasks, value, dark=dark), by_pair)
+    figure.show("projection-pairs", partial(figures.projection_pairs, by_pair, tasks, value), by_pair)
 
     _remaining(run, selection)
 
@@ -94,7 +92,7 @@ def _projected(run: Run) -> None:
         " carry a part of its gradient."
     )
     weights = state.ask(queries.weights, run, selection)
-    figure.show("weights", partial(figures.weights_over_steps, weights, dark=dark), weights)
+    figure.show("weights", partial(figures.weights_over_steps, weights), weights)
 
 
 def _recorded(run: Run) -> Extent | None:
@@ -113,7 +111,7 @@ def _remaining(run: Run, selection: Selection) -> None:
         "Two tasks on their own never conflict after projection; with three or more, taking out what points against one"
         " can turn a gradient against another. Dashed: 50% negative, mean 0: what noise alone looks like."
     )
-    figure.show("remaining", partial(figures.remaining_conflicts, matrix, dark=state.is_dark()), matrix)
+    figure.show("remaining", partial(figures.remaining_conflicts, matrix), matrix)
 
 
 def _replay(run: Run, info: Identity) -> None:
@@ -143,4 +141,4 @@ def _replay(run: Run, info: Identity) -> None:
         " out. *Agreement*: mean cosine of the whole update and the one that was taken. *Tasks harmed*: share of the"
         " steps whose whole update points against a task's gradient, so raises its loss, to first order."
     )
-    figure.show("replay", partial(figures.replayed_methods, frame, info.task_names, taken, dark=state.is_dark()), frame)
+    figure.show("replay", partial(figures.replayed_methods, frame, info.task_names, taken), frame)

@@ -56,9 +56,7 @@ def _picture(runs: list[Run]) -> None:
     st.subheader(" against ".join(names) if known.verdict == "conflict" else f"{' and '.join(names)}: {known.verdict}")
     frame = pd.DataFrame([row])
     told = f"The gradients of {one} and {other} as arrows whose cosine is {drawn:+.2f}, before and after projection."
-    figure.show(
-        "conflict", partial(figures.conflict_arrows, drawn, (one, other), dark=state.is_dark()), frame, alt=told
-    )
+    figure.show("conflict", partial(figures.conflict_arrows, drawn, (one, other)), frame, alt=told)
     source = f"run **{state.plain(run.run_id)}**" if run else "the demo run that comes with this project"
     which = "" if known.cosine is not None else f" Drawn at the mean batch cosine, {drawn:+.2f}."
     st.caption(

@@ -135,7 +135,7 @@ def _gains(findings: Findings, at: str) -> None:
     gains = findings.gains[(findings.gains["condition"] == at) & ~findings.gains["twin"].astype(bool)]
     figure.show(
         "study-gains",
-        partial(figures.method_gains, gains, findings.methods, findings.baseline, dark=state.is_dark()),
+        partial(figures.method_gains, gains, findings.methods, findings.baseline),
         gains,
         alt="Gain of each method on each task, with its interval.",
     )
@@ -182,7 +182,7 @@ def _cost(findings: Findings, at: str) -> None:
     scores = scores[scores["condition"] == at]
     figure.show(
         "study-cost",
-        partial(figures.cost_and_score, scores, findings.methods, findings.baseline, dark=state.is_dark()),
+        partial(figures.cost_and_score, scores, findings.methods, findings.baseline),
         scores,
         alt="Metric of each method over the time of its steps.",
     )
@@ -212,14 +212,14 @@ def _transfer(findings: Findings, at: str) -> None:
     pairs = findings.pair_conflicts[findings.pair_conflicts["condition"] == at]
     figure.show(
         "study-transfer",
-        partial(figures.transfer_heatmap, matrix, tasks, dark=state.is_dark()),
+        partial(figures.transfer_heatmap, matrix, tasks),
         matrix,
         alt="What each task gains or loses beside each other one.",
     )
     st.markdown("**Does measured conflict foretell measured harm?**")
     figure.show(
         "study-conflict",
-        partial(figures.conflict_and_transfer, pairs, dark=state.is_dark()),
+        partial(figures.conflict_and_transfer, pairs),
         pairs,
         alt="Transfer of each pair over its measured cosine.",
     )

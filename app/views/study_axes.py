@@ -30,15 +30,7 @@ def curves(findings: Findings) -> None:
     )
     figure.show(
         "study-axes",
-        partial(
-            figures.axis_curves,
-            frame,
-            axis,
-            findings.axes[axis],
-            findings.methods,
-            findings.baseline,
-            dark=state.is_dark(),
-        ),
+        partial(figures.axis_curves, frame, axis, findings.axes[axis], findings.methods, findings.baseline),
         frame,
         alt=f"Metric, gain, cosine and share of projected pairs over {axis}, a line a method.",
     )
@@ -53,7 +45,7 @@ def grid(findings: Findings) -> None:
     st.caption("Red: worse than the baseline; bold: by more than noise.")
     figure.show(
         "study-grid",
-        partial(drawn[name], dark=state.is_dark()),
+        partial(drawn[name]),
         findings.over_axes,
         alt=f"The {name} at every place of two axes.",
     )
