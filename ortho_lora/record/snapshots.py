@@ -28,7 +28,10 @@ class Snapshot:
     held_out: Mapping[str, Floats]  # by metric, <h_i, P g_j> likewise, [1 + m, N, S, T]
     groups: NDArray[np.int64]  # in which each task has texts, [T]
     target_groups: NDArray[np.int64]  # and each target, [S]
-    losses: Mapping[str, float]  # mean over batches, by task
+    batches: NDArray[np.int64]  # of each task, [T]
+    target_batches: NDArray[np.int64]  # and each target, [S]
+    losses: NDArray[np.float64]  # mean over batches, [T]
+    target_losses: NDArray[np.float64]  # [S]
     exact: bool  # whether sums were kept as they are; else as sketches
     of_optimizer: bool  # whether AdamW's metric is the optimizer's; else that of the snapshot's own squares
 
@@ -120,7 +123,23 @@ class Snapshot:
         by_layer = replace(
             self, blocks=tuple((layer, "", branch) for layer, branch in layers), products=sums[0], held_out=sums[1]
         )
-        return {name: of._table(step, name) for name, of in (("snapshots", self), (SNAPSHOTS_BY_LAYER, by_layer))}
+        of_pairs = {name: of._table(step, name) for name, of in (("snapshots", self), (SNAPSHOTS_BY_LAYER, by_layer))}
+        return {"snapshot_tasks": self._of_tasks(step), **of_pairs}
+
+    def _of_tasks(self, step: int) -> pa.Table:
+        names = [*self.tasks, *self.targets]
+        count = len(names)
+        columns = {
+            "step": [step] * count,
+            "target": [place >= len(self.tasks) for place in range(count)],
+            "task": names,
+            "batches": np.concatenate([self.batches, self.target_batches]),
+            "groups": np.concatenate([self.groups, self.target_groups]),
+            "loss": np.concatenate([self.losses, self.target_losses]),
+            "exact": [self.exact] * count,
+            "of_optimizer": [self.of_optimizer] * count,
+        }
+        return pa.table(columns).select(SCHEMAS["snapshot_tasks"].names).cast(SCHEMAS["snapshot_tasks"])
 
     def _table(self, step: int, name: str) -> pa.Table:
         pieces = []

@@ -34,6 +34,7 @@ _PLACE: tuple[Column, ...] = (
     ("metric", _name, "`plain`, or `adamw`: products weighted, coordinate by coordinate, as AdamW does"),
     ("target", pa.bool_(), "task_i's gradient is that of held-out texts, in evaluation mode"),
 )
+_PLACE_OF_TASK = (_PLACE[0], ("target", pa.bool_(), "of held-out texts, in evaluation mode; else of those of training"))
 _SNAPSHOT_PAIR: tuple[Column, ...] = (
     ("task_i", _name, "first task of the pair, in configuration order; task_j itself in its own square"),
     ("task_j", _name, "second task of the pair; of a target any task"),
@@ -102,6 +103,15 @@ TABLES: dict[str, pa.Schema] = {
         ("examples", pa.int32(), "number of examples it was computed on"),
     ),
     "snapshots": _table(*_PLACE, _LAYER, _MODULE, _BRANCH, *_SNAPSHOT_PAIR, *_PRODUCT),
+    "snapshot_tasks": _table(
+        *_PLACE_OF_TASK,
+        _TASK,
+        ("batches", pa.int32(), "number of batches whose gradients were multiplied"),
+        ("groups", pa.int16(), "number of groups of texts that they are of"),
+        ("loss", pa.float64(), "mean loss over these batches"),
+        ("exact", pa.bool_(), "sums of gradients were kept as they are; false: as sketches"),
+        ("of_optimizer", pa.bool_(), "`adamw` is the metric of the optimizer; false: of the snapshot's own squares"),
+    ),
     "predictions": _table(
         ("step", pa.int32(), "optimizer steps done before the evaluation, which is the last of the run"),
         ("split", _name, "evaluation split, as in `validation`"),

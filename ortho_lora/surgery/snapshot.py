@@ -17,7 +17,7 @@ from ortho_lora.record.snapshots import Snapshot
 from ortho_lora.surgery.adamw import Metric
 from ortho_lora.surgery.arguments import check_loss
 from ortho_lora.surgery.blocks import Block
-from ortho_lora.surgery.groups import groups_of
+from ortho_lora.surgery.groups import Groups, groups_of
 from ortho_lora.surgery.sums import Extent, Sums
 
 Drawn = TypeVar("Drawn")  # a batch, whatever the loop has
@@ -28,7 +28,6 @@ class Taker:
 
     def __init__(self, model: nn.Module, blocks: Sequence[Block], sums: Sums) -> None:
         self.model, self.blocks, self.sums = model, blocks, sums
-        self.losses = torch.zeros(sums.extent.columns, dtype=torch.float64)  # sums, [C]
         self._losses: list[Tensor] = []
 
     def take(self, name: str, column: int, group: int, loss: Tensor) -> None:
@@ -56,7 +55,7 @@ class Taker:
         Raises:
             OrthoLoraError: one is not finite.
         """
-        losses = torch.stack([loss.float() for loss in self._losses]).cpu().double()
+        losses = torch.stack([loss.float() for loss in self._losses]).cpu()
         self._losses = []
         for batch, value in enumerate(losses.tolist()):
             if not math.isfinite(value):
@@ -64,7 +63,7 @@ class Taker:
                     f"snapshot: the loss of task {name!r} is {value} in batch {batch}: no parameters changed, so it"
                     " comes with these; leave the batch out, or compute it in float32."
                 )
-        self.losses[column] = losses.sum()
+        self.sums.losses[column] = losses.sum()
 
     def _arrived(self, index: int, column: int, group: int, parameter: Tensor) -> None:
         if parameter.grad is not None:
@@ -81,17 +80,21 @@ def snapshot(
     *,
     targets: Mapping[str, Iterable[Drawn]] | None = None,
     groups: Mapping[str, Sequence[Hashable]] | None = None,
+    target_groups: Mapping[str, Sequence[Hashable]] | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     loss_weights: Mapping[str, float] | None = None,
     seed: int = 0,
     limit_bytes: int,
 ) -> Snapshot:
-    """See `OrthoLoRA.snapshot`, whose blocks and tasks these are."""
+    """See `OrthoLoRA.snapshot`, whose blocks and tasks these are; `target_groups`: as `groups`, of the targets."""
     names, aims = _in_order("batches", batches, tasks), _in_order("targets", targets or {}, tasks)
     if not names:
         raise OrthoLoraError("batches: none given, expected iterables of batches by task.")
     found = groups_of({name: batches[name] for name in names}, groups, seed)
-    extent = Extent(found.count, len(names), len(aims))
+    of_aims = Groups(found.count, None)
+    if target_groups is not None:
+        of_aims = groups_of({name: (targets or {})[name] for name in aims}, target_groups, seed)
+    extent = Extent(max(found.count, of_aims.count), len(names), len(aims))
     sums = Sums([block.parameter for block in blocks], extent, seed=seed, limit_bytes=limit_bytes)
     taker = Taker(model, blocks, sums)
     with unchanged(model):
@@ -100,11 +103,18 @@ def snapshot(
         if targets:
             with _evaluating(model):
                 for column, name in enumerate(aims, len(names)):
-                    _take_all(taker, name, column, targets[name], loss_of, found.in_turn())
+                    _take_all(
+                        taker,
+                        name,
+                        column,
+                        targets[name],
+                        loss_of,
+                        of_aims.of_task(name) if target_groups else found.in_turn(),
+                    )
     sums.reduce()
     weights = [1.0 if loss_weights is None else loss_weights[name] for name in names]
     metric = Metric(sums.parameters, optimizer, weights)
-    return _made(names, aims, blocks, sums, taker.losses, metric)
+    return _made(names, aims, blocks, sums, metric)
 
 
 def _made(
@@ -112,7 +122,6 @@ def _made(
     targets: Sequence[str],
     blocks: Sequence[Block],
     sums: Sums,
-    losses: Tensor,
     metric: Metric,
 ) -> Snapshot:
     size, has = len(tasks), (sums.batches > 0).double().numpy()
@@ -129,7 +138,8 @@ def _made(
         products[name] = across_groups(cross, back, same, (of_tasks, of_tasks), apart=False)
         cross, back, same = (of[..., size:, :size] for of in found)
         held_out[name] = across_groups(cross, back, same, (of_targets, of_tasks), apart=True)
-    means = losses.numpy() / sums.batches.sum(0).clamp(min=1).numpy()
+    batches = sums.batches.sum(0).numpy().astype(np.int64)
+    means = sums.losses.double().numpy() / np.maximum(batches, 1)
     return Snapshot(
         tasks=tuple(tasks),
         targets=tuple(targets),
@@ -138,7 +148,10 @@ def _made(
         held_out=held_out,
         groups=of_tasks.sum(0).astype(np.int64),
         target_groups=of_targets.sum(0).astype(np.int64),
-        losses=dict(zip(tasks, means.tolist(), strict=False)),
+        batches=batches[:size],
+        target_batches=batches[size:],
+        losses=means[:size],
+        target_losses=means[size:],
         exact=sums.exact,
         of_optimizer=metric.of_optimizer,
     )

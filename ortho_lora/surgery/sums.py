@@ -112,6 +112,7 @@ class Sums:
             for parameter, width in zip(parameters, self.widths, strict=True)
         ]
         self.batches = torch.zeros(extent.groups, extent.columns)  # on the CPU
+        self.losses = torch.zeros(extent.columns)  # of the batches; on the CPU
 
     @property
     def exact(self) -> bool:
@@ -125,9 +126,10 @@ class Sums:
         for block in self.blocks:
             for tensor in block.tensors:
                 distributed.all_reduce(tensor)
-        batches = self.batches.to(self.blocks[0].chosen.device)
-        distributed.all_reduce(batches)
-        self.batches = batches.cpu()
+        for name in ("batches", "losses"):
+            whole = getattr(self, name).to(self.blocks[0].chosen.device)
+            distributed.all_reduce(whole)
+            setattr(self, name, whole.cpu())
 
     @torch.no_grad()
     def products(self, metric: Metric | None = None) -> tuple[Tensor, Tensor, Tensor]:

@@ -338,6 +338,7 @@ class OrthoLoRA:
         targets: Mapping[str, Iterable[Drawn]] | None = None,
         optimizer: torch.optim.Optimizer | None = None,
         groups: Mapping[str, Sequence[Hashable]] | None = None,
+        target_groups: Mapping[str, Sequence[Hashable]] | None = None,
         *,
         seed: int = 0,
         limit_bytes: int = BYTES,
@@ -355,6 +356,7 @@ class OrthoLoRA:
             optimizer: whose metric `adamw` is, if it holds second moments; by default that of this surgeon.
             groups: by task, for each of its batches what all of its texts are of: a group of texts that no batch of
                 another group shares, of any task. None: batches in turn, which assumes that no two share a text.
+            target_groups: as `groups`, of the targets.
             seed: of the hash of many different groups, and of sketches.
             limit_bytes: that sums may take; where they do not fit, sketches of them are kept.
 
@@ -368,8 +370,8 @@ class OrthoLoRA:
         with self.collector.looking_away():
             return snapshot(
                 self.model, self.blocks, self.tasks, batches, loss_of, targets=targets, groups=groups,
-                optimizer=optimizer or self.optimizer, loss_weights=self.loss_weights, seed=seed,
-                limit_bytes=limit_bytes,
+                target_groups=target_groups, optimizer=optimizer or self.optimizer, loss_weights=self.loss_weights,
+                seed=seed, limit_bytes=limit_bytes,
             )  # fmt: skip
 
     def remove(self) -> None:
