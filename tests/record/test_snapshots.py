@@ -30,8 +30,9 @@ def snapshot(seed: int, groups: int = 9) -> Snapshot:
     for of in products.values():
         of[..., 2], of[..., 2, :] = np.nan, np.nan  # too little text
     return Snapshot(
-        ("a", "b", "c"), ("a", "c"), blocks, products, held_out, np.array([9, 9, 7]), np.array([9, 9]), {}, True, True
-    )
+        ("a", "b", "c"), ("a", "c"), blocks, products, held_out, np.array([9, 9, 7]), np.array([9, 9]),
+        np.array([18, 18, 7]), np.array([9, 9]), np.array([0.5, 0.25, 1.0]), np.array([0.75, 2.0]), True, True,
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -97,3 +98,16 @@ def test_going_on_drops_later_snapshots_and_their_sums(tmp_path):
     np.testing.assert_allclose(found["product"], snapshot(4).products["adamw"][:, :, 0, 1].sum(1))
     parts = read_manifest(tmp_path / "x").of(SNAPSHOTS_BY_LAYER)
     assert (parts[0].first, parts[-1].last) == (2, 4)
+
+
+def test_what_each_task_took_part_with_is_told(run):
+    found = ask(run, ["snapshot_tasks"], "SELECT * FROM snapshot_tasks ORDER BY step, target, task")
+    assert found[["target", "task"]].values.tolist() == [
+        [False, "a"], [False, "b"], [False, "c"], [True, "a"], [True, "c"]
+    ] * 2  # fmt: skip
+    assert found["step"].tolist() == [0] * 5 + [4] * 5
+    assert found["batches"].tolist() == [18, 18, 7, 9, 9] * 2
+    assert found["groups"].tolist() == [9, 9, 7, 9, 9] * 2
+    assert found["loss"].tolist() == [0.5, 0.25, 1.0, 0.75, 2.0] * 2
+    assert found["exact"].all()
+    assert found["of_optimizer"].all()
