@@ -103,14 +103,7 @@ def snapshot(
         if targets:
             with _evaluating(model):
                 for column, name in enumerate(aims, len(names)):
-                    _take_all(
-                        taker,
-                        name,
-                        column,
-                        targets[name],
-                        loss_of,
-                        of_aims.of_task(name) if target_groups else found.in_turn(),
-                    )
+                    _take_all(taker, name, column, targets[name], loss_of, of_aims.of_task(name))
     sums.reduce()
     weights = [1.0 if loss_weights is None else loss_weights[name] for name in names]
     metric = Metric(sums.parameters, optimizer, weights)
