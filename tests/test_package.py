@@ -261,7 +261,8 @@ def test_the_dashboard_opens_from_another_folder(trained, installed, tmp_path):
 def test_ctrl_c_ends_a_command_with_130_and_no_words(tmp_path):
     """While it imports what a training needs."""
     code = (
-        "import os, signal, sys, types\n"
+        "import os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # who runs tests may ignore it
         "class Interrupts:\n"
         "    def find_spec(self, name, *_):\n"
         "        if name == 'torch':\n"
