@@ -300,12 +300,14 @@ class Training:
 
     def _take_snapshot(self) -> None:
         """Take a snapshot; none where the run is stopped meanwhile."""
+        started = time.perf_counter()
         self._say("running", "snapshot")
         found = self.snapshot(self.config.snapshot_batches, self.config.seed, self._say_progress)
         if found is not None:
             self.recorder.add_snapshot(self.place.step, found)
             self.recorder.flush()
             self.place.snapshot = self.place.step
+            self.place.snapshot_seconds = time.perf_counter() - started
 
     def snapshot(self, batches: int, seed: int, sign: Callable[[], object]) -> Snapshot | None:
         """How the tasks' mean gradients agree here, and with those of held-out texts; nothing of the training changes.
@@ -388,6 +390,7 @@ class Training:
         return (
             left * self.place.step_seconds / self.place.step
             + (left // self.config.eval_every + 1) * self.place.evaluation_seconds
+            + sum(step > self.place.snapshot for step in self.snapshot_steps) * self.place.snapshot_seconds
         )
 
 
