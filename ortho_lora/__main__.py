@@ -191,7 +191,7 @@ def estimate(
     if json:
         print(found.model_dump_json())
         return
-    total = found.total(settings.steps, settings.eval_every)
+    total = found.total(settings)
     print(f"loading {found.loading:.1f} s, a step {found.step:.2f} s, an evaluation {found.evaluation:.1f} s")
     print(f"{settings.steps} steps: about {total:.0f} s")
 

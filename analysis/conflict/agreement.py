@@ -14,9 +14,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.reading.database import BINNED, Selection, ask, ask_once
-from analysis.statistics.cosines import Cosines, groups_of, of_steps, pooled
+from analysis.statistics.cosines import groups_of, of_steps, pooled
 from analysis.statistics.judge import Estimates, judge, times_needed
 from analysis.statistics.series import FEWEST_STEPS, Floats, clear_mean, means, p_in_part, rate_interval, row_means
+from ortho_lora.record.jackknife import Cosines
 from ortho_lora.record.schema import RunInfo, TaskInfo, read_run
 
 PAIR = ["branch", "task_i", "task_j"]

@@ -15,10 +15,10 @@ from duckdb import ColumnExpression, ConstantExpression
 
 from analysis.reading.cache import remembered
 from analysis.reading.damage import counted, sound
-from analysis.reading.rollups import RAW, TABLE_OF, Level, Steps, plan
+from analysis.reading.rollups import RAW, SNAPSHOT_CELLS, TABLE_OF, Level, Steps, plan, snapshot_source
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.manifest import Manifest
-from ortho_lora.record.tables import SCHEMAS
+from ortho_lora.record.tables import SCHEMAS, SNAPSHOTS_BY_LAYER
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,7 @@ def _asked(
 def _read_for(tables: Sequence[str]) -> list[str]:
     """The tables and roll-ups in which `tables` may look."""
     of_cells = any(table in TABLE_OF for table in tables)
+    tables = [*tables, *(["snapshots", SNAPSHOTS_BY_LAYER] if SNAPSHOT_CELLS in tables else [])]
     return [name for name in SCHEMAS if name in tables or (of_cells and ("pairs" in name or "norms" in name))]
 
 
@@ -147,6 +148,10 @@ def _answer(
         for table in tables:
             if table in TABLE_OF:
                 _create_cells(connection, run, manifest, table, selection, level)
+            elif table == SNAPSHOT_CELLS:
+                source = snapshot_source(manifest, whole_layers=selection.modules is None)
+                ranges = None if selection.steps is None else [selection.steps]
+                _create_view(connection, run, manifest, source, ranges, selection, name=table)
             else:
                 steps = None if selection.steps is None else [selection.steps]
                 _create_view(connection, run, manifest, table, steps, selection)

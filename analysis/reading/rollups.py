@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ortho_lora.record.manifest import Bins, Manifest
-from ortho_lora.record.tables import BINS_TOGETHER
+from ortho_lora.record.tables import BINS_TOGETHER, SNAPSHOTS_BY_LAYER
 
 Level = Literal["by_step", "by_layer", "by_block"]
 Steps = tuple[int, int]  # inclusive
 
 RAW_ROWS = 2_000_000
 """Rows up to which a question reads the rows themselves, and so tells of every single step."""
+
+SNAPSHOT_CELLS = "snapshot_cells"
+"""The view on `snapshots`, or on their sums over the modules of a layer where no modules are chosen."""
 
 TABLE_OF = {"pair_cells": "pairs", "joint_cells": "pairs", "norm_cells": "norms"}
 
@@ -63,6 +66,13 @@ RAW = {  # the same from the rows, a row a cell
         FROM norms
         """,
 }
+
+
+def snapshot_source(manifest: Manifest, *, whole_layers: bool) -> str:
+    """The table or roll-up that `snapshot_cells` reads: cells to be summed over, by layer or by block."""
+    rows, rolled = manifest.of("snapshots"), manifest.of(SNAPSHOTS_BY_LAYER)
+    tells_all = bool(rolled) and (not rows or max(of.last for of in rolled) >= max(of.last for of in rows))
+    return SNAPSHOTS_BY_LAYER if whole_layers and tells_all else "snapshots"
 
 
 @dataclass(frozen=True)

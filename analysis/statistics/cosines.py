@@ -22,98 +22,15 @@ of 0, the interval is all of [-1, 1], or one side of it: the sign is known and t
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
 from analysis.statistics.series import FEWEST_STEPS, Floats, Integers, row_means
+from ortho_lora.record.jackknife import Cosines, leaving_out
 
 _FEWEST_GROUPS, _MOST_GROUPS = 3, 16
-
-
-@dataclass(frozen=True)
-class Cosines:
-    """Product and scale = sqrt(power_i power_j) of each pair, [rows], and the jackknife's (co)variances of both.
-
-    NaN: nothing is told.
-    """
-
-    product: Floats
-    scale: Floats
-    product_variance: Floats
-    covariance: Floats
-    scale_variance: Floats
-    freedom: Floats  # degrees of freedom of the errors
-
-    @property
-    def value(self) -> Floats:
-        """The cosine, within -1 to 1; NaN where the scale is not clear of 0."""
-        clear = self.scale**2 > self.quantile() ** 2 * self.scale_variance
-        value = np.divide(self.product, self.scale, out=np.full(len(self.product), np.nan), where=clear)
-        return np.clip(value, -1.0, 1.0)
-
-    def quantile(self, level: float = 0.95) -> Floats:
-        """Two-sided quantile of Student's t."""
-        return np.asarray(special.stdtrit(self.freedom, (1 + level) / 2), dtype=np.float64)
-
-    def p_value(self) -> Floats:
-        """Two-sided, of the cosine being 0: below 0.05 where the interval excludes 0."""
-        error = np.sqrt(self.product_variance)
-        t = np.divide(np.abs(self.product), error, out=np.full(len(error), np.inf), where=error != 0)
-        t = np.where((error == 0) & (self.product == 0), 0.0, t)
-        return np.asarray(2 * special.stdtr(self.freedom, -t), dtype=np.float64)
-
-    def interval(self, level: float = 0.95) -> tuple[Floats, Floats]:
-        """Low and high end, within -1 to 1."""
-        square = self.quantile(level) ** 2
-        # D(rho)^2 <= t^2 var D(rho) is curve rho^2 - 2 middle rho + rest <= 0.
-        curve = self.scale**2 - square * self.scale_variance
-        middle = self.product * self.scale - square * self.covariance
-        rest = self.product**2 - square * self.product_variance
-        spread = np.sqrt(np.maximum(middle**2 - curve * rest, 0.0))
-        ends = [np.divide(middle + sign * spread, curve, out=np.zeros(len(rest)), where=curve != 0) for sign in (-1, 1)]
-        low, high = np.minimum(*ends), np.maximum(*ends)
-        # Where the scale is not clear of 0 it is all rho but those between the ends, which are on both sides of 0 where
-        # 0 is not among them; then the sign is the product's.
-        bounded, signed = curve > 0, rest > 0
-        found_low = np.where(bounded, low, np.where(signed & (self.product > 0), high, -1.0))
-        found_high = np.where(bounded, high, np.where(signed & (self.product < 0), low, 1.0))
-        unknown = np.isnan(self.product)
-        return np.where(unknown, np.nan, np.clip(found_low, -1, 1)), np.where(
-            unknown, np.nan, np.clip(found_high, -1, 1)
-        )
-
-    def with_errors_of(self, times: float, freedom: Floats) -> "Cosines":
-        """As of so many times the data, if these go on like this."""
-        names = ("product_variance", "covariance", "scale_variance")
-        return replace(self, freedom=freedom, **{name: getattr(self, name) / times for name in names})
-
-
-def leaving_out(
-    product: Floats, power_i: Floats, power_j: Floats, left_out: tuple[Floats, Floats, Floats], freedom: Floats
-) -> Cosines:
-    """From estimates of all groups, and of all but each.
-
-    Args:
-        product, power_i, power_j: [rows]; a power below 0 counts as 0, one that is NaN as not known.
-        left_out: the same without each group, [rows, groups]; NaN for groups that a row does not have.
-        freedom: degrees of freedom, [rows].
-    """
-    scale = _scale(power_i, power_j)
-    products, scales = left_out[0], _scale(*left_out[1:])
-    groups = (~np.isnan(products)).sum(axis=1)
-    one, other = (np.nan_to_num(values - row_means(values)[:, None]) for values in (products, scales))
-    part = np.where(groups > 1, (groups - 1) / np.maximum(groups, 1), np.nan)
-    return Cosines(
-        product,
-        scale,
-        part * (one * one).sum(axis=1),
-        part * (one * other).sum(axis=1),
-        part * (other * other).sum(axis=1),
-        freedom,
-    )
 
 
 def of_steps(
@@ -163,10 +80,6 @@ def pooled(windows: Sequence[Cosines]) -> list[Cosines]:
         )
         for one in windows
     ]
-
-
-def _scale(power_i: Floats, power_j: Floats) -> Floats:
-    return np.sqrt(np.fmax(power_i, 0.0) * np.fmax(power_j, 0.0))
 
 
 def _whole(r: Floats) -> Floats:

@@ -18,8 +18,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.statistics.cosines import Cosines
 from analysis.statistics.series import Floats, false_discovery
+from ortho_lora.record.jackknife import Cosines
 
 Verdict = Literal["conflict", "aligned", "no conflict worth the name", "not enough data"]
 

@@ -22,8 +22,8 @@ GROUPS = {
         "on_nonfinite",
     ),
     "Evaluation, recording": (
-        "eval_every", "eval_examples", "selection_share", "eval_batch_size", "record_every", "checkpoint_every",
-        "flush_rows", "flush_seconds",
+        "eval_every", "eval_examples", "selection_share", "eval_batch_size", "snapshots", "snapshot_batches",
+        "record_every", "checkpoint_every", "flush_rows", "flush_seconds",
     ),
     "Machine": ("gradient_mode", "precision", "device", "threads"),
 }  # fmt: skip

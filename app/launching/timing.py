@@ -46,7 +46,7 @@ def show(config: Config | None, busy: int) -> None:
         st.caption("The form was changed since the time was estimated.")
         return
     st.markdown(
-        f"**About {duration(found.total(config.steps, config.eval_every))}**: {found.step:.2f} s a step,"
+        f"**About {duration(found.total(config))}**: {found.step:.2f} s a step,"
         f" {found.evaluation:.1f} s an evaluation, {found.loading:.0f} s to load."
     )
     if was_busy:
@@ -85,4 +85,6 @@ def duration(seconds: float) -> str:
 
 def _timed(config: Config) -> Config:
     """What an estimate is of: the number of steps and of evaluations only multiplies it."""
-    return config.model_copy(update={"steps": 1, "eval_every": 1, "warmup_steps": 0, "checkpoint_every": None})
+    return config.model_copy(
+        update={"steps": 1, "eval_every": 1, "warmup_steps": 0, "checkpoint_every": None, "snapshots": 0}
+    )

@@ -19,6 +19,7 @@ from ortho_lora.record.admission import Places, check_free, lock_run, refuse_ano
 from ortho_lora.record.files import replace_text
 from ortho_lora.record.rows import Gradients
 from ortho_lora.record.schema import ACTIVE_STATES, RunInfo, State, Status, read_run, read_status
+from ortho_lora.record.snapshots import Snapshot
 from ortho_lora.record.store import Batch, Store
 from ortho_lora.record.tables import SCHEMAS, TABLES, Event
 from ortho_lora.record.writer import StatusFile, Writer, gone, new_status, refusal
@@ -302,6 +303,12 @@ class Recorder:
         self._batch.gradients.append(gradients)
         self._added("pairs", len(gradients.layout.pairs["layer"]))
         self._added("norms", len(gradients.layout.norms["layer"]))
+
+    def add_snapshot(self, step: int, snapshot: Snapshot) -> None:
+        """Add a snapshot, its rows of `snapshots`, taken after so many optimizer steps; waits and refuses as `add`."""
+        self._admit("snapshots", step, step, "snapshot")
+        self._batch.snapshots.append((step, snapshot))
+        self._added("snapshots", snapshot.row_count)
 
     def _admit(self, table: str, first: int, last: int, of: Hashable) -> None:
         if self.begun and not self._closed:

@@ -154,7 +154,7 @@ class Status(Origin):
     state: State
     step: Count = 0
     total: Count = 0  # 0: not known
-    phase: str = "starting"  # starting, evaluating, training or probing, saving, done
+    phase: str = "starting"  # starting, evaluating, training, snapshot or probing, saving, done
     eta_seconds: float | None = None
     heartbeat: float  # seconds since the epoch: the last sign of the training thread, be it a step or a batch evaluated
     heartbeat_monotonic: float | None = None  # the same by the clock of its host that nobody steps

@@ -22,7 +22,8 @@ from ortho_lora.record.manifest import Manifest, Part, read_manifest
 from ortho_lora.record.parts import FEWEST_TOGETHER, cut, next_number, part_name, publish, together, write_part
 from ortho_lora.record.rollup import RollUp, widened
 from ortho_lora.record.rows import Gradients, decode, encode, encoded
-from ortho_lora.record.tables import BINS_TOGETHER, ROLLUPS, SCHEMAS, TABLES
+from ortho_lora.record.snapshots import Snapshot
+from ortho_lora.record.tables import BINS_TOGETHER, ROLLUPS, SCHEMAS, SNAPSHOTS_BY_LAYER, TABLES
 
 ROWS = 1_000_000
 """Rows of a part that is large enough to be left as it is."""
@@ -40,6 +41,7 @@ class Batch:
 
     rows: dict[str, list[Chunk]] = field(default_factory=dict)  # by table; a chunk has arrays of one length
     gradients: list[Gradients] = field(default_factory=list)  # of `pairs` and `norms`, in step order
+    snapshots: list[tuple[int, Snapshot]] = field(default_factory=list)  # with their steps, in order
 
 
 class Store:
@@ -73,6 +75,9 @@ class Store:
         tables = {table: _encoded(table, chunks) for table, chunks in batch.rows.items()}
         if batch.gradients:
             tables |= {name: rows for name in ("pairs", "norms") if len(rows := encode(name, batch.gradients))}
+        of_snapshots = [snapshot.tables(step) for step, snapshot in batch.snapshots]
+        for name in of_snapshots[0] if of_snapshots else ():
+            tables[name] = pa.concat_tables([of[name] for of in of_snapshots]).unify_dictionaries()
         with ThreadPoolExecutor(1) as pool:  # compresses while sums are formed
             parts = {name: _begun(pool, partial(self._write, name, table)) for name, table in tables.items()}
             for gradients in batch.gradients:
@@ -95,7 +100,8 @@ class Store:
             covered = int(max(ends[ends < before["norms"]], default=-1))
         except (OSError, pa.ArrowInvalid):  # all of it can be had from the rows
             covered = -1
-        cut(self.run_dir, {**before, **dict.fromkeys(ROLLUPS, covered + 1)})
+        ends = dict.fromkeys(ROLLUPS, covered + 1) | {SNAPSHOTS_BY_LAYER: before["snapshots"]}
+        cut(self.run_dir, {**before, **ends})
         return covered
 
     def _catch_up(self, covered: int) -> None:

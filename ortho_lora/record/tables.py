@@ -29,6 +29,26 @@ _PAIR: tuple[Column, ...] = (
     ("task_j", _name, "second task of the pair"),
 )
 
+_PLACE: tuple[Column, ...] = (
+    ("step", pa.int32(), "optimizer steps done before the snapshot"),
+    ("metric", _name, "`plain`, or `adamw`: products weighted, coordinate by coordinate, as AdamW does"),
+    ("target", pa.bool_(), "task_i's gradient is that of held-out texts, in evaluation mode"),
+)
+_PLACE_OF_TASK = (_PLACE[0], ("target", pa.bool_(), "of held-out texts, in evaluation mode; else of those of training"))
+_SNAPSHOT_PAIR: tuple[Column, ...] = (
+    ("task_i", _name, "first task of the pair, in configuration order; task_j itself in its own square"),
+    ("task_j", _name, "second task of the pair; of a target any task"),
+)
+_PRODUCT: tuple[Column, ...] = (
+    ("group", pa.int16(), "group of texts that is left out; null: none is"),
+    (
+        "product",
+        pa.float64(),
+        "mean product of the two tasks' gradients over all pairs of different groups; of a target over all pairs; null"
+        " where one has texts in fewer than 8",
+    ),
+)
+
 TABLES: dict[str, pa.Schema] = {
     "pairs": _table(
         *_BLOCK,
@@ -81,6 +101,16 @@ TABLES: dict[str, pa.Schema] = {
         ("metric", _name, "scikit-learn metric, or `loss`"),
         ("value", pa.float64(), "its value"),
         ("examples", pa.int32(), "number of examples it was computed on"),
+    ),
+    "snapshots": _table(*_PLACE, _LAYER, _MODULE, _BRANCH, *_SNAPSHOT_PAIR, *_PRODUCT),
+    "snapshot_tasks": _table(
+        *_PLACE_OF_TASK,
+        _TASK,
+        ("batches", pa.int32(), "number of batches whose gradients were multiplied"),
+        ("groups", pa.int16(), "number of groups of texts that they are of"),
+        ("loss", pa.float64(), "mean loss over these batches"),
+        ("exact", pa.bool_(), "sums of gradients were kept as they are; false: as sketches"),
+        ("of_optimizer", pa.bool_(), "`adamw` is the metric of the optimizer; false: of the snapshot's own squares"),
     ),
     "predictions": _table(
         ("step", pa.int32(), "optimizer steps done before the evaluation, which is the last of the run"),
@@ -151,6 +181,9 @@ _PLACES: dict[str, tuple[Column, ...]] = {  # what the cells of a level are told
 }
 _PAIR_VALUES = (*PAIR_COUNTS, *PAIR_SUMS, *PAIR_EXTREMES)
 
+SNAPSHOTS_BY_LAYER = "rollup/snapshots_by_layer"
+"""Sums of products over the modules of a layer; a snapshot's are written with its rows."""
+
 ROLLUPS: dict[str, pa.Schema] = {
     f"rollup/{table}_{level}": _table(*_BIN, *places, *names, *values)
     for level, places in _PLACES.items()
@@ -158,6 +191,6 @@ ROLLUPS: dict[str, pa.Schema] = {
         ("pairs", _PAIR, (*_PAIR_VALUES, *PAIR_SQUARES) if level == "by_step" else _PAIR_VALUES),
         ("norms", (_TASK,), (*NORM_COUNTS, *NORM_SUMS, *NORM_EXTREMES)),
     )
-}
+} | {SNAPSHOTS_BY_LAYER: _table(*_PLACE, _LAYER, _BRANCH, *_SNAPSHOT_PAIR, *_PRODUCT)}
 
 SCHEMAS = TABLES | ROLLUPS

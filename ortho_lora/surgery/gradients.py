@@ -151,6 +151,15 @@ class Collector:
             for seen in self._passes:
                 seen.touched = False
 
+    @contextmanager
+    def looking_away(self) -> Iterator[None]:
+        """Take no notice of the passes inside the context."""
+        former, self._muted = self._muted, True
+        try:
+            yield
+        finally:
+            self._muted = former
+
     def backward_mixed(self, loss: Tensor) -> None:
         """One backward pass of the sum of the tasks' losses, on one graph, over the mixed batch.
 
@@ -319,6 +328,8 @@ class Collector:
         collected.tasks |= rows.present
 
     def _accumulated(self, index: int, parameter: Tensor) -> None:
+        if self._muted and not self._backward:
+            return
         self._passes[index].touched = True
         if not self._backward:
             if self.on_foreign is not None:

@@ -1,7 +1,7 @@
 """Gradient surgery in anyone's training loop: in place of `loss.backward()`, measure, project and record."""
 
 import logging
-from collections.abc import Container, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, cast
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.recorder import Recorder
+from ortho_lora.record.snapshots import Snapshot
 from ortho_lora.surgery import arguments, distributed
 from ortho_lora.surgery.blocks import blocks, check_same, is_compiled
 from ortho_lora.surgery.canary import Canary
@@ -21,7 +22,9 @@ from ortho_lora.surgery.methods import Branches, OnNonfinite, Order, Rule, Scope
 from ortho_lora.surgery.nonfinite import nonfinite, record_nonfinite, settle
 from ortho_lora.surgery.projection import all_orders, check_rule
 from ortho_lora.surgery.recording import Recording
+from ortho_lora.surgery.snapshot import Drawn, snapshot
 from ortho_lora.surgery.step import Step, weighted
+from ortho_lora.surgery.sums import BYTES
 from ortho_lora.surgery.update import Projector, average, measured
 from ortho_lora.surgery.verification import Verification
 
@@ -327,6 +330,49 @@ class OrthoLoRA:
                 losses = average(self.blocks, collected, self._trained(), losses)
             now.updates.append(self.projector.all(collected, orders))
         return measured(now.updates, losses, now.scale, orders[0] if self.order != "mean" else None)
+
+    def snapshot(
+        self,
+        batches: Mapping[str, Iterable[Drawn]],
+        loss_of: Callable[[str, Drawn], Tensor],
+        targets: Mapping[str, Iterable[Drawn]] | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+        groups: Mapping[str, Sequence[Hashable]] | None = None,
+        target_groups: Mapping[str, Sequence[Hashable]] | None = None,
+        *,
+        seed: int = 0,
+        limit_bytes: int = BYTES,
+    ) -> Snapshot:
+        """How the tasks' gradients agree here, seen through the noise of batches: of many batches at these parameters.
+
+        One forward and backward pass a batch. Nothing is changed: parameters, `.grad`, optimizer, buffers, modes and
+        random states stay as they are, also where it raises. Of gradients only sums over groups of texts are kept, and
+        products are taken across groups alone, so no text stands on both sides of one.
+
+        Args:
+            batches: by task, iterables of batches, as the loop has them; 64 of each show pairs with a cosine of 0.3.
+            loss_of: the loss of a task on a batch, a scalar on a graph, without loss weight or gradient scale.
+            targets: by task, batches of held-out texts, whose gradients are taken in evaluation mode (`transfer`).
+            optimizer: whose metric `adamw` is, if it holds second moments; by default that of this surgeon.
+            groups: by task, for each of its batches what all of its texts are of: a group of texts that no batch of
+                another group shares, of any task. None: batches in turn, which assumes that no two share a text.
+            target_groups: as `groups`, of the targets.
+            seed: of the hash of many different groups, and of sketches.
+            limit_bytes: that sums may take; where they do not fit, sketches of them are kept.
+
+        Raises:
+            OrthoLoraError: unknown tasks, no batches, a loss or gradient that is not finite, or a call inside
+                `mixed_batch`.
+        """
+        if self.collector.is_mixing:
+            raise OrthoLoraError("snapshot: called inside `mixed_batch`: expected between two steps.")
+        self.canary.called = True
+        with self.collector.looking_away():
+            return snapshot(
+                self.model, self.blocks, self.tasks, batches, loss_of, targets=targets, groups=groups,
+                target_groups=target_groups, optimizer=optimizer or self.optimizer, loss_weights=self.loss_weights,
+                seed=seed, limit_bytes=limit_bytes,
+            )  # fmt: skip
 
     def remove(self) -> None:
         """Stop watching the model."""

@@ -29,6 +29,8 @@ class Split:
     """Class indices (int64) or regression targets (float32), [N]."""
     text_pairs: list[str] | None = None
     """Second texts, for tasks on pairs."""
+    groups: list[str] | None = None
+    """What each example is of, as a film, an author or a document; None: of its texts alone."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -37,6 +39,11 @@ class Split:
     def keys(self) -> list[str]:
         """What tells examples apart: the normalised texts."""
         return [normalise(*texts) for texts in zip(self.texts, self.text_pairs or [""] * len(self), strict=True)]
+
+    @property
+    def origins(self) -> list[str]:
+        """What may not be parted: an example's group, else its normalised texts, whatever task they are of."""
+        return self.keys if self.groups is None else self.groups
 
 
 @dataclass(frozen=True)
@@ -97,16 +104,13 @@ def first_of_each(keys: Iterable[object]) -> list[int]:
 def take(split: Split, indices: Sequence[int]) -> Split:
     """The examples of `split` at `indices`."""
     pairs = None if split.text_pairs is None else [split.text_pairs[i] for i in indices]
-    return Split([split.texts[i] for i in indices], split.labels[list(indices)], pairs)
+    groups = None if split.groups is None else [split.groups[i] for i in indices]
+    return Split([split.texts[i] for i in indices], split.labels[list(indices)], pairs, groups)
 
 
-def hold_out(split: Split, keys: Sequence[str] | None = None) -> tuple[Split, Split]:
-    """(train, validation) of `split` by `is_validation` of each example's key, by default its texts.
-
-    Examples that share a key stay together.
-    """
-    held = [is_validation(key) for key in (split.keys if keys is None else keys)]
-    return _parted(split, held)
+def hold_out(split: Split) -> tuple[Split, Split]:
+    """(train, validation) of `split` by `is_validation` of each example's group, or texts where it has none."""
+    return _parted(split, [is_validation(origin) for origin in split.origins])
 
 
 def with_selection(task: TaskData, share: float) -> TaskData:

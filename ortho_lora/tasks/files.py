@@ -27,8 +27,9 @@ def load_file(
     validation_path: Path | str | None = None,
     skip_empty: bool = False,
     drop_labels: Sequence[str] = (),
+    group: str | None = None,
 ) -> TaskData:
-    """A task from the columns `text`, `label` and, for pairs, `text_pair` of a file.
+    """A task from the columns `text`, `label` and, for pairs, `text_pair` of a file; `group` says what a row is of.
 
     kind `auto`: words, truth values and whole numbers are classes where at most 50 of them differ, numbers that are not
     whole are targets of a regression. Without `validation_path` a fifth of the texts is held out, chosen by a hash of
@@ -41,7 +42,7 @@ def load_file(
         name,
         read_table(Path(path)),
         held,
-        Columns(text, label, text_pair),
+        Columns(text, label, text_pair, group),
         kind,
         skip_empty=skip_empty,
         drop_labels=drop_labels,

@@ -49,6 +49,7 @@ def load_hub(
     kind: Literal["auto", Kind] = "auto",
     skip_empty: bool = False,
     drop_labels: Sequence[str] = (),
+    group: str | None = None,
 ) -> TaskData:
     """A task from a data set such as `glue/sst2`, `owner/name` or `owner/name/configuration`, or from a directory
     with files like `train-00000-of-00001.parquet`.
@@ -74,7 +75,7 @@ def load_hub(
             f"the columns of {dataset} are not known beforehand, as those of GLUE's {', '.join(GLUE)} are: say"
             f" which one of {', '.join(train.column_names)} is the text"
         )
-    columns = Columns(text, label or "label", text_pair)
+    columns = Columns(text, label or "label", text_pair, group)
     feature = train.features.get(columns.label)
     # Numbers that the data set itself names, and in the order in which it does.
     classes = tuple(getattr(feature, "names", None) or ()) if kind != "regression" else ()

@@ -47,10 +47,8 @@ def load_packaged(name: str) -> TaskData:
     rows = rows[(rows["key"] != "") & (rows.groupby("key")["label"].transform("nunique") == 1)]
     rows = rows.drop_duplicates("key")
     labels = rows["label"].map({label: index for index, label in enumerate(task.classes)})
-    train, validation = hold_out(
-        Split(rows["text"].tolist(), labels.to_numpy(np.int64)),
-        rows["group"].tolist() if "group" in rows else None,
-    )
+    groups = rows["group"].tolist() if "group" in rows else None
+    train, validation = hold_out(Split(rows["text"].tolist(), labels.to_numpy(np.int64), groups=groups))
     return TaskData(name, "classification", task.classes, train, {"validation": validation}, task.metrics)
 
 

@@ -45,7 +45,7 @@ class PackagedTask(_Task):
 
 
 class _RowsTask(_Task):
-    """Rows that are left out, and counted in the record."""
+    """Rows: which are left out, and counted in the record, and which belong together."""
 
     skip_empty: bool = Field(False, exclude_if=lambda skip: not skip)
     """Leave out rows without a text or label, in place of refusing them."""
@@ -53,6 +53,8 @@ class _RowsTask(_Task):
         (), exclude_if=lambda labels: not labels
     )
     """Leave out rows with these labels, as in `["-"]`."""
+    group: str | None = Field(None, exclude_if=lambda group: group is None)
+    """Column that says what a row is of, as a film or an author, which is never parted; null: of its texts alone."""
 
 
 class FileTask(_RowsTask):

@@ -34,11 +34,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns with the text, the label and, for tasks on pairs, the second text."""
+    """Names of the columns with the text, the label, the second text of a pair, and what an example is of."""
 
     text: str
     label: str
     text_pair: str | None = None
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class _Rows:
     texts: list[str]
     pairs: list[str] | None
     labels: Labels
+    groups: list[str] | None
     dropped: dict[str, int] = field(default_factory=dict)
     """How many rows were left out, by reason."""
 
@@ -120,7 +122,8 @@ def _reason(label: str) -> str:
 
 def _rows(table: Table, columns: Columns, skip_empty: bool, unwanted: Sequence[str]) -> _Rows:
     """The rows with a text and a label that is wanted."""
-    names = [columns.text, *([columns.text_pair] if columns.text_pair else []), columns.label]
+    of_texts = [columns.text, *([columns.text_pair] if columns.text_pair else [])]
+    names = [*of_texts, columns.label, *([columns.group] if columns.group else [])]
     if table.rows.empty and not len(table.rows):
         raise OrthoLoraError(f"{table.where} has no rows: expected at least a few examples")
     found = {name: _column(table, name) for name in names}
@@ -144,14 +147,15 @@ def _rows(table: Table, columns: Columns, skip_empty: bool, unwanted: Sequence[s
             f"{table.where} has no row left: {', '.join(f'{count} {why}' for why, count in dropped.items())}"
             f" of {len(reasons)} were left out"
         )
-    texts = {name: _texts(table, name, found[name], kept) for name in names[:-1]}
+    texts = {name: _texts(table, name, found[name], kept) for name in of_texts}
     labels = Labels(
         f"column {columns.label!r} of {table.where}",
         [found[columns.label][index] for index in kept],
         [index + 1 for index in kept],
     )
     pairs = texts[columns.text_pair] if columns.text_pair else None
-    return _Rows(table.where, texts[columns.text], pairs, labels, dict(dropped))
+    groups = [str(found[columns.group][index]) for index in kept] if columns.group else None
+    return _Rows(table.where, texts[columns.text], pairs, labels, groups, dict(dropped))
 
 
 def _column(table: Table, name: str) -> list[Any]:
@@ -197,4 +201,4 @@ def _texts(table: Table, name: str, values: Sequence[Any], kept: Sequence[int]) 
 def _split(rows: _Rows, classes: Sequence[str], training: Labels | None) -> Split:
     """Of the training rows, where `training` is None, or of rows to evaluate on."""
     labels = class_indices(rows.labels, classes) if classes else targets(rows.labels, training)
-    return Split(rows.texts, labels, rows.pairs)
+    return Split(rows.texts, labels, rows.pairs, rows.groups)

@@ -29,6 +29,8 @@ class Place:
 
     step: int = 0  # optimizer steps done
     evaluated: int = -1  # steps done before the last evaluation that was completed; -1: none was
+    snapshot: int = -1  # steps done before the last snapshot that was taken; -1: none was
+    snapshot_seconds: float = 0.0  # of the last snapshot, for the ETA
     step_seconds: float = 0.0  # of all steps, for the ETA
     evaluation_seconds: float = 0.0  # of the last evaluation
     peak_memory_bytes: int = 0  # of the process, or of those before it that trained the run

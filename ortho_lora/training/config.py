@@ -85,6 +85,10 @@ class Config(Strict):
     """Share of the validation data to choose settings on: an evaluation split `selection`, evaluated at the end."""
     eval_batch_size: int = Field(64, ge=1)
     """Examples a forward pass in evaluation."""
+    snapshots: int = Field(0, ge=0, le=1000)
+    """How often to measure, at one place, how the tasks' mean gradients agree; spread over the run, one at its end."""
+    snapshot_batches: int = Field(64, ge=8, le=100_000)
+    """Batches of every task in a snapshot, which costs about as many steps; and at most as many of held-out texts."""
     record_every: int = Field(1, ge=1)
     """Steps between records of gradients; losses are recorded in every step."""
     checkpoint_every: int | None = Field(100, ge=1)
@@ -148,6 +152,8 @@ class Config(Strict):
             raise ValueError(f"warmup_steps is {self.warmup_steps}: expected fewer than the {self.steps} steps")
         if self.method == "single" and (self.rule or self.scope or self.branches):
             raise ValueError("method 'single' has nothing to project: leave rule, scope and branches out")
+        if self.snapshots and (self.method == "single" or len(self.tasks) < 2):
+            raise ValueError(f"snapshots is {self.snapshots}: expected 0 where no two tasks share an adapter")
         if self.order == "mean" and len(self.tasks) > LARGEST_MEAN:
             raise ValueError(
                 f"order 'mean' goes through every order of {len(self.tasks)} tasks: expected at most {LARGEST_MEAN}"

@@ -28,9 +28,10 @@ class Estimate(BaseModel):
     step: float
     evaluation: float  # of all tasks, once
 
-    def total(self, steps: int, eval_every: int) -> float:
-        """Seconds of a run of so many steps."""
-        evaluations = len({*range(0, steps, eval_every), steps})
+    def total(self, config: Config) -> float:
+        """Seconds of a run; a batch of a snapshot, of held-out texts too, is taken to cost as much as a step."""
+        evaluations = len({*range(0, config.steps, config.eval_every), config.steps})
+        steps = config.steps + 2 * config.snapshots * config.snapshot_batches
         return self.loading + steps * self.step + evaluations * self.evaluation
 
 

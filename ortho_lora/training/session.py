@@ -18,11 +18,13 @@ from transformers import get_scheduler
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.recorder import Recorder
 from ortho_lora.record.schema import State, Status
+from ortho_lora.record.snapshots import Snapshot
 from ortho_lora.record.study import SELECTION_SPLIT
 from ortho_lora.surgery.measure import Measured, record_gradients, record_step
 from ortho_lora.surgery.nonfinite import nonfinite, record_nonfinite, sentence
+from ortho_lora.surgery.snapshot import unchanged
 from ortho_lora.surgery.surgeon import OrthoLoRA
-from ortho_lora.tasks.data import TaskData
+from ortho_lora.tasks.data import TaskData, take
 from ortho_lora.tasks.loading import load_tasks
 from ortho_lora.training import device
 from ortho_lora.training.attach import attach, layers_past_examples
@@ -30,7 +32,8 @@ from ortho_lora.training.batches import Batch, Pass, TaskSampler, seed_of
 from ortho_lora.training.checkpoint import Checkpoint, Place, replace_directory
 from ortho_lora.training.config import Config
 from ortho_lora.training.evaluation import encode, evaluate, evaluation_subsets, record_evaluation
-from ortho_lora.training.model import MultiTaskModel, load_encoder, outline, use_dropout
+from ortho_lora.training.model import MultiTaskModel, load_encoder, outline, pad, tokenize, use_dropout
+from ortho_lora.training.snapshots import Drawn, snapshot_of, snapshot_steps
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +97,7 @@ class Training:
         self.groups = [Group(name, of, self._surgeon(name, of)) for name, of in zip(names, members, strict=True)]
         self.mode = _gradient_mode(config, self.groups)
         self.sampler = TaskSampler(tasks, config.batch_size, config.seed)
+        self.snapshot_steps = snapshot_steps(config.steps, config.snapshots)
         self.subsets = evaluation_subsets(tasks, config.eval_examples)
         lora = [block.parameter for group in self.groups for block in group.surgeon.blocks]
         heads = self.model.head_parameters()
@@ -141,6 +145,9 @@ class Training:
                 if self._evaluation_is_due():
                     self._evaluate()
                     continue  # it may have been stopped
+                if self.place.step in self.snapshot_steps and self.place.snapshot != self.place.step:
+                    self._take_snapshot()
+                    continue
                 if config.checkpoint_every and self.place.step % config.checkpoint_every == 0:
                     self._checkpoint()
                 if self.place.step == config.steps:
@@ -291,6 +298,47 @@ class Training:
         self.place.evaluation_seconds = time.perf_counter() - started
         self.recorder.flush()
 
+    def _take_snapshot(self) -> None:
+        """Take a snapshot; none where the run is stopped meanwhile."""
+        started = time.perf_counter()
+        self._say("running", "snapshot")
+        found = self.snapshot(self.config.snapshot_batches, self.config.seed, self._say_progress)
+        if found is not None:
+            self.recorder.add_snapshot(self.place.step, found)
+            self.recorder.flush()
+            self.place.snapshot = self.place.step
+            self.place.snapshot_seconds = time.perf_counter() - started
+
+    def snapshot(self, batches: int, seed: int, sign: Callable[[], object]) -> Snapshot | None:
+        """How the tasks' mean gradients agree here, and with those of held-out texts; nothing of the training changes.
+
+        Args:
+            batches: of every task; of held-out texts at most as many, and each text once.
+            seed: of the groups of texts, of the draws, and of dropout.
+            sign: called before each batch.
+
+        Returns:
+            None: it was stopped.
+
+        Raises:
+            OrthoLoraError: a loss or gradient is not finite.
+        """
+        with unchanged(self.model):
+            torch.manual_seed(seed_of(seed, "snapshot", "dropout"))
+            use_dropout(self.model, encoder=self.config.encoder_dropout)
+            return snapshot_of(
+                self.groups[0].surgeon, self.tasks, self._loss_of, self.optimizer,
+                batches=batches, batch_size=self.config.batch_size, seed=seed, stop=self.stop, sign=sign,
+            )  # fmt: skip
+
+    def _loss_of(self, name: str, drawn: Drawn) -> Tensor:
+        split = take(*drawn)
+        rows = tokenize(self.tokenizer, split.texts, split.text_pairs, max_length=self.config.max_length)
+        labels = torch.from_numpy(split.labels).to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            pooled = self.model.pooled(pad(self.tokenizer, rows, device=self.device))
+            return self.model.loss(self.groups[0].surgeon.tasks.index(name), pooled, labels)
+
     def _checkpoint(self) -> None:
         if self.saved != self.place.step:
             self.recorder.flush()  # first, so that a checkpoint is never ahead of the record
@@ -342,6 +390,7 @@ class Training:
         return (
             left * self.place.step_seconds / self.place.step
             + (left // self.config.eval_every + 1) * self.place.evaluation_seconds
+            + sum(step > self.place.snapshot for step in self.snapshot_steps) * self.place.snapshot_seconds
         )
 
 

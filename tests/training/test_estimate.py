@@ -11,7 +11,10 @@ SMALL = {"tasks": ["movies", "movies@0.5"], "batch_size": 4, "max_length": 16, "
 
 @pytest.mark.parametrize(("steps", "every", "evaluations"), [(10, 5, 3), (11, 5, 4), (1, 20, 2), (4, 1, 5)])
 def test_total_counts_steps_and_evaluations(steps, every, evaluations):
-    assert Estimate(loading=100, step=10, evaluation=1).total(steps, every) == 100 + 10 * steps + evaluations
+    found = Estimate(loading=100, step=10, evaluation=1)
+    whole = found.total(config := load_config(overrides={"steps": steps, "eval_every": every}))
+    assert whole == 100 + 10 * steps + evaluations
+    assert found.total(config.model_copy(update={"snapshots": 3, "snapshot_batches": 8})) == whole + 480
 
 
 @pytest.mark.parametrize("method", ["ortho-lora", "single"])

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from noisy_pairs import recorded
 from scipy import stats
 
-from analysis.statistics.cosines import Cosines, groups_of, leaving_out, of_steps, pooled
+from analysis.statistics.cosines import groups_of, of_steps, pooled
 from analysis.statistics.series import FEWEST_STEPS
+from ortho_lora.record.jackknife import Cosines, leaving_out
 
 RHO = np.linspace(-1, 1, 4001)
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from noisy_pairs import recorded
 
-from analysis.statistics.cosines import Cosines, groups_of, of_steps
+from analysis.statistics.cosines import groups_of, of_steps
 from analysis.statistics.judge import LEVEL, MARKS, WORTH, Estimates, judge, overall, times_needed
+from ortho_lora.record.jackknife import Cosines
 
 FREE, SHORT = "no conflict worth the name", "not enough data"
 

@@ -1,0 +1,221 @@
+"""Takes a snapshot in anyone's loop: gradients of many batches at fixed parameters, of which nothing stays but sums."""
+
+import math
+import random
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ortho_lora.errors import OrthoLoraError
+from ortho_lora.record.products import across_groups
+from ortho_lora.record.snapshots import Snapshot
+from ortho_lora.surgery.adamw import Metric
+from ortho_lora.surgery.arguments import check_loss
+from ortho_lora.surgery.blocks import Block
+from ortho_lora.surgery.groups import Groups, groups_of
+from ortho_lora.surgery.sums import Extent, Sums
+
+Drawn = TypeVar("Drawn")  # a batch, whatever the loop has
+
+
+class Taker:
+    """Adds up the gradients of one task's batch after another."""
+
+    def __init__(self, model: nn.Module, blocks: Sequence[Block], sums: Sums) -> None:
+        self.model, self.blocks, self.sums = model, blocks, sums
+        self._losses: list[Tensor] = []
+
+    def take(self, name: str, column: int, group: int, loss: Tensor) -> None:
+        """Make one backward pass; each block's gradient is added up and forgotten as soon as it is there.
+
+        Raises:
+            OrthoLoraError: the loss is none to start from.
+        """
+        check_loss(f"task {name!r}", loss)
+        handles = [
+            block.parameter.register_post_accumulate_grad_hook(partial(self._arrived, index, column, group))
+            for index, block in enumerate(self.blocks)
+        ]
+        try:
+            loss.backward()
+        finally:
+            for handle in handles:
+                handle.remove()
+        self.sums.batches[group, column] += 1
+        self._losses.append(loss.detach())
+
+    def finish(self, name: str, column: int) -> None:
+        """Look at the losses of a task, all at once: to wait for a device after every batch takes time.
+
+        Raises:
+            OrthoLoraError: one is not finite.
+        """
+        losses = torch.stack([loss.float() for loss in self._losses]).cpu()
+        self._losses = []
+        for batch, value in enumerate(losses.tolist()):
+            if not math.isfinite(value):
+                raise OrthoLoraError(
+                    f"snapshot: the loss of task {name!r} is {value} in batch {batch}: no parameters changed, so it"
+                    " comes with these; leave the batch out, or compute it in float32."
+                )
+        self.sums.losses[column] = losses.sum()
+
+    def _arrived(self, index: int, column: int, group: int, parameter: Tensor) -> None:
+        if parameter.grad is not None:
+            self.sums.blocks[index].add(column, group, parameter.grad)
+            parameter.grad = None
+
+
+def snapshot(
+    model: nn.Module,
+    blocks: Sequence[Block],
+    tasks: Sequence[str],
+    batches: Mapping[str, Iterable[Drawn]],
+    loss_of: Callable[[str, Drawn], Tensor],
+    *,
+    targets: Mapping[str, Iterable[Drawn]] | None = None,
+    groups: Mapping[str, Sequence[Hashable]] | None = None,
+    target_groups: Mapping[str, Sequence[Hashable]] | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    loss_weights: Mapping[str, float] | None = None,
+    seed: int = 0,
+    limit_bytes: int,
+) -> Snapshot:
+    """See `OrthoLoRA.snapshot`, whose blocks and tasks these are; `target_groups`: as `groups`, of the targets."""
+    names, aims = _in_order("batches", batches, tasks), _in_order("targets", targets or {}, tasks)
+    if not names:
+        raise OrthoLoraError("batches: none given, expected iterables of batches by task.")
+    found = groups_of({name: batches[name] for name in names}, groups, seed)
+    of_aims = Groups(found.count, None)
+    if target_groups is not None:
+        of_aims = groups_of({name: (targets or {})[name] for name in aims}, target_groups, seed)
+    extent = Extent(max(found.count, of_aims.count), len(names), len(aims))
+    sums = Sums([block.parameter for block in blocks], extent, seed=seed, limit_bytes=limit_bytes)
+    taker = Taker(model, blocks, sums)
+    with unchanged(model):
+        for column, name in enumerate(names):
+            _take_all(taker, name, column, batches[name], loss_of, found.of_task(name))
+        if targets:
+            with _evaluating(model):
+                for column, name in enumerate(aims, len(names)):
+                    _take_all(taker, name, column, targets[name], loss_of, of_aims.of_task(name))
+    sums.reduce()
+    weights = [1.0 if loss_weights is None else loss_weights[name] for name in names]
+    metric = Metric(sums.parameters, optimizer, weights)
+    return _made(names, aims, blocks, sums, metric)
+
+
+def _made(
+    tasks: Sequence[str],
+    targets: Sequence[str],
+    blocks: Sequence[Block],
+    sums: Sums,
+    metric: Metric,
+) -> Snapshot:
+    size, has = len(tasks), (sums.batches > 0).double().numpy()
+    of_tasks, of_targets = has[:, :size], has[:, size:]
+    products, held_out = {}, {}
+    for name, by in (("plain", None), ("adamw", metric)):
+        found = [of.numpy() for of in sums.products(by)]
+        if not all(np.isfinite(of).all() for of in found):
+            raise OrthoLoraError(
+                "snapshot: a gradient is not finite, though every loss is: compute the losses in float32, or without a"
+                " scale."
+            )
+        cross, back, same = (of[..., :size, :size] for of in found)
+        products[name] = across_groups(cross, back, same, (of_tasks, of_tasks), apart=False)
+        cross, back, same = (of[..., size:, :size] for of in found)
+        held_out[name] = across_groups(cross, back, same, (of_targets, of_tasks), apart=True)
+    batches = sums.batches.sum(0).numpy().astype(np.int64)
+    means = sums.losses.double().numpy() / np.maximum(batches, 1)
+    return Snapshot(
+        tasks=tuple(tasks),
+        targets=tuple(targets),
+        blocks=tuple((block.layer, block.module, block.branch) for block in blocks),
+        products=products,
+        held_out=held_out,
+        groups=of_tasks.sum(0).astype(np.int64),
+        target_groups=of_targets.sum(0).astype(np.int64),
+        batches=batches[:size],
+        target_batches=batches[size:],
+        losses=means[:size],
+        target_losses=means[size:],
+        exact=sums.exact,
+        of_optimizer=metric.of_optimizer,
+    )
+
+
+def _take_all(
+    taker: Taker,
+    name: str,
+    column: int,
+    batches: Iterable[Drawn],
+    loss_of: Callable[[str, Drawn], Tensor],
+    groups: Iterator[int],
+) -> None:
+    count = 0
+    for count, batch in enumerate(batches, 1):
+        group = next(groups, None)
+        if group is None:
+            raise OrthoLoraError(
+                f"groups: {count - 1} given for task {name!r}, which has more batches: expected as many."
+            )
+        taker.take(name, column, group, loss_of(name, batch))
+    if not count:
+        raise OrthoLoraError(f"batches of task {name!r}: none came: an iterator is used up once it was gone through.")
+    taker.finish(name, column)
+
+
+@contextmanager
+def unchanged(model: nn.Module) -> Iterator[None]:
+    """Leave all that a pass changes beside parameters as it was: `.grad`, buffers, modes, and states of chance."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    # DistributedDataParallel may write into the bucket that a gradient is a view of.
+    gradients = [of.clone() if (of := parameter.grad) is not None and of._is_view() else of for parameter in trained]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    modes = [(module, module.training) for module in model.modules()]
+    devices = list({parameter.device for parameter in trained if parameter.device.type == "cuda"})
+    states = random.getstate(), np.random.get_state()  # the loop's own
+    for parameter in trained:
+        parameter.grad = None
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(getattr(model, "no_sync", nullcontext)())  # sums are added up once, at the end
+        try:
+            yield
+        finally:
+            for parameter, gradient in zip(trained, gradients, strict=True):
+                parameter.grad = gradient
+            _restore(buffers)
+            for module, training in modes:
+                module.training = training
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """In evaluation mode; whoever called sees to the former one."""
+    model.eval()
+    yield
+
+
+def _restore(buffers: Sequence[tuple[Tensor, Tensor]]) -> None:
+    with torch.no_grad():
+        for buffer, value in buffers:
+            buffer.copy_(value)
+
+
+def _in_order(what: str, given: Mapping[str, object], tasks: Sequence[str]) -> list[str]:
+    if not isinstance(given, Mapping):
+        raise OrthoLoraError(f"{what}: {type(given).__name__} given, expected iterables of batches by task.")
+    for name in given:
+        if name not in tasks:
+            raise OrthoLoraError(f"{what}: task {name!r}: expected one of {', '.join(tasks)}.")
+    return [task for task in tasks if task in given]

@@ -1,0 +1,53 @@
+"""Snapshots whose truth is known."""
+
+import itertools
+
+import numpy as np
+
+from ortho_lora.record.products import of_means
+from ortho_lora.record.schema import ModuleInfo, RunInfo, TaskInfo
+from ortho_lora.record.snapshots import METRICS, Snapshot
+
+BLOCKS = tuple(itertools.product([0, 3], ["query", "value"], ["A", "B"]))
+GROUPS = 12
+INFO = RunInfo(
+    run_id="x",
+    created=0.0,
+    method="joint",
+    rule="sum",
+    scope="block",
+    seed=0,
+    gradient_mode="fused",
+    config={},
+    tasks=tuple(TaskInfo(name=name) for name in "abc"),
+    modules=tuple(
+        ModuleInfo(layer=layer, module=module, path=f"{layer}.{module}", shapes={"A": (2, 4), "B": (4, 2)})
+        for layer, module in itertools.product([0, 3], ["query", "value"])
+    ),
+    versions={},
+    command=[],
+)
+
+
+def known_snapshot(step: int) -> Snapshot:
+    """Of a and b, which conflict at step 0 and agree later, and of c, which has texts in 5 groups of 12 only."""
+    rng = np.random.default_rng(step)
+    products: dict[str, list[np.ndarray]] = {metric: [] for metric in METRICS}
+    held_out: dict[str, list[np.ndarray]] = {metric: [] for metric in METRICS}
+    for _ in BLOCKS:
+        truth = rng.standard_normal((3, 40))
+        truth[1] += (2.0 if step else -2.0) * truth[0]
+        means = truth + 0.4 * rng.standard_normal((GROUPS, 3, 40))
+        means[5:, 2] = np.nan
+        others = truth + 0.4 * rng.standard_normal((GROUPS, 3, 40))
+        for metric, root in (("plain", 1.0), ("adamw", rng.uniform(0.5, 2.0, 40))):
+            products[metric].append(of_means(means * root))
+            held_out[metric].append(of_means((others * root)[:, :2], means * root))
+    counted = np.array([GROUPS, GROUPS, 5])
+    return Snapshot(
+        tasks=("a", "b", "c"), targets=("a", "b"), blocks=BLOCKS,
+        products={metric: np.stack(of, axis=1) for metric, of in products.items()},
+        held_out={metric: np.stack(of, axis=1) for metric, of in held_out.items()},
+        groups=counted, target_groups=counted[:2], batches=2 * counted, target_batches=counted[:2],
+        losses=np.ones(3), target_losses=np.ones(2), exact=True, of_optimizer=True,
+    )  # fmt: skip
