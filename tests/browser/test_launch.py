@@ -49,7 +49,7 @@ def test_queued_run_is_taken_out(visitor, server):
     expect(page.get_by_text("second · ◌ queued")).to_have_count(0)
     page.reload()
     expect(page.get_by_text(re.compile("first ·"))).to_be_visible()
-    expect(page.get_by_text("second")).to_have_count(0)
+    expect(page.get_by_text("second ·")).to_have_count(0)
     write_limit(server.runs_dir, 2)
     assert not (server.runs_dir / "second").exists()
 
