@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.conflict.queries import Selection, task_matrix
+from analysis.conflict.snapshots import snapshot_pairs
 from analysis.figures.words import describe
 from analysis.library.names import interval, number
 from analysis.library.runs import SPLIT, final_metrics, identified
@@ -50,11 +51,15 @@ def summarise(run_dir: Path) -> dict[str, Any]:
             for task in info.tasks
             if task.metrics  # a loop of somebody's own evaluates nothing
         ],
-        "pairs": [
-            {key: None if pd.isna(value) else value for key, value in row.items()} for row in matrix.to_dict("records")
-        ],
+        "pairs": _rows(matrix),
+        "snapshots": _rows(snapshot_pairs(run.path)),
         "sentence": describe(matrix),
     }
+
+
+def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """For JSON, which has no NaN."""
+    return [{key: None if pd.isna(value) else value for key, value in row.items()} for row in frame.to_dict("records")]
 
 
 def print_summary(document: dict[str, Any]) -> None:
@@ -68,6 +73,9 @@ def print_summary(document: dict[str, Any]) -> None:
         console.print(_metrics(document["metrics"]))
     for task, rows in document["left_out"].items():
         console.print(Text(plain(f"Rows left out of {task}: {rows}.")))
+    if rows := document["snapshots"]:
+        step = rows[-1]["step"]
+        console.print(_snapshot([row for row in rows if row["step"] == step], step))
     for branch in sorted({row["branch"] for row in document["pairs"]}):
         console.print(_pairs([row for row in document["pairs"] if row["branch"] == branch], branch))
     console.print(Text(plain(document["sentence"])))
@@ -84,6 +92,19 @@ def _metrics(rows: list[dict[str, Any]]) -> Table:
             number(row["majority"], ".3f"),
         )
     return metrics
+
+
+def _snapshot(rows: list[dict[str, Any]], step: int) -> Table:
+    title = f"Snapshot at step {step}: how mean gradients agree, as AdamW scales them"
+    table = table_of(["tasks", "verdict"], ["cosine", "95% interval"], title)
+    for row in rows:
+        table.add_row(
+            Text(plain(f"{row['task_i']} – {row['task_j']}")),
+            row["verdict"],
+            number(row["cosine"], "+.2f"),
+            interval(row["low"], row["high"]),
+        )
+    return table
 
 
 def _pairs(rows: list[dict[str, Any]], branch: str) -> Table:

@@ -5,28 +5,10 @@ import itertools
 import numpy as np
 
 from ortho_lora.record.products import of_means
-from ortho_lora.record.schema import ModuleInfo, RunInfo, TaskInfo
 from ortho_lora.record.snapshots import METRICS, Snapshot
 
 BLOCKS = tuple(itertools.product([0, 3], ["query", "value"], ["A", "B"]))
 GROUPS = 12
-INFO = RunInfo(
-    run_id="x",
-    created=0.0,
-    method="joint",
-    rule="sum",
-    scope="block",
-    seed=0,
-    gradient_mode="fused",
-    config={},
-    tasks=tuple(TaskInfo(name=name) for name in "abc"),
-    modules=tuple(
-        ModuleInfo(layer=layer, module=module, path=f"{layer}.{module}", shapes={"A": (2, 4), "B": (4, 2)})
-        for layer, module in itertools.product([0, 3], ["query", "value"])
-    ),
-    versions={},
-    command=[],
-)
 
 
 def known_snapshot(step: int) -> Snapshot:

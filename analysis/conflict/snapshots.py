@@ -10,7 +10,7 @@ from analysis.reading.database import Selection, ask, ask_once
 from analysis.reading.rollups import SNAPSHOT_CELLS
 from analysis.statistics.judge import Estimates, judge
 from ortho_lora.record.products import cosines
-from ortho_lora.record.snapshots import MetricName
+from ortho_lora.record.snapshots import METRICS, MetricName
 
 By = Literal["branch", "layer", "module"]
 
@@ -73,8 +73,21 @@ def snapshot_pairs(
             frame.insert(place, name, where[place])
         found.append(frame)
     if not found:
-        return pd.DataFrame(columns=["step", *by, *COLUMNS[1:]])
+        types = {"step": "int64", **dict.fromkeys((*by, "task_i", "task_j", "verdict"), "str")}
+        return pd.DataFrame({name: pd.Series(dtype=types.get(name, "float64")) for name in ("step", *by, *COLUMNS[1:])})
     return pd.concat([_judged(of_step) for _, of_step in pd.concat(found).groupby("step")], ignore_index=True)
+
+
+def snapshot_table(run: Path, selection: Selection | None = None) -> pd.DataFrame:
+    """`snapshot_pairs` of the whole model and of each branch, in both metrics; branch `both`: of the whole model."""
+    frames = []
+    for metric in METRICS:
+        whole = snapshot_pairs(run, selection, metric)
+        whole.insert(1, "branch", "both")
+        for frame in (whole, snapshot_pairs(run, selection, metric, ("branch",))):
+            frame.insert(1, "metric", metric)
+            frames.append(frame)
+    return pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
 
 
 def _products(cell: pd.DataFrame, names: list[str]) -> np.ndarray:

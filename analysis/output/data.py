@@ -13,6 +13,7 @@ from typing import Any, get_args
 import pandas as pd
 
 from analysis.conflict import queries, replay
+from analysis.conflict.snapshots import snapshot_table
 from analysis.diagnosis.diagnose import diagnose
 from analysis.diagnosis.verdicts import Branch, Harm, Pair
 from analysis.outcomes.beside import Outcome, outcomes
@@ -203,6 +204,10 @@ DATA: dict[str, Data] = {
     "matrix": _by_pair(
         "How each pair of tasks agrees: cosine with its verdict, cosines of batches, share of conflicts, intervals.",
         queries.task_matrix,
+    ),
+    "snapshots": _by_pair(
+        "How the tasks' mean gradients agree at each snapshot: cosine with interval and verdict, by branch and metric.",
+        snapshot_table,
     ),
     "noise": _whole(
         "What two halves of a task's own batches agree on, the floor to read cosines against.", queries.noise

@@ -1,11 +1,16 @@
 """What snapshots on disk say, against the snapshot itself."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
-from snapshots import INFO, known_snapshot
+from infos import INFO
+from snapshots import known_snapshot
+from typer.testing import CliRunner
 
-from analysis.conflict.snapshots import snapshot_pairs, snapshot_steps
+from analysis.__main__ import app
+from analysis.conflict.snapshots import snapshot_pairs, snapshot_steps, snapshot_table
 from analysis.reading.database import Selection
 from ortho_lora.record.recorder import Recorder
 
@@ -60,3 +65,26 @@ def test_strong_pairs_are_judged_and_a_task_with_too_little_text_is_not(run):
     assert little[["cosine", "low", "high"]].isna().all(axis=None)
     assert found["q"].dropna().between(0, 1).all()
     assert isinstance(found, pd.DataFrame)
+
+
+def test_the_table_has_the_whole_model_and_its_branches_in_both_metrics(run):
+    found = snapshot_table(run)
+    assert len(found) == 2 * 3 * 2 * 3
+    keys = ["step", "task_i", "task_j"]
+    for metric in ("plain", "adamw"):
+        for branch, of in (
+            ("both", snapshot_pairs(run, None, metric)),
+            ("B", snapshot_pairs(run, None, metric, ("branch",))),
+        ):
+            of = of[of["branch"] == "B"] if branch == "B" else of
+            chosen = found[(found["metric"] == metric) & (found["branch"] == branch)].set_index(keys)
+            pd.testing.assert_series_equal(chosen["cosine"], of.set_index(keys)["cosine"])
+
+
+def test_the_command_says_them(run):
+    document = json.loads(CliRunner().invoke(app, ["summary", str(run), "--json"]).stdout)
+    assert [row["verdict"] for row in document["snapshots"]] == snapshot_pairs(run)["verdict"].tolist()
+    assert document["snapshots"][-1]["low"] is None
+    told = CliRunner().invoke(app, ["summary", str(run)]).stdout
+    assert "Snapshot at step 4: how mean gradients agree" in told
+    assert "a – b" in told
