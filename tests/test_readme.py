@@ -135,6 +135,20 @@ def losses_by_task(output):
     check_record(tmp_path / "runs" / "mine", 1)
 
 
+def test_the_snapshot_is_taken_as_shown(tmp_path):
+    given = """
+surgeon = OrthoLoRA(peft_model, tasks)
+batches_a = batches_b = [slice(place % 4, place % 4 + 1) for place in range(16)]
+
+def loss_of(task, batch):
+    return problem.loss(tasks.index(task), batch)
+
+"""
+    end = "\nassert cosine.shape == low.shape == high.shape == (2, 2)\nassert (low <= high).all()\n"
+    end += "assert all(p.grad is None for p in peft_model.parameters())\n"
+    execute(tmp_path, given + blocks("python", "surgeon.snapshot") + end)
+
+
 def test_the_loops_of_several_processes_are_run_as_shown(tmp_path):
     loop, wrapped = blocks("python", "surgeon.backward", DISTRIBUTED)
     given = """
@@ -160,7 +174,7 @@ surgeon = OrthoLoRA(ddp_model, tasks)
 def test_every_loop_of_the_documentation_is_run_here():
     shown = {name: re.findall(r"```python\n.*?```", text, re.S) for name, text in DOCUMENTS.items()}
     loops = {name: sum("surgeon" in code for code in of) for name, of in shown.items()}
-    assert {name: count for name, count in loops.items() if count} == {"README.md": 2, "distributed.md": 2}
+    assert {name: count for name, count in loops.items() if count} == {"README.md": 3, "distributed.md": 2}
 
 
 def test_the_record_is_read_as_shown(tmp_path, monkeypatch, capsys):
