@@ -126,19 +126,22 @@ def _noise(size: int, tasks: int, rng: np.random.Generator) -> Floats:
 def main(
     snapshots: Annotated[int, typer.Option(min=1, help="Of each setting.")] = 1000,
     quick: Annotated[bool, typer.Option("--quick", help="A tenth of them.")] = False,
-    json_: Annotated[bool, typer.Option("--json", help="One line of JSON a setting.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
     seed: int = 0,
 ) -> None:
     """Print a table: a row a setting."""
     rng = np.random.default_rng(seed)
-    print(" ".join(f"{name:>8}" for name in (*Setting._fields, *Shares._fields)))
+    found = []
+    if not as_json:
+        print(" ".join(f"{name:>8}" for name in (*Setting._fields, *Shares._fields)))
     for setting in SETTINGS:
-        found = simulate(setting, max(snapshots // 10, 1) if quick else snapshots, rng)
-        if json_:
-            print(json.dumps(setting._asdict() | found._asdict()), flush=True)
-        else:
-            shown = [*map(str, setting), *(f"{value:.3f}" for value in found)]
+        shares = simulate(setting, max(snapshots // 10, 1) if quick else snapshots, rng)
+        found.append(setting._asdict() | shares._asdict())
+        if not as_json:
+            shown = [*map(str, setting), *(f"{value:.3f}" for value in shares)]
             print(" ".join(f"{value:>8}" for value in shown), flush=True)
+    if as_json:
+        print(json.dumps(found))
 
 
 if __name__ == "__main__":

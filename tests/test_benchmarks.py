@@ -17,6 +17,7 @@ SMALL = {
     "kills": ["--kills", "2"],
     "telemetry": ["--steps", "12", "--layers", "1", "--runs", "3"],
     "judge": ["--quick"],
+    "snapshot_coverage": ["--snapshots", "1"],
     "pages": [
         "--steps",
         "12",
