@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from infos import INFO
+from snapshots import known_snapshot
 from typer.testing import CliRunner
 
 from analysis.__main__ import app
@@ -13,6 +15,8 @@ from analysis.conflict import queries
 from analysis.conflict.queries import Selection
 from analysis.output.data import DATA, frame_of
 from ortho_lora.errors import OrthoLoraError
+from ortho_lora.record.recorder import Recorder
+from ortho_lora.record.schema import TaskInfo
 
 PAIR = ("trec", "movies")  # not in the order of the configuration
 
@@ -31,16 +35,21 @@ def test_cosines_are_those_of_the_record(run: Path, tables: dict[str, pd.DataFra
     assert by_step.index.tolist() == expected.index.tolist()
 
 
-def test_every_pair_is_there_unless_one_is_chosen(run: Path) -> None:
-    recorded = queries.extent(run).pairs
+def test_every_pair_is_there_unless_one_is_chosen(run: Path, tmp_path: Path) -> None:
+    with Recorder(tmp_path / "x") as recorder:
+        recorder.begin(INFO.model_copy(update={"tasks": tuple(TaskInfo(name=name) for name in "abc")}))
+        recorder.add_snapshot(0, known_snapshot(0))
+    of_run = run, queries.extent(run).pairs, PAIR
+    of_snapshot = tmp_path / "x", [("a", "b"), ("a", "c"), ("b", "c")], ("a", "c")
     for name, data in DATA.items():
         if "pair" not in data.takes:
             continue
-        whole, one = frame_of(name, [run]), frame_of(name, [run], pair=PAIR)
+        path, recorded, pair = of_snapshot if name == "snapshots" else of_run
+        whole, one = frame_of(name, [path]), frame_of(name, [path], pair=pair)
         columns = ["task", "against"] if "against" in whole else ["task_i", "task_j"]
         found = {frozenset(pair) for pair in whole[columns].itertuples(index=False, name=None)}
         assert found == {frozenset(pair) for pair in recorded}, name
-        assert {frozenset(pair) for pair in one[columns].itertuples(index=False, name=None)} == {frozenset(PAIR)}, name
+        assert {frozenset(of) for of in one[columns].itertuples(index=False, name=None)} == {frozenset(pair)}, name
 
 
 def test_names_are_listed() -> None:
@@ -50,5 +59,5 @@ def test_names_are_listed() -> None:
 
 
 def test_data_that_are_not_there() -> None:
-    with pytest.raises(OrthoLoraError, match="data 'conflicts': expected one of matrix, noise"):
+    with pytest.raises(OrthoLoraError, match="data 'conflicts': expected one of matrix, snapshots, noise"):
         frame_of("conflicts", [])
