@@ -98,12 +98,7 @@ def _snapshot(rows: list[dict[str, Any]], step: int) -> Table:
     title = f"Snapshot at step {step}: how mean gradients agree, as AdamW scales them"
     table = table_of(["tasks", "verdict"], ["cosine", "95% interval"], title)
     for row in rows:
-        table.add_row(
-            Text(plain(f"{row['task_i']} – {row['task_j']}")),
-            row["verdict"],
-            number(row["cosine"], "+.2f"),
-            interval(row["low"], row["high"]),
-        )
+        table.add_row(*_cells(row, "low", "high"))
     return table
 
 
@@ -112,12 +107,15 @@ def _pairs(rows: list[dict[str, Any]], branch: str) -> Table:
     table = table_of(["tasks", "verdict"], numbers, f"Branch {branch}")
     for row in rows:
         table.add_row(
-            Text(plain(f"{row['task_i']} – {row['task_j']}")),
-            row["verdict"],
-            number(row["cosine"], "+.2f"),
-            interval(row["cosine_low"], row["cosine_high"]),
+            *_cells(row, "cosine_low", "cosine_high"),
             number(row["cos_before"], "+.2f"),
             number(row["rate_before"], ".0%"),
             number(row["cos_after"], "+.2f"),
         )
     return table
+
+
+def _cells(row: dict[str, Any], low: str, high: str) -> tuple[Text, str, str, str]:
+    """Pair, verdict, cosine and its interval."""
+    pair = Text(plain(f"{row['task_i']} – {row['task_j']}"))
+    return pair, row["verdict"], number(row["cosine"], "+.2f"), interval(row[low], row[high])

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from analysis.reading.database import Selection, ask, ask_once
+from analysis.reading.database import Selection, ask_once
 from analysis.reading.rollups import SNAPSHOT_CELLS
 from analysis.statistics.judge import Estimates, judge
 from ortho_lora.record.products import cosines
@@ -14,15 +14,7 @@ from ortho_lora.record.snapshots import METRICS, MetricName
 
 By = Literal["branch", "layer", "module"]
 
-COLUMNS = ("step", "task_i", "task_j", "cosine", "low", "high", "p", "q", "verdict")
-
-
-def snapshot_steps(run: Path) -> list[int]:
-    """After how many optimizer steps each snapshot was taken."""
-    steps: list[int] = ask(run, ["snapshot_tasks"], "SELECT DISTINCT step FROM snapshot_tasks ORDER BY step")[
-        "step"
-    ].tolist()
-    return steps
+COLUMNS = ("task_i", "task_j", "cosine", "low", "high", "p", "q", "verdict")
 
 
 def snapshot_pairs(
@@ -37,8 +29,8 @@ def snapshot_pairs(
         by: what cells are told apart by; all blocks of a cell count together.
 
     Returns:
-        `by` and COLUMNS, in the order of the tasks; cosine NaN where a gradient is not clear of its noise, low and high
-        too where there is no gradient or too little text.
+        `step`, `by` and COLUMNS, in the order of the tasks; cosine NaN where a gradient is not clear of its noise, low
+        and high too where there is no gradient or too little text.
     """
     places = ", ".join(("step", *by))
     table = "snapshots" if "module" in by else SNAPSHOT_CELLS
@@ -47,7 +39,8 @@ def snapshot_pairs(
         FROM {table} WHERE NOT target AND metric = $metric GROUP BY ALL ORDER BY ALL
     """
     rows = ask_once(run, (table,), sql, selection or Selection(), {"metric": metric}, "by_layer")
-    known = ask(run, ["snapshot_tasks"], "SELECT step, task, groups FROM snapshot_tasks WHERE NOT target")
+    of_tasks = "SELECT step, task, groups FROM snapshot_tasks WHERE NOT target"
+    known = ask_once(run, ("snapshot_tasks",), of_tasks, Selection(), {}, "by_layer")
     found = []
     for where, cell in rows.groupby(["step", *by], sort=False, observed=True):
         of_step = known[known["step"] == where[0]]
@@ -67,14 +60,13 @@ def snapshot_pairs(
                 "p": estimated.p_value()[chosen],
             }
         )
-        nothing = (estimated.scale == 0) & (estimated.scale_variance == 0)
-        frame.loc[nothing[chosen], ["low", "high", "p"]] = np.nan
+        frame.loc[estimated.absent[chosen], ["low", "high", "p"]] = np.nan
         for place, name in enumerate(("step", *by)):
             frame.insert(place, name, where[place])
         found.append(frame)
     if not found:
         types = {"step": "int64", **dict.fromkeys((*by, "task_i", "task_j", "verdict"), "str")}
-        return pd.DataFrame({name: pd.Series(dtype=types.get(name, "float64")) for name in ("step", *by, *COLUMNS[1:])})
+        return pd.DataFrame({name: pd.Series(dtype=types.get(name, "float64")) for name in ("step", *by, *COLUMNS)})
     return pd.concat([_judged(of_step) for _, of_step in pd.concat(found).groupby("step")], ignore_index=True)
 
 

@@ -12,10 +12,10 @@ from collections.abc import Collection
 from functools import lru_cache
 from pathlib import Path
 
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from analysis.reading.connection import asking
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.files import open_regular, why
 from ortho_lora.record.manifest import Manifest, Part, read_manifest
@@ -152,7 +152,7 @@ def _extent(path: Path, changed: int) -> Part | None:
 def _share_rows(part: Path, others: tuple[Path, ...], table: str) -> bool:
     """Whether one of the other parts has a row of the same key: all columns but those that measure."""
     key = ", ".join(f'"{field.name}"' for field in SCHEMAS[table] if not pa.types.is_floating(field.type))
-    with duckdb.connect(config={"autoinstall_known_extensions": False}) as connection:
+    with asking() as connection:
         connection.read_parquet([str(part)]).create_view("part")
         connection.read_parquet([str(path) for path in others]).create_view("others")
         sql = f"SELECT 1 FROM (SELECT {key} FROM part INTERSECT SELECT {key} FROM others) LIMIT 1"

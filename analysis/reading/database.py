@@ -1,12 +1,9 @@
 """DuckDB over the parts of one run's record."""
 
 import operator
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, reduce
-from itertools import count
+from functools import reduce
 from pathlib import Path
 
 import duckdb
@@ -14,6 +11,7 @@ import pandas as pd
 from duckdb import ColumnExpression, ConstantExpression
 
 from analysis.reading.cache import remembered
+from analysis.reading.connection import asking
 from analysis.reading.damage import counted, sound
 from analysis.reading.rollups import RAW, SNAPSHOT_CELLS, TABLE_OF, Level, Steps, plan, snapshot_source
 from ortho_lora.errors import OrthoLoraError
@@ -143,42 +141,17 @@ def _answer(
     parameters: Mapping[str, object] | None,
     level: Level,
 ) -> pd.DataFrame:
-    with _asking() as connection:
+    with asking() as connection:
         connection.execute("CREATE VIEW cell AS SELECT 0 AS origin, 1 AS width")
         for table in tables:
             if table in TABLE_OF:
                 _create_cells(connection, run, manifest, table, selection, level)
-            elif table == SNAPSHOT_CELLS:
-                source = snapshot_source(manifest, whole_layers=selection.modules is None)
-                ranges = None if selection.steps is None else [selection.steps]
-                _create_view(connection, run, manifest, source, ranges, selection, name=table)
             else:
+                of_snapshots = table == SNAPSHOT_CELLS
+                source = snapshot_source(manifest, whole_layers=selection.modules is None) if of_snapshots else table
                 steps = None if selection.steps is None else [selection.steps]
-                _create_view(connection, run, manifest, table, steps, selection)
+                _create_view(connection, run, manifest, source, steps, selection, name=table)
         return connection.execute(sql, dict(parameters or {})).df()
-
-
-@cache
-def _database(process: int) -> duckdb.DuckDBPyConnection:
-    """One for each process, whose threads no fork inherits: to start another takes longer than most questions."""
-    return duckdb.connect(config={"autoinstall_known_extensions": False})
-
-
-_names = map("question{}".format, count())
-
-
-@contextmanager
-def _asking() -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection with a catalogue of its own, whatever other threads ask."""
-    name = next(_names)
-    with _database(os.getpid()).cursor() as connection:
-        connection.execute(f"ATTACH ':memory:' AS {name}")
-        try:
-            connection.execute(f"USE {name}")
-            yield connection
-        finally:
-            connection.execute("USE memory")
-            connection.execute(f"DETACH {name}")
 
 
 def _create_cells(

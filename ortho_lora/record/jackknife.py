@@ -39,6 +39,11 @@ class Cosines:
         value = np.divide(self.product, self.scale, out=np.full(len(self.product), np.nan), where=clear)
         return np.clip(value, -1.0, 1.0)
 
+    @property
+    def absent(self) -> NDArray[np.bool_]:
+        """Where there is no gradient at all."""
+        return (self.scale == 0) & (self.scale_variance == 0)
+
     def quantile(self, level: float = 0.95) -> Floats:
         """Two-sided quantile of Student's t."""
         return _quantile(self.freedom, level)

@@ -72,8 +72,7 @@ class Snapshot:
             OrthoLoraError: there is no such metric or block.
         """
         found, shape = self.estimates(metric, branch=branch, layer=layer, module=module), (len(self.tasks),) * 2
-        nothing = (found.scale == 0) & (found.scale_variance == 0)
-        low, high = (np.where(nothing, np.nan, end).reshape(shape) for end in found.interval())
+        low, high = (np.where(found.absent, np.nan, end).reshape(shape) for end in found.interval())
         return found.value.reshape(shape), low, high
 
     def effects(self, learning_rate: float, metric: MetricName = "adamw") -> Effects:

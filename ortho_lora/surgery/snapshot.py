@@ -101,9 +101,9 @@ def snapshot(
         for column, name in enumerate(names):
             _take_all(taker, name, column, batches[name], loss_of, found.of_task(name))
         if targets:
-            with _evaluating(model):
-                for column, name in enumerate(aims, len(names)):
-                    _take_all(taker, name, column, targets[name], loss_of, of_aims.of_task(name))
+            model.eval()
+            for column, name in enumerate(aims, len(names)):
+                _take_all(taker, name, column, targets[name], loss_of, of_aims.of_task(name))
     sums.reduce()
     weights = [1.0 if loss_weights is None else loss_weights[name] for name in names]
     metric = Metric(sums.parameters, optimizer, weights)
@@ -197,13 +197,6 @@ def unchanged(model: nn.Module) -> Iterator[None]:
                 module.training = training
             random.setstate(states[0])
             np.random.set_state(states[1])
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """In evaluation mode; whoever called sees to the former one."""
-    model.eval()
-    yield
 
 
 def _restore(buffers: Sequence[tuple[Tensor, Tensor]]) -> None:

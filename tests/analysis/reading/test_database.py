@@ -9,7 +9,8 @@ import pytest
 import torture
 from waiting import PATIENCE
 
-from analysis.reading.database import Selection, _database, ask
+from analysis.reading.connection import _database
+from analysis.reading.database import Selection, ask
 from ortho_lora.errors import OrthoLoraError
 
 COSINES = "SELECT step, layer, module, branch, cos_before FROM pairs ORDER BY ALL"
