@@ -24,8 +24,8 @@ import typer
 from scipy import signal
 
 from analysis.statistics.cosines import of_steps
-from analysis.statistics.judge import Estimates, judge
 from analysis.statistics.series import Floats
+from ortho_lora.record.judge import Estimates, judge
 
 BRANCHES, DIMENSIONS, CONFLICT = 2, 48, -0.5
 _TOGETHER = 4_000_000  # coordinates of half batches that are drawn at a time

@@ -22,8 +22,8 @@ from typing import Annotated, NamedTuple
 import numpy as np
 import typer
 
-from analysis.statistics.judge import Estimates, judge
 from ortho_lora.record.jackknife import Floats
+from ortho_lora.record.judge import Estimates, judge
 from ortho_lora.record.products import cosines, of_means
 
 BATCH, DIMENSIONS, MOST_GROUPS = 16, 128, 32

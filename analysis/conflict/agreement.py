@@ -1,7 +1,7 @@
 """How each pair of tasks agrees, with intervals: over a selection, by window of steps, and how much more it takes.
 
 A row of the frames is one pair on one branch. Its `cosine` is that of the tasks' mean gradients (`statistics.cosines`),
-and the verdict of `statistics.judge` is on it. Mean cosines of single batches, `cos`, are what a rule saw: noise pulls
+and the verdict of `record.judge` is on it. Mean cosines of single batches, `cos`, are what a rule saw: noise pulls
 them to 0.
 """
 
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from analysis.reading.database import BINNED, Selection, ask, ask_once
 from analysis.statistics.cosines import groups_of, of_steps, pooled
-from analysis.statistics.judge import Estimates, judge, times_needed
 from analysis.statistics.series import FEWEST_STEPS, Floats, clear_mean, means, p_in_part, rate_interval, row_means
 from ortho_lora.record.jackknife import Cosines
+from ortho_lora.record.judge import Estimates, judge, times_needed
 from ortho_lora.record.schema import RunInfo, TaskInfo, read_run
 
 PAIR = ["branch", "task_i", "task_j"]

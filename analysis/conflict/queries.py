@@ -20,8 +20,7 @@ from analysis.reading.damage import counted
 from analysis.reading.database import BINNED, ask
 from analysis.reading.database import Selection as Selection
 from analysis.reading.rollups import Level
-from analysis.statistics.judge import LEVEL
-from analysis.statistics.series import false_discovery
+from ortho_lora.record.judge import LEVEL, false_discovery
 
 _IS_PAIR = "(task_i = $one AND task_j = $other) OR (task_i = $other AND task_j = $one)"
 _FREQUENCY = "(sum(projected_ij) + sum(projected_ji)) / 2 / nullif(sum(measured), 0)"

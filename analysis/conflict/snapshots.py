@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis.reading.database import Selection, ask_once
 from analysis.reading.rollups import SNAPSHOT_CELLS
-from analysis.statistics.judge import Estimates, judge
+from ortho_lora.record.judge import Estimates, judge
 from ortho_lora.record.products import cosines
 from ortho_lora.record.snapshots import METRICS, MetricName
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from analysis.diagnosis.verdicts import Pair
 from analysis.outcomes.beside import Outcome
-from analysis.statistics.judge import TOLD, WORTH
 from analysis.statistics.seeds import MANY, missed_by_chance
+from ortho_lora.record.judge import TOLD, WORTH
 from ortho_lora.record.schema import RunInfo
 
 IMBALANCED = 3.0

@@ -1,6 +1,6 @@
 """A verdict on every pair of tasks of a run: do they conflict, where, since when, how much, and is it more than chance.
 
-The verdicts are `statistics.judge`'s, on all steps. Blocks and windows of steps are named after a correction of their
+The verdicts are `record.judge`'s, on all steps. Blocks and windows of steps are named after a correction of their
 own, and only where they agree with the verdict.
 """
 
@@ -18,9 +18,9 @@ from analysis.diagnosis.nonfinite import begin_with, nonfinite, told
 from analysis.diagnosis.verdicts import Agreement, Branch, Harm, Pair, Place, Window
 from analysis.outcomes.beside import Outcome, outcomes
 from analysis.reading.database import Selection
-from analysis.statistics.judge import LEVEL, Verdict, overall
-from analysis.statistics.series import false_discovery, row_means
+from analysis.statistics.series import row_means
 from ortho_lora.errors import OrthoLoraError
+from ortho_lora.record.judge import LEVEL, Verdict, false_discovery, overall
 from ortho_lora.record.schema import RunInfo, read_run
 
 THEOREM = (

@@ -1,8 +1,8 @@
 """The verdict on a pair of tasks on one branch, in words: the same on every page, in every report and command."""
 
 from analysis.diagnosis.verdicts import Agreement, strength_word
-from analysis.statistics.judge import TOLD, WORTH
 from analysis.statistics.series import FEWEST_STEPS
+from ortho_lora.record.judge import TOLD, WORTH
 
 MANY = 10_000
 """More batches than these are as good as never."""

@@ -6,7 +6,7 @@ from analysis.diagnosis.diagnose import Diagnosis
 from analysis.diagnosis.pairs import batch_sentence, more_words, verdict_sentence
 from analysis.diagnosis.verdicts import Branch, Harm, Pair
 from analysis.library.names import layer_name, number, span
-from analysis.statistics.judge import TOLD, WORTH
+from ortho_lora.record.judge import TOLD, WORTH
 
 HOW_TO_READ = (
     "A verdict is on the cosine of two tasks' mean gradients, without the noise of batches, which half batches tell. "

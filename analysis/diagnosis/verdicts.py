@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.statistics.judge import MARKS, TOLD, WORTH, Verdict
+from ortho_lora.record.judge import MARKS, TOLD, WORTH, Verdict
 
 STRONG = 0.5
 """A convention, no law: cosines from here on are called strong, up to `WORTH` weak, else moderate."""

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from analysis.diagnosis.verdicts import Agreement
 from analysis.figures import theme
 from analysis.figures.hatching import draw_cells
-from analysis.statistics.judge import MARKS, TOLD
+from ortho_lora.record.judge import MARKS, TOLD
 
 _CELL = 44  # height of a row in a matrix of tasks, in pixels
 WITH_NUMBERS = 12  # tasks up to which a cell has room for its number

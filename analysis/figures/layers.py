@@ -12,7 +12,7 @@ from analysis.figures import theme
 from analysis.figures.hatching import draw_cells
 from analysis.figures.heatmaps import WORDS, When, add_targets, cosine_colours, outline
 from analysis.library.names import layer_name
-from analysis.statistics.judge import MARKS
+from ortho_lora.record.judge import MARKS
 
 Block = tuple[str, int, str]
 """Branch, layer and module."""

@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from analysis.figures import theme
-from analysis.statistics.judge import MARKS, WORTH
+from ortho_lora.record.judge import MARKS, WORTH
 
 _ROW = 34  # height of a row, in pixels
 

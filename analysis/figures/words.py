@@ -3,7 +3,7 @@
 import pandas as pd
 
 from analysis.library.names import layer_name, method_name, span
-from analysis.statistics.judge import MARKS
+from ortho_lora.record.judge import MARKS
 
 
 def what_remains(frame: pd.DataFrame) -> str:

@@ -15,8 +15,8 @@ from analysis.diagnosis.verdicts import Pair
 from analysis.library.names import interval, number
 from analysis.outcomes.beside import Outcome
 from analysis.output.data import DATA
-from analysis.statistics.judge import TOLD
 from ortho_lora.errors import plain
+from ortho_lora.record.judge import TOLD
 from ortho_lora.record.schema import Identity
 
 

@@ -18,9 +18,9 @@ from analysis.diagnosis.sentences import HOW_TO_READ, sentences
 from analysis.figures import standalone
 from analysis.library.runs import Run
 from analysis.report.content import comparison_of, content_of
-from analysis.statistics.judge import TOLD
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.files import replace_text
+from ortho_lora.record.judge import TOLD
 
 __all__ = ["default_path", "render", "write_report"]
 

@@ -182,17 +182,6 @@ def p_in_part(series: Floats, windows: int) -> Floats:
     return np.minimum(2 * np.fmin(whole, np.where(counts > 0, least, np.nan) * counts), 1.0)
 
 
-def false_discovery(p_values: Floats) -> Floats:
-    """Benjamini and Hochberg's adjusted p-values: of those below a level, at most that share errs. NaN stays out."""
-    from scipy import stats  # takes half a second, and not every look needs it
-
-    adjusted = np.full(len(p_values), np.nan)
-    known = ~np.isnan(p_values)
-    if known.any():
-        adjusted[known] = stats.false_discovery_control(p_values[known])
-    return adjusted
-
-
 def _correlation(deviation: Floats, n: Floats) -> tuple[Floats, Floats]:
     """Correlation of neighbours, and the factor by which it fades with each further step, [rows] each.
 

@@ -10,8 +10,8 @@ from analysis.diagnosis.pairs import verdict_sentence
 from analysis.diagnosis.sentences import sentences
 from analysis.diagnosis.verdicts import Branch, Pair
 from analysis.library.names import interval, number
-from analysis.statistics.judge import MARKS, TOLD
 from app.shared import figure, links, state
+from ortho_lora.record.judge import MARKS, TOLD
 
 COLOURS = {"conflict": "red", "aligned": "blue"}
 _TABLE = """

@@ -15,9 +15,9 @@ from analysis.diagnosis.verdicts import Pair, worst_first
 from analysis.library.runs import Run, list_runs, open_run
 from analysis.output.data import outcome_table, verdict_table
 from analysis.report.page import default_path, render
-from analysis.statistics.judge import MARKS
 from app.shared import figure, glossary, links, state
 from app.shared.verdict import card
+from ortho_lora.record.judge import MARKS
 
 LIVE_SECONDS = 30.0
 """How often a run that trains is diagnosed again: it takes a second or more, and a verdict changes slowly."""

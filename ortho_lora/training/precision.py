@@ -1,6 +1,6 @@
 """How precisely a probe knows the mean batch cosine of each pair, and when that is enough; importable without torch.
 
-That is no verdict on a pair: verdicts are on the cosine without batch noise (`analysis.statistics.judge`).
+That is no verdict on a pair: verdicts are on the cosine without batch noise (`ortho_lora.record.judge`).
 
 At fixed parameters batches are independent draws, so a mean of n of them has Student's interval with the plain standard
 error, s / sqrt(n). (Batches go through all examples once before any comes again: for a small data set that makes the

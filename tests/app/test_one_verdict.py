@@ -16,7 +16,7 @@ from analysis.figures.words import describe
 from analysis.library.runs import open_run
 from analysis.output.data import frame_of
 from analysis.report.page import write_report
-from analysis.statistics.judge import MARKS, TOLD
+from ortho_lora.record.judge import MARKS, TOLD
 
 NAMES = ("one", "two", "three", "four")
 ALL = Selection()

@@ -8,7 +8,6 @@ from analysis.statistics.series import (
     FEWEST_STEPS,
     batch_means,
     clear_mean,
-    false_discovery,
     means,
     p_in_part,
     rate_interval,
@@ -150,13 +149,6 @@ def test_means_move_and_scale_with_their_series(seed: int, shift: float, scale: 
     np.testing.assert_allclose(other.value, shift + scale * one.value, rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(other.error, scale * one.error, rtol=1e-6)
     np.testing.assert_allclose(other.effective, one.effective, rtol=1e-6)
-
-
-def test_adjusted_p_values_leave_out_what_is_not_measured() -> None:
-    p = np.array([0.01, np.nan, 0.04])
-    np.testing.assert_allclose(false_discovery(p)[[0, 2]], stats.false_discovery_control(p[[0, 2]]))
-    assert np.isnan(false_discovery(p)[1])
-    assert np.isnan(false_discovery(np.array([np.nan]))).all()
 
 
 def test_independent_draws_have_the_plain_error_and_a_narrower_interval() -> None:

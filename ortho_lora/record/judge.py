@@ -9,7 +9,8 @@ and where no pair has anything to tell, any at all in about 5% of runs: `python 
 - no conflict worth the name: its 95% interval excludes -0.2 and all below.
 - not enough data: none of these; what it would take says `times_needed`.
 
-Estimates are those of `analysis.statistics.cosines`, of any origin.
+Estimates are those of a snapshot, or of a training's steps (`analysis.statistics.cosines`). It stands with the record
+because both who measures (`ortho_lora.training.probe`) and who reads (`analysis`) ask it.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,8 +19,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.statistics.series import Floats, false_discovery
-from ortho_lora.record.jackknife import Cosines
+from ortho_lora.record.jackknife import Cosines, Floats
 
 Verdict = Literal["conflict", "aligned", "no conflict worth the name", "not enough data"]
 
@@ -69,6 +69,17 @@ def judge(estimates: Estimates) -> Judged:
         "not enough data",
     )
     return Judged(verdict, q)
+
+
+def false_discovery(p_values: Floats) -> Floats:
+    """Benjamini and Hochberg's adjusted p-values: of those below a level, at most that share errs. NaN stays out."""
+    from scipy import stats  # takes half a second, and not every look needs it
+
+    adjusted = np.full(len(p_values), np.nan)
+    known = ~np.isnan(p_values)
+    if known.any():
+        adjusted[known] = stats.false_discovery_control(p_values[known])
+    return adjusted
 
 
 def overall(verdicts: Sequence[Verdict]) -> Verdict:

@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 from noisy_pairs import recorded
+from scipy import stats
 
 from analysis.statistics.cosines import groups_of, of_steps
-from analysis.statistics.judge import LEVEL, MARKS, WORTH, Estimates, judge, overall, times_needed
 from ortho_lora.record.jackknife import Cosines
+from ortho_lora.record.judge import LEVEL, MARKS, WORTH, Estimates, false_discovery, judge, overall, times_needed
 
 FREE, SHORT = "no conflict worth the name", "not enough data"
 
@@ -100,3 +101,10 @@ def test_more_steps_make_more_groups() -> None:
     fixed = times_needed(found, lambda _: np.full(40, 2.0))
     growing = times_needed(found, lambda times: groups_of(np.rint(times * steps).astype(np.int64)) - 1.0)
     assert np.median(growing) < np.median(fixed)
+
+
+def test_adjusted_p_values_leave_out_what_is_not_measured() -> None:
+    p = np.array([0.01, np.nan, 0.04])
+    np.testing.assert_allclose(false_discovery(p)[[0, 2]], stats.false_discovery_control(p[[0, 2]]))
+    assert np.isnan(false_discovery(p)[1])
+    assert np.isnan(false_discovery(np.array([np.nan]))).all()
