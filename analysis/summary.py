@@ -10,9 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.conflict.queries import Selection, task_matrix
-from analysis.conflict.snapshots import snapshot_pairs
+from analysis.conflict.snapshots import WHOLE, snapshot_pairs
 from analysis.figures.words import describe
-from analysis.library.names import interval, number
+from analysis.library.names import branch_name, branches_of, interval, number
 from analysis.library.runs import SPLIT, final_metrics, identified
 from analysis.output.terminal import table_of
 from ortho_lora.errors import plain
@@ -73,10 +73,7 @@ def print_summary(document: dict[str, Any]) -> None:
         console.print(_metrics(document["metrics"]))
     for task, rows in document["left_out"].items():
         console.print(Text(plain(f"Rows left out of {task}: {rows}.")))
-    if rows := document["snapshots"]:
-        step = rows[-1]["step"]
-        console.print(_snapshot([row for row in rows if row["step"] == step], step))
-    for branch in sorted({row["branch"] for row in document["pairs"]}):
+    for branch in branches_of(row["branch"] for row in document["pairs"]):
         console.print(_pairs([row for row in document["pairs"] if row["branch"] == branch], branch))
     console.print(Text(plain(document["sentence"])))
     console.print("negative: share of batch cosines; half by chance. after: mean batch cosine after the rule.")
@@ -94,28 +91,19 @@ def _metrics(rows: list[dict[str, Any]]) -> Table:
     return metrics
 
 
-def _snapshot(rows: list[dict[str, Any]], step: int) -> Table:
-    title = f"Snapshot at step {step}: how mean gradients agree, as AdamW scales them"
-    table = table_of(["tasks", "verdict"], ["cosine", "95% interval"], title)
-    for row in rows:
-        table.add_row(*_cells(row, "low", "high"))
-    return table
-
-
 def _pairs(rows: list[dict[str, Any]], branch: str) -> Table:
-    numbers = ["cosine", "95% interval", "batch\ncosine", "negative", "after"]
-    table = table_of(["tasks", "verdict"], numbers, f"Branch {branch}")
+    title = branch_name(branch).capitalize() if branch == WHOLE else f"Branch {branch}"
+    if (step := rows[0]["snapshot"]) is not None:
+        title += f", cosines of the snapshot at step {step}"
+    numbers = ["cosine", "95% interval", *(["batch\ncosine", "negative", "after"] if branch != WHOLE else [])]
+    table = table_of(["tasks", "verdict"], numbers, title)
     for row in rows:
+        seen = [number(row["cos_before"]), number(row["rate_before"], ".0%"), number(row["cos_after"])]
         table.add_row(
-            *_cells(row, "cosine_low", "cosine_high"),
-            number(row["cos_before"], "+.2f"),
-            number(row["rate_before"], ".0%"),
-            number(row["cos_after"], "+.2f"),
+            Text(plain(f"{row['task_i']} – {row['task_j']}")),
+            row["verdict"],
+            number(row["cosine"]),
+            interval(row["cosine_low"], row["cosine_high"]),
+            *(seen if branch != WHOLE else []),
         )
     return table
-
-
-def _cells(row: dict[str, Any], low: str, high: str) -> tuple[Text, str, str, str]:
-    """Pair, verdict, cosine and its interval."""
-    pair = Text(plain(f"{row['task_i']} – {row['task_j']}"))
-    return pair, row["verdict"], number(row["cosine"], "+.2f"), interval(row[low], row[high])

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from analysis.conflict.snapshots import WHOLE, snapshot_matrix
 from analysis.reading.database import BINNED, Selection, ask, ask_once
 from analysis.statistics.cosines import groups_of, of_steps, pooled
 from analysis.statistics.series import FEWEST_STEPS, Floats, clear_mean, means, p_in_part, rate_interval, row_means
@@ -21,6 +22,7 @@ from ortho_lora.record.judge import Estimates, judge, times_needed
 from ortho_lora.record.schema import RunInfo, TaskInfo, read_run
 
 PAIR = ["branch", "task_i", "task_j"]
+_TOLD = ["cosine", "cosine_low", "cosine_high", "q", "verdict", "more"]
 _TASK_COLUMNS = {"task", "task_i", "task_j", "against"}
 
 
@@ -36,7 +38,8 @@ def task_matrix(run: Path, selection: Selection) -> pd.DataFrame:
         cos_low, cos_high, rate_low, rate_high: 95% interval of cos_before and rate_before (`statistics.series`),
         null with fewer than 8 steps; cos_after_low, cos_after_high, rate_after_low, rate_after_high: the same after;
         cos_change, rate_change: after less before; with _low, _high: interval of the change from step to step;
-        steps, cosine, cosine_low, cosine_high, q, verdict, more: as in `agreement`;
+        steps, cosine, cosine_low, cosine_high, q, verdict, more: as in `agreement`, or of a snapshot (`with_snapshot`);
+        snapshot: its step, null without one;
         shares_texts: whether the two tasks draw the same texts.
     """
     by_step = _sums(run, selection)
@@ -55,14 +58,34 @@ def task_matrix(run: Path, selection: Selection) -> pd.DataFrame:
         frame[name] = sums[name].astype(np.int64)
     of_steps, info = _means(by_step), read_run(run)
     _add_after(frame, BySteps(of_steps, PAIR))
+    found = agreement(of_steps, info)
+    columns = ["cos_low", "cos_high", "rate_low", "rate_high", *_TOLD, "steps"]
+    frame = with_snapshot(frame.merge(found[[*PAIR, *columns]], how="left", on=PAIR), run, selection)
     frame["shares_texts"] = [
         shares_texts(info.tasks, one, other) for one, other in zip(frame["task_i"], frame["task_j"], strict=True)
     ]
-    found = agreement(of_steps, info)
-    columns = ["cos_low", "cos_high", "rate_low", "rate_high", "cosine", "cosine_low", "cosine_high"]
-    columns += ["q", "verdict", "more", "steps"]
-    frame = frame.merge(found[[*PAIR, *columns]], how="left", on=PAIR)
     return frame.sort_values(PAIR, key=configured(run), ignore_index=True)
+
+
+def with_snapshot(frame: pd.DataFrame, run: Path, selection: Selection) -> pd.DataFrame:
+    """Have a snapshot, where there is one of what is selected, say what is told of each pair: it sees through noise.
+
+    Args:
+        frame: with PAIR, cosine, cosine_low, cosine_high, q, verdict, more, and counts of steps or measurements.
+        run, selection: as of `snapshots.snapshot_matrix`.
+
+    Returns:
+        The frame with the column snapshot, and a row for each of the snapshot's: of the branch `both` there are no
+        steps. Its pairs have no verdict but the snapshot's.
+    """
+    found = snapshot_matrix(run, selection)
+    if found.empty:
+        return frame.assign(snapshot=pd.Series(pd.NA, index=frame.index, dtype="Int64"))
+    counts = [name for name in ("steps", "measured", "measured_after") if name in frame]
+    told = found[[*PAIR, *_TOLD, "snapshot"]].astype({"snapshot": "Int64"})
+    every = frame.drop(columns=_TOLD).merge(told, how="outer", on=PAIR)
+    every["verdict"] = every["verdict"].fillna("not enough data")
+    return every.fillna(dict.fromkeys(counts, 0)).astype(dict.fromkeys(counts, np.int64))
 
 
 def _add_after(frame: pd.DataFrame, series: "BySteps") -> None:
@@ -358,9 +381,15 @@ def shares_texts(tasks: Sequence[TaskInfo], one: str, other: str) -> bool:
 
 
 def configured(run: Path) -> Callable[[pd.Series], pd.Series]:
-    """Key for `sort_values` that puts tasks in the order of the configuration, and leaves other columns."""
+    """Key for `sort_values` that puts tasks in the order of the configuration, and the whole model before branches."""
     place = {name: index for index, name in enumerate(read_run(run).task_names)}
-    return lambda column: column.map(place) if column.name in _TASK_COLUMNS else column
+
+    def key(column: pd.Series) -> pd.Series:
+        if column.name == "branch":
+            return column.where(column != WHOLE, "")  # first
+        return column.map(place) if column.name in _TASK_COLUMNS else column
+
+    return key
 
 
 class BySteps:

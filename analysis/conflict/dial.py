@@ -7,6 +7,7 @@ import pandas as pd
 
 from analysis.conflict.agreement import task_matrix
 from analysis.conflict.replay import replay
+from analysis.conflict.snapshots import WHOLE
 from analysis.library.runs import final_metrics
 from analysis.reading.database import Selection
 from ortho_lora.errors import OrthoLoraError
@@ -37,6 +38,7 @@ def answers(runs: Mapping[float, Path]) -> pd.DataFrame:
         if len(info.tasks) != 2 or info.tasks[1].twin_of != info.tasks[0].name:
             raise OrthoLoraError(f"{run}: expected a task and its twin, found {', '.join(info.task_names)}.")
         frame = task_matrix(run, Selection()).rename(columns=_NAMES)[["branch", *_NAMES.values()]]
+        frame = frame[frame["branch"] != WHOLE]
         frame.insert(0, "rho", rho)
         replayed = replay(run, "pcgrad")
         values = final_metrics(run, info.tasks)

@@ -16,6 +16,10 @@ from analysis.conflict.agreement import batches_needed as batches_needed
 from analysis.conflict.agreement import noise as noise
 from analysis.conflict.agreement import task_matrix as task_matrix
 from analysis.conflict.agreement import windows as windows
+from analysis.conflict.snapshots import snapshot_blocks as snapshot_blocks
+from analysis.conflict.snapshots import snapshot_layers as snapshot_layers
+from analysis.conflict.snapshots import snapshot_matrix as snapshot_matrix
+from analysis.conflict.snapshots import snapshot_steps
 from analysis.reading.damage import counted
 from analysis.reading.database import BINNED, ask
 from analysis.reading.database import Selection as Selection
@@ -39,18 +43,21 @@ class Extent:
 
     first: int | None
     last: int | None
-    layers: tuple[int, ...]
-    modules: tuple[str, ...]
-    tasks: tuple[str, ...]
-    pairs: tuple[tuple[str, str], ...]
+    layers: tuple[int, ...] = ()
+    modules: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    pairs: tuple[tuple[str, str], ...] = ()
+    snapshots: tuple[int, ...] = ()  # their steps
+    of_steps: bool = False  # whether steps are recorded, not snapshots alone
 
 
 def extent(run: Path) -> Extent:
     """Steps, layers, modules, tasks and pairs (each in configuration order, as far as run.json names it)."""
     parts = counted(run).of("norms")
+    snapshots = tuple(snapshot_steps(run))
     names = ask(run, ["norm_cells"], "SELECT DISTINCT layer, module, task FROM norm_cells ORDER BY ALL")
     if names.empty:
-        return Extent(None, None, (), (), (), ())
+        return _of_snapshots(run, snapshots)
     found = ask(run, ["pair_cells"], "SELECT DISTINCT task_i, task_j FROM pair_cells", level="by_step")
     key = configured(run)
     return Extent(
@@ -60,6 +67,26 @@ def extent(run: Path) -> Extent:
         tuple(names["module"].unique()),
         tuple(names.sort_values("task", key=key)["task"].unique()),
         tuple(found.sort_values(["task_i", "task_j"], key=key).itertuples(index=False, name=None)),
+        snapshots,
+        of_steps=True,
+    )
+
+
+def _of_snapshots(run: Path, snapshots: tuple[int, ...]) -> Extent:
+    """Of a run, or a probe, that has no steps."""
+    if not snapshots:
+        return Extent(None, None)
+    sql = "SELECT DISTINCT layer, module FROM snapshots ORDER BY ALL"
+    names, matrix = ask(run, ["snapshots"], sql), snapshot_matrix(run)
+    pairs = tuple(matrix[["task_i", "task_j"]].drop_duplicates().itertuples(index=False, name=None))
+    return Extent(
+        snapshots[0],
+        snapshots[-1],
+        tuple(map(int, names["layer"].unique())),
+        tuple(names["module"].unique()),
+        tuple(dict.fromkeys(task for pair in pairs for task in pair)),
+        pairs,
+        snapshots,
     )
 
 

@@ -1,20 +1,38 @@
 """What a run's snapshots say of its pairs: cosines of mean gradients, seen through the noise of batches."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from analysis.reading.database import Selection, ask_once
 from analysis.reading.rollups import SNAPSHOT_CELLS
-from ortho_lora.record.judge import Estimates, judge
+from ortho_lora.record.jackknife import Cosines, Floats
+from ortho_lora.record.judge import LEVEL, TOLD, Estimates, judge, times_needed
 from ortho_lora.record.products import cosines
+from ortho_lora.record.schema import read_run
 from ortho_lora.record.snapshots import METRICS, MetricName
 
 By = Literal["branch", "layer", "module"]
 
 COLUMNS = ("task_i", "task_j", "cosine", "low", "high", "p", "q", "verdict")
+_BLOCK = ("branch", "layer", "module", "task_i", "task_j")
+WHOLE = "both"
+"""Stands for a branch where both count together."""
+
+
+def metric_of(run: Path) -> MetricName:
+    """The metric of the run's optimizer."""
+    return "plain" if read_run(run).config.get("optimizer") == "sgd" else "adamw"
+
+
+def snapshot_steps(run: Path) -> list[int]:
+    """After which steps its snapshots were taken."""
+    return _known(run)["step"].drop_duplicates().tolist()
 
 
 def snapshot_pairs(
@@ -32,42 +50,11 @@ def snapshot_pairs(
         `step`, `by` and COLUMNS, in the order of the tasks; cosine NaN where a gradient is not clear of its noise, low
         and high too where there is no gradient or too little text.
     """
-    places = ", ".join(("step", *by))
-    table = "snapshots" if "module" in by else SNAPSHOT_CELLS
-    sql = f"""
-        SELECT {places}, task_i, task_j, coalesce("group", -1) AS "group", sum(product) AS product
-        FROM {table} WHERE NOT target AND metric = $metric GROUP BY ALL ORDER BY ALL
-    """
-    rows = ask_once(run, (table,), sql, selection or Selection(), {"metric": metric}, "by_layer")
-    of_tasks = "SELECT step, task, groups FROM snapshot_tasks WHERE NOT target"
-    known = ask_once(run, ("snapshot_tasks",), of_tasks, Selection(), {}, "by_layer")
-    found = []
-    for where, cell in rows.groupby(["step", *by], sort=False, observed=True):
-        of_step = known[known["step"] == where[0]]
-        names = of_step["task"].astype(str).tolist()
-        products = _products(cell, names)
-        estimated = cosines(products, of_step["groups"].to_numpy(np.int64))
-        i, j = np.triu_indices(len(names), 1)
-        chosen = i * len(names) + j
-        low, high = estimated.interval()
-        frame = pd.DataFrame(
-            {
-                "task_i": np.array(names)[i],
-                "task_j": np.array(names)[j],
-                "cosine": estimated.value[chosen],
-                "low": low[chosen],
-                "high": high[chosen],
-                "p": estimated.p_value()[chosen],
-            }
-        )
-        frame.loc[estimated.absent[chosen], ["low", "high", "p"]] = np.nan
-        for place, name in enumerate(("step", *by)):
-            frame.insert(place, name, where[place])
-        found.append(frame)
-    if not found:
+    frames = [cells.frame() for cells in _cells(run, selection, metric, by)]
+    if not frames:
         types = {"step": "int64", **dict.fromkeys((*by, "task_i", "task_j", "verdict"), "str")}
         return pd.DataFrame({name: pd.Series(dtype=types.get(name, "float64")) for name in ("step", *by, *COLUMNS)})
-    return pd.concat([_judged(of_step) for _, of_step in pd.concat(found).groupby("step")], ignore_index=True)
+    return pd.concat(frames, ignore_index=True)
 
 
 def snapshot_table(run: Path, selection: Selection | None = None) -> pd.DataFrame:
@@ -75,23 +62,153 @@ def snapshot_table(run: Path, selection: Selection | None = None) -> pd.DataFram
     frames = []
     for metric in METRICS:
         whole = snapshot_pairs(run, selection, metric)
-        whole.insert(1, "branch", "both")
+        whole.insert(1, "branch", WHOLE)
         for frame in (whole, snapshot_pairs(run, selection, metric, ("branch",))):
             frame.insert(1, "metric", metric)
             frames.append(frame)
     return pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
 
 
-def _products(cell: pd.DataFrame, names: list[str]) -> np.ndarray:
-    """[1 + m, T, T], all groups before those without one."""
-    place = {name: index for index, name in enumerate(names)}
-    i, j = (cell[name].astype(str).map(place).to_numpy() for name in ("task_i", "task_j"))
-    group = cell["group"].to_numpy() + 1
-    products = np.full((group.max() + 1, len(names), len(names)), np.nan)
-    products[group, i, j] = products[group, j, i] = cell["product"]
-    return products
+def snapshot_matrix(
+    run: Path, selection: Selection | None = None, metric: MetricName | None = None, at: int | None = None
+) -> pd.DataFrame:
+    """What one snapshot says of each pair, of the whole model and of each branch.
+
+    Args:
+        run: directory of the run.
+        selection: which blocks; of its steps the last snapshot counts, taken before, at or right after the last step.
+        metric: None: that of the run's optimizer.
+        at: the step of the snapshot; None: the last.
+
+    Returns:
+        branch (`both`, where none is selected, `A`, `B`), task_i, task_j; snapshot: its step; metric; cosine,
+        cosine_low, cosine_high, q, verdict: as in `snapshot_pairs`, those on the whole model judged among themselves;
+        more: batches of every task until there is a verdict, if they go on like these, NaN: not known, or more than a
+        thousand times as many; steps: 0.
+    """
+    selection, metric = selection or Selection(), metric or metric_of(run)
+    first, last = selection.steps or (0, np.inf)
+    steps = [step for step in snapshot_steps(run) if (first <= step <= last + 1 if at is None else step == at)]
+    cells_of: tuple[tuple[By, ...], ...] = (("branch",),) if selection.branches else ((), ("branch",))
+    frames = []
+    for by in cells_of if steps else ():
+        blocks = Selection((steps[-1], steps[-1]), selection.layers, selection.modules, selection.branches)
+        for cells in _cells(run, blocks, metric, by):
+            frame = cells.frame().assign(more=cells.more())
+            if not by:
+                frame["branch"] = WHOLE
+            frames.append(frame)
+    columns = {"step": "snapshot", "low": "cosine_low", "high": "cosine_high"}
+    if not frames:
+        names = ["branch", *(columns.get(name, name) for name in ("step", *COLUMNS)), "metric", "more", "steps"]
+        return pd.DataFrame({name: pd.Series(dtype="float64") for name in names})
+    found = pd.concat(frames, ignore_index=True).rename(columns=columns)
+    return found.assign(metric=metric, steps=0)
 
 
-def _judged(frame: pd.DataFrame) -> pd.DataFrame:
-    found = judge(Estimates(*(frame[name].to_numpy() for name in ("low", "high", "p"))))
-    return frame.assign(q=found.q, verdict=found.verdict)
+def snapshot_blocks(run: Path, selection: Selection | None = None) -> pd.DataFrame:
+    """What the snapshot of `snapshot_matrix` says of each pair on each block, and where the verdict on it shows.
+
+    Returns:
+        branch, layer, module, task_i, task_j, cosine, low, high, q: among all blocks and pairs; verdict: on the pair
+        and branch; clear: whether q is at most `judge.LEVEL`, on the verdict's side. No rows without a snapshot.
+    """
+    matrix = snapshot_matrix(run, selection)
+    if matrix.empty:
+        return pd.DataFrame(columns=[*_BLOCK, "cosine", "low", "high", "q", "verdict", "clear"])
+    at, keys = int(matrix["snapshot"].iloc[0]), ["branch", "task_i", "task_j"]
+    chosen = replace(selection or Selection(), steps=(at, at))
+    found = snapshot_pairs(run, chosen, metric_of(run), ("branch", "layer", "module")).drop(columns="verdict")
+    found = found.merge(matrix[[*keys, "verdict"]], how="left", on=keys)
+    sides = {"conflict": found["high"] <= 0, "aligned": found["low"] >= 0}
+    there = np.logical_or.reduce([(found["verdict"] == verdict) & side for verdict, side in sides.items()])
+    found["clear"] = (found["q"] <= LEVEL) & there
+    return found[[*_BLOCK, "cosine", "low", "high", "q", "verdict", "clear"]]
+
+
+def snapshot_layers(run: Path, selection: Selection | None = None) -> pd.DataFrame:
+    """What each snapshot says of each pair on each layer, in the metric of the run's optimizer.
+
+    Returns:
+        step, branch, layer, task_i, task_j, cosine, low, high, q, verdict: as of `snapshot_pairs`, among the layers and
+        pairs of the snapshot; clear: whether that is conflict or aligned.
+    """
+    found = snapshot_pairs(run, selection, metric_of(run), ("branch", "layer"))
+    return found.drop(columns="p").assign(clear=found["verdict"].isin(TOLD))
+
+
+def snapshot_norms(run: Path) -> pd.DataFrame:
+    """Of the whole model at the last snapshot, in the gradients' own space.
+
+    Returns:
+        task_i, task_j, cosine; ratio: of the true gradients' norms, i to j. NaN where a norm is not clear of noise.
+    """
+    steps = snapshot_steps(run)[-1:]
+    frames = [
+        cells.frame()[["task_i", "task_j", "cosine"]].assign(ratio=np.where(cells.clear, cells.ratio, np.nan))
+        for step in steps
+        for cells in _cells(run, Selection((step, step)), "plain", ())
+    ]
+    return pd.concat(frames) if frames else pd.DataFrame(columns=["task_i", "task_j", "cosine", "ratio"])
+
+
+class _Cells:
+    """Cells of one snapshot: their products, [1 + m, cells, T, T], and what these say of each pair i < j."""
+
+    def __init__(self, rows: pd.DataFrame, by: Sequence[By], known: pd.DataFrame) -> None:
+        self.names = known["task"].astype(str).to_numpy()
+        self.batches = known["batches"].to_numpy(np.float64)
+        place = {name: index for index, name in enumerate(self.names)}
+        i, j = (rows[name].astype(str).map(place).to_numpy() for name in ("task_i", "task_j"))
+        group = rows["group"].to_numpy() + 1
+        cell = rows.groupby(["step", *by], sort=False, observed=True).ngroup().to_numpy()
+        self.cells = rows[["step", *by]].drop_duplicates(ignore_index=True)
+        size = len(self.names)
+        products = np.full((group.max() + 1, len(self.cells), size, size), np.nan)
+        products[group, cell, i, j] = products[group, cell, j, i] = rows["product"]
+        self.i, self.j = np.triu_indices(size, 1)
+        pairs = (np.arange(len(self.cells))[:, None] * size**2 + self.i * size + self.j).ravel()
+        self.cosines = _chosen(cosines(products, known["groups"].to_numpy(np.int64)), pairs)
+        self.clear = ~np.isnan(self.cosines.value)
+        power = np.diagonal(products[0], axis1=-2, axis2=-1)  # [cells, T]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            self.ratio = np.sqrt(power[:, self.i] / power[:, self.j]).ravel()
+
+    def frame(self) -> pd.DataFrame:
+        low, high = self.cosines.interval()
+        absent, p = self.cosines.absent, self.cosines.p_value()
+        low, high, p = (np.where(absent, np.nan, of) for of in (low, high, p))
+        found = judge(Estimates(low, high, p))
+        frame = self.cells.loc[np.repeat(np.arange(len(self.cells)), len(self.i))].reset_index(drop=True)
+        of_pair = {"task_i": np.tile(self.names[self.i], len(self.cells))}
+        of_pair["task_j"] = np.tile(self.names[self.j], len(self.cells))
+        return frame.assign(
+            **of_pair, cosine=self.cosines.value, low=low, high=high, p=p, q=found.q, verdict=found.verdict
+        )
+
+    def more(self) -> Floats:
+        """As of `snapshot_matrix`."""
+        times = times_needed(self.cosines, lambda times: self.cosines.freedom)
+        batches = np.tile(np.minimum(self.batches[self.i], self.batches[self.j]), len(self.cells))
+        return np.ceil(batches * (np.where(np.isinf(times) | self.cosines.absent, np.nan, times) - 1))
+
+
+def _cells(run: Path, selection: Selection | None, metric: MetricName, by: tuple[By, ...]) -> list[_Cells]:
+    places = ", ".join(("step", *by))
+    table = "snapshots" if "module" in by else SNAPSHOT_CELLS
+    sql = f"""
+        SELECT {places}, task_i, task_j, coalesce("group", -1) AS "group", sum(product) AS product
+        FROM {table} WHERE NOT target AND metric = $metric GROUP BY ALL ORDER BY ALL
+    """
+    rows = ask_once(run, (table,), sql, selection or Selection(), {"metric": metric}, "by_layer")
+    known = _known(run)
+    return [_Cells(of_step, by, known[known["step"] == step]) for step, of_step in rows.groupby("step")]
+
+
+def _known(run: Path) -> pd.DataFrame:
+    sql = "SELECT step, task, groups, batches FROM snapshot_tasks WHERE NOT target"
+    return ask_once(run, ("snapshot_tasks",), sql, Selection(), {}, "by_layer")
+
+
+def _chosen(of: Cosines, rows: NDArray[np.int64]) -> Cosines:
+    return Cosines(**{name: values[rows] for name, values in vars(of).items()})

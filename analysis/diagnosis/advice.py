@@ -32,10 +32,11 @@ def advise(info: RunInfo, pairs: Sequence[Pair], outcomes: Sequence[Outcome]) ->
     short = [pair for pair in pairs if pair.verdict == "not enough data"]
     suggestions = [*_separate(info, pairs), *_rank(info, conflicts, outcomes), *_weights(pairs)]
     if short:
+        more = "Record more steps" if short[0].branches[0].snapshot is None else "Take a snapshot of more batches"
         suggestions.append(
             Suggestion(
                 "more data",
-                f"{'Probe more batches' if info.probe else 'Record more steps'} before judging these pairs.",
+                f"{more} before judging these pairs.",
                 f"{_names(short)}: their intervals leave open both 0 and -{WORTH:g}.",
             )
         )

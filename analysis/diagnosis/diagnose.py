@@ -1,7 +1,7 @@
 """A verdict on every pair of tasks of a run: do they conflict, where, since when, how much, and is it more than chance.
 
-The verdicts are `record.judge`'s, on all steps. Blocks and windows of steps are named after a correction of their
-own, and only where they agree with the verdict.
+The verdicts are `record.judge`'s, on the last snapshot, or without one on all steps. Blocks, snapshots and windows of
+steps are named after a correction of their own, and only where they agree with the verdict.
 """
 
 from dataclasses import asdict, dataclass
@@ -11,11 +11,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.conflict.agreement import PAIR, BySteps, agreement, by_window, model_steps, pair_steps, shares_texts
+from analysis.conflict.agreement import (
+    PAIR,
+    BySteps,
+    agreement,
+    by_window,
+    model_steps,
+    pair_steps,
+    shares_texts,
+    with_snapshot,
+)
 from analysis.conflict.queries import blocks, projection_by_pair
+from analysis.conflict.snapshots import WHOLE, snapshot_blocks, snapshot_matrix, snapshot_norms, snapshot_steps
 from analysis.diagnosis.advice import Suggestion, advise
 from analysis.diagnosis.nonfinite import begin_with, nonfinite, told
 from analysis.diagnosis.verdicts import Agreement, Branch, Harm, Pair, Place, Window
+from analysis.library.names import branches_of
 from analysis.outcomes.beside import Outcome, outcomes
 from analysis.reading.database import Selection
 from analysis.statistics.series import row_means
@@ -42,7 +53,8 @@ class Diagnosis:
     seed: int
     probe: str | None  # where a probe measured, as in `at step 100 of run demo`; None: a run that trained
     tasks: tuple[str, ...]
-    steps: int  # recorded with gradients; of a probe: batches
+    steps: int  # recorded with gradients
+    snapshot: int | None  # step of the last one, which the verdicts are of; None: they are of the steps
     pairs: tuple[Pair, ...]
     outcomes: tuple[Outcome, ...]
     suggestions: tuple[Suggestion, ...]
@@ -55,46 +67,57 @@ class Diagnosis:
 
 
 def diagnose(run: Path) -> Diagnosis:
-    """Diagnose one run.
+    """Diagnose one run: by its last snapshot, or where it has none by its steps.
 
     Raises:
         OrthoLoraError: not a run, no pair of tasks is recorded, or a part of it cannot be read.
     """
     info = read_run(run)
     by_step = pair_steps(run, Selection())
-    if by_step.empty:
+    found = with_snapshot(agreement(by_step, info), run, Selection())
+    if found.empty:
         bad = nonfinite(run)
         raise OrthoLoraError(
             f"{run}: {told(bad) + ' And ' if bad else ''}no gradients of two tasks at once are recorded (method"
             f" {info.method}, {len(info.tasks)} tasks), "
             "so there is no pair to diagnose."
         )
-    found = agreement(by_step, info)
     recorded = int(by_step.drop_duplicates("step")["steps"].sum())
-    # Batches at the same parameters have no course to be cut into windows.
-    timed = by_window(by_step, info, 1 if info.probe else min(_WINDOWS, max(recorded // _WINDOW_STEPS, 1)))
+    at = found["snapshot"].max()
     after = by_step.groupby(PAIR, as_index=False)[["cos_after", "rate_after"]].mean()
     found = found.merge(after, on=PAIR, how="left").set_index(PAIR).sort_index()
-    places = blocks(run, Selection())
+    timed, places = _over_snapshots(run) if pd.notna(at) else _over_steps(run, by_step, info, recorded)
     projection = projection_by_pair(run, Selection()).set_index(["branch", "task", "against"])
     projection = projection.reindex([(branch, *pair) for branch, *two in found.index for pair in (two, two[::-1])])
-    harms = _harms(model_steps(run), info)
+    harms = _harms(run, info)
 
     names = info.task_names
     present = set(found.index)
-    on = sorted(by_step["branch"].unique())
+    on = branches_of(branch for branch, *_ in found.index)
     timed_of, places_of = (dict(iter(frame.groupby(PAIR))) for frame in (timed, places))
     pairs = []
     for one, other in ((one, other) for i, one in enumerate(names) for other in names[i + 1 :]):
         branches = tuple(
-            _branch(key, found.loc[key], timed_of[key], places_of.get(key, places.iloc[:0]), projection)
+            _branch(
+                key,
+                found.loc[key],
+                timed_of.get(key, timed.iloc[:0]),
+                places_of.get(key, places.iloc[:0]),
+                projection,
+            )
             for branch in on
             if (key := (branch, one, other)) in present
         )
         if not branches:
             continue
-        verdict = overall([branch.verdict for branch in branches if branch.steps])
-        pairs.append(Pair(one, other, verdict, shares_texts(info.tasks, one, other), harms[one, other], branches))
+        harm, whole = harms[one, other]
+        if branches[0].branch == WHOLE:
+            verdict, whole = branches[0].verdict, vars(branches[0])
+        else:
+            verdict = overall([branch.verdict for branch in branches if branch.measured])
+        cosine, low, high = (whole[name] for name in ("cosine", "cosine_low", "cosine_high"))
+        shared = shares_texts(info.tasks, one, other)
+        pairs.append(Pair(one, other, cosine, low, high, verdict, shared, harm, branches))
     shown = outcomes(run)
     summary, suggestions = begin_with(nonfinite(run), *advise(info, pairs, shown))
     return Diagnosis(
@@ -104,11 +127,25 @@ def diagnose(run: Path) -> Diagnosis:
         info.probe.where if info.probe else None,
         tuple(names),
         recorded,
+        None if pd.isna(at) else int(at),
         tuple(pairs),
         shown,
         suggestions,
         summary,
     )
+
+
+def _over_steps(run: Path, by_step: pd.DataFrame, info: RunInfo, recorded: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Each pair by window of steps, and on each block, as the steps tell."""
+    places = blocks(run, Selection()).rename(columns={"cos": "cosine"})
+    return by_window(by_step, info, min(_WINDOWS, max(recorded // _WINDOW_STEPS, 1))), places
+
+
+def _over_snapshots(run: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Each pair at each snapshot, and on each block at the last."""
+    frames = [snapshot_matrix(run, at=step) for step in snapshot_steps(run)]
+    timed = pd.concat(frames, ignore_index=True)
+    return timed.assign(step=timed["snapshot"], step_end=timed["snapshot"], cos=np.nan), snapshot_blocks(run)
 
 
 def _branch(
@@ -118,17 +155,17 @@ def _branch(
     branch, one, other = key
     verdict: Verdict = row["verdict"]
     windows, since, until = _windows(timed, verdict)
-    listed = places[places["clear"]].sort_values("cos", key=np.abs, ascending=False, kind="stable")
+    listed = places[places["clear"].astype(bool)].sort_values("cosine", key=np.abs, ascending=False, kind="stable")
     there, back = (projection.loc[(branch, *pair)] for pair in ((one, other), (other, one)))
     return Branch(
         **vars(Agreement.of({**row, "branch": branch})),
         since=since,
         until=until,
         windows=windows,
-        blocks=int(places["cos"].notna().sum()),
+        blocks=int(places["cosine"].notna().sum()),
         blocks_clear=len(listed),
         places=tuple(
-            Place(int(block.layer), str(block.module), float(block.cos), float(block.q))
+            Place(int(block.layer), str(block.module), _known(block.cosine), float(block.q))
             for block in listed.head(_PLACES).itertuples()
         ),
         projected_i=_known(there["frequency"]),
@@ -141,46 +178,59 @@ def _branch(
 
 
 def _windows(timed: pd.DataFrame, verdict: Verdict) -> tuple[tuple[Window, ...], int | None, int | None]:
-    """The windows of a pair, and the first and last step of those that are clear by themselves and agree with it."""
+    """The windows, or snapshots, of a pair, and the first and last step of those that agree with it by themselves."""
     windows = tuple(
         Window(int(row.step), int(row.step_end), *map(_known, (row.cosine, row.cosine_low, row.cosine_high, row.cos)))
         for row in timed.itertuples()
     )
+    if "verdict" in timed:  # each snapshot is judged
+        clear = timed["verdict"] == verdict
+    else:
+        clear = false_discovery(timed["p"].to_numpy(np.float64)) <= LEVEL
     sides = {"conflict": timed["cosine_high"] <= 0, "aligned": timed["cosine_low"] >= 0}
-    clear = (false_discovery(timed["p"].to_numpy(np.float64)) <= LEVEL) & sides.get(verdict, False)
-    where = np.flatnonzero(clear)
+    where = np.flatnonzero(clear & sides.get(verdict, False))
     if not len(where):
         return windows, None, None
     return windows, windows[where[0]].first, windows[where[-1]].last
 
 
-def _harms(whole: pd.DataFrame, info: RunInfo) -> dict[tuple[str, str], Harm]:
-    """For each pair, from `model_steps`: the gradients on all blocks together, which is what the theorem is about."""
-    keys = ["task_i", "task_j"]
+def _harms(run: Path, info: RunInfo) -> dict[tuple[str, str], tuple[Harm, dict[str, float | None]]]:
+    """For each pair, the gradients on all blocks together, which is what the theorem is about, and their cosine.
+
+    Sizes and cosine of the theorem are those of the last snapshot, in the gradients' own space, where there is one.
+    """
+    whole, keys = model_steps(run), ["task_i", "task_j"]
     norms = [np.sqrt(whole[f"square_{side}"]) for side in "ij"]
     similarity = 2 * norms[0] * norms[1] / (norms[0] ** 2 + norms[1] ** 2)
     whole["met"] = (whole["cos"] <= -similarity).astype(float).where(whole["cos"].notna())
     found = agreement(whole, info, keys)
     found["met"] = row_means(BySteps(whole, keys)["met"])
     sums = whole.groupby(keys)[["square_i", "square_j", "signal_i", "signal_j"]].mean()
+    snapshot = snapshot_norms(run)
+    found = found.merge(snapshot.rename(columns={"cosine": "true_cosine"}), how="outer", on=keys)
     harms = {}
     for row in found.itertuples():
         one, other = str(row.task_i), str(row.task_j)
-        cosine, of = _known(row.cosine), sums.loc[(one, other)]
-        from_signal = cosine is not None and not shares_texts(info.tasks, one, other)
-        of_i, of_j = (np.sqrt(max(of[f"{'signal' if from_signal else 'square'}_{side}"], 0.0)) for side in "ij")
-        ratio = float(of_i / of_j) if of_i > 0 and of_j > 0 else None
+        cosine, from_signal, ratio = _known(row.cosine), True, _known(row.ratio)
+        of_theorem = cosine
+        if len(snapshot):
+            of_theorem = _known(row.true_cosine)
+        else:
+            of = sums.loc[(one, other)]
+            from_signal = cosine is not None and not shares_texts(info.tasks, one, other)
+            of_i, of_j = (np.sqrt(max(of[f"{'signal' if from_signal else 'square'}_{side}"], 0.0)) for side in "ij")
+            ratio = float(of_i / of_j) if of_i > 0 and of_j > 0 else None
         similar = None if ratio is None else 2 * ratio / (1 + ratio**2)
-        harms[one, other] = Harm(
-            cosine=cosine,
-            cosine_low=_known(row.cosine_low),
-            cosine_high=_known(row.cosine_high),
+        harm = Harm(
             norm_ratio=ratio,
             magnitude_similarity=similar,
             from_signal=from_signal,
-            enough=None if cosine is None or similar is None else cosine <= -similar,
+            enough=None if of_theorem is None or similar is None else of_theorem <= -similar,
+            cosine=of_theorem,
             share_of_steps=_known(row.met),
         )
+        ends = {name: _known(getattr(row, name)) for name in ("cosine", "cosine_low", "cosine_high")}
+        harms[one, other] = harm, ends
     return harms
 
 

@@ -1,5 +1,6 @@
 """The verdict on a pair of tasks on one branch, in words: the same on every page, in every report and command."""
 
+from analysis.conflict.snapshots import WHOLE
 from analysis.diagnosis.verdicts import Agreement, strength_word
 from analysis.statistics.series import FEWEST_STEPS
 from ortho_lora.record.judge import TOLD, WORTH
@@ -10,8 +11,11 @@ MANY = 10_000
 
 def verdict_sentence(branch: Agreement, shares_texts: bool) -> str:
     """The verdict with the cosine that it is on."""
-    said = f"On branch {branch.branch}: {branch.verdict}"
-    if branch.steps == 0:
+    whole = branch.branch == WHOLE
+    said = f"{'Whole model' if whole else f'On branch {branch.branch}'}: {branch.verdict}"
+    if not branch.measured and branch.snapshot is not None:
+        return f"{said}: a gradient is zero, or there is too little text to tell."
+    if not branch.measured:
         return f"{said}: nothing is measured, as a gradient is zero in every step."
     if branch.cosine_low is None or branch.cosine_high is None:
         return f"{said}: {branch.steps} measured steps, and it takes {FEWEST_STEPS}."
@@ -22,7 +26,8 @@ def verdict_sentence(branch: Agreement, shares_texts: bool) -> str:
         strength = f", {strength_word(branch.cosine)}" if branch.verdict in TOLD else ""
         cosine = f"cosine {branch.cosine:+.2f} (95% interval {between})"
         said += strength
-    of = ", of the batches themselves, as the tasks draw the same texts" if shares_texts else ""
+    of_batches = shares_texts and branch.snapshot is None
+    of = ", of the batches themselves, as the tasks draw the same texts" if of_batches else ""
     return f"{said}: {cosine}{of}{_why(branch)}."
 
 

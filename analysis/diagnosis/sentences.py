@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 
+from analysis.conflict.snapshots import WHOLE
 from analysis.diagnosis.diagnose import Diagnosis
 from analysis.diagnosis.pairs import batch_sentence, more_words, verdict_sentence
 from analysis.diagnosis.verdicts import Branch, Harm, Pair
-from analysis.library.names import layer_name, number, span
+from analysis.library.names import branch_name, branches_of, layer_name, number, span
 from ortho_lora.record.judge import TOLD, WORTH
 
 HOW_TO_READ = (
-    "A verdict is on the cosine of two tasks' mean gradients, without the noise of batches, which half batches tell. "
+    "A verdict is on the cosine of two tasks' mean gradients, without the noise of batches: that of the last snapshot, "
+    "which multiplies gradients of different texts only, or in a run without one that of all steps, where half batches "
+    "tell the noise. "
     f"Conflict: below 0 by more than chance, and it may be below -{WORTH:g}. Aligned: above 0 by more than chance. No "
     f"conflict worth the name: its 95% interval excludes -{WORTH:g}. Not enough data: none of these. Of the pairs told "
     "at most 5% are told by chance (Benjamini and Hochberg), and where nothing conflicts, any in at most 5% of runs. "
@@ -18,23 +21,23 @@ HOW_TO_READ = (
 
 
 def title(diagnosis: Diagnosis) -> str:
-    """Which run, method and seed, and how much of it is recorded."""
-    probe = f"probe {diagnosis.probe}, " if diagnosis.probe else ""
-    recorded = f"{diagnosis.steps} {'batches' if diagnosis.probe else 'steps'} recorded"
-    return f"{diagnosis.run}: {probe}{diagnosis.method}, seed {diagnosis.seed}, {recorded}"
+    """Which run, method and seed, and what the verdicts rest on."""
+    of = f"probe {diagnosis.probe}, " if diagnosis.probe else ""
+    rests = f"{diagnosis.steps} steps" if diagnosis.snapshot is None else f"the snapshot at step {diagnosis.snapshot}"
+    return f"{diagnosis.run}: {of}{diagnosis.method}, seed {diagnosis.seed}; verdicts from {rests}"
 
 
 def notes_on(pairs: Sequence[Pair]) -> list[str]:
     """Why some numbers are not there, a sentence each."""
     branches = [branch for pair in pairs for branch in pair.branches]
     notes = []
-    for name in sorted({branch.branch for branch in branches if branch.steps == 0}):
+    for name in branches_of(branch.branch for branch in branches if not branch.measured):
         why = ", as those of A are wherever B = 0, and LoRA starts there" if name == "A" else ""
-        notes.append(f"Branch {name} has no cosine where the gradients are zero{why}.")
-    if any(branch.cosine is None and branch.steps for branch in branches):
+        subject = branch_name(name).capitalize() if name == WHOLE else f"Branch {name}"
+        notes.append(f"{subject} has no cosine where the gradients are zero{why}.")
+    if any(branch.cosine is None and branch.measured for branch in branches):
         notes.append(
-            "No cosine (–): half batches of a task do not agree clearly enough to tell its gradient from noise; its "
-            "interval is all that is known."
+            "No cosine (–): a task's gradient is not told clearly enough from noise; the interval is all that is known."
         )
     return notes
 
@@ -47,8 +50,8 @@ def sentences(pair: Pair) -> list[str]:
         if branch.verdict in TOLD:
             found += [batch_sentence(branch), _where(branch)]
             found += [_when(branch)] if len(branch.windows) > 1 else []
-            found += [_projected(branch, pair)] if branch.verdict == "conflict" else []
-    return [*found, *_whole(pair.whole, pair.verdict == "conflict")]
+            found += [_projected(branch, pair)] if branch.verdict == "conflict" and branch.branch != WHOLE else []
+    return [*filter(None, found), *_whole(pair.whole, pair.verdict == "conflict")]
 
 
 def undecided(pairs: Sequence[Pair]) -> list[str]:
@@ -66,24 +69,40 @@ def undecided(pairs: Sequence[Pair]) -> list[str]:
 
 
 def more_batches(pair: Pair) -> str:
-    """How many it takes on each branch that has a cosine and no verdict."""
-    short = [branch for branch in pair.branches if branch.verdict == "not enough data" and branch.steps]
+    """How many it takes on the whole model, or without a snapshot on each branch, if that has no verdict."""
+    short = [branch for branch in pair.branches if branch.verdict == "not enough data" and branch.measured]
+    if pair.branches[0].branch == WHOLE:
+        return ", ".join(more_words(branch.more_steps) for branch in short if branch.branch == WHOLE)
     return ", ".join(f"{more_words(branch.more_steps)} on branch {branch.branch}" for branch in short)
 
 
 def _where(branch: Branch) -> str:
+    if branch.branch == WHOLE:
+        return ""
     if not branch.blocks_clear:
         return f"Where: in none of its {branch.blocks} blocks clear by itself."
-    listed = ", ".join(f"layer {layer_name(p.layer)} {p.module} {p.cosine:+.2f}" for p in branch.places)
+    listed = ", ".join(f"layer {layer_name(p.layer)} {p.module} {number(p.cosine)}" for p in branch.places)
     return f"Where: clear in {branch.blocks_clear} of {branch.blocks} blocks; strongest: {listed}."
 
 
 def _when(branch: Branch) -> str:
+    if branch.snapshot is not None:
+        return _since(branch)
     if branch.since is None or branch.until is None:
         return "When: in no window of steps clear by itself, only over all of them."
     whole = branch.since == branch.windows[0].first and branch.until == branch.windows[-1].last
     last = " Windows before or after are not clear by themselves, which need not mean that they are free of it."
     return f"When: clear by window within {span(branch.since, branch.until)}.{'' if whole else last}"
+
+
+def _since(branch: Branch) -> str:
+    """At which snapshots the verdict stands."""
+    if branch.since is None:
+        return "When: at no snapshot clear by itself."
+    before = [window.first for window in branch.windows if window.first < branch.since]
+    first = f", and not at step {before[-1]}" if before else ", the first that was looked at"
+    until = "" if branch.until == branch.windows[-1].first else f", up to step {branch.until}"
+    return f"When: told at step {branch.since}{first}{until}."
 
 
 def _projected(branch: Branch, pair: Pair) -> str:

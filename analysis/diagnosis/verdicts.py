@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.conflict.snapshots import WHOLE
 from ortho_lora.record.judge import MARKS, TOLD, WORTH, Verdict
 
 STRONG = 0.5
@@ -18,13 +19,13 @@ class Place:
 
     layer: int
     module: str
-    cosine: float  # mean over steps
+    cosine: float | None  # of a snapshot, or mean of batches; None: only its side of 0 is known
     q: float  # Benjamini and Hochberg's adjusted p-value
 
 
 @dataclass(frozen=True)
 class Window:
-    """Some consecutive recorded steps."""
+    """Some consecutive recorded steps, or the step of a snapshot."""
 
     first: int
     last: int
@@ -36,16 +37,17 @@ class Window:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How a pair agrees on a branch, over blocks and steps, and the verdict; 95% intervals."""
+    """How a pair agrees on a branch, or on both together, over blocks and steps, and the verdict; 95% intervals."""
 
     branch: str
     verdict: Verdict
+    snapshot: int | None  # step of the one that cosine and verdict are of; None: of half batches of the steps
     steps: int  # with a cosine
     cosine: float | None  # of the tasks' mean gradients: the verdict is on it; None where only its interval is known
     cosine_low: float | None
     cosine_high: float | None
     q: float | None  # of a cosine of 0, adjusted for all pairs and branches
-    more_steps: int | None  # until there is a verdict, if they go on like these; None: not known, or over 1000 times
+    more_steps: int | None  # or batches, until there is a verdict; None: not known, or over 1000 times as many
     batch_cosine: float | None  # mean of single batches, blocks and steps
     batch_low: float | None
     batch_high: float | None
@@ -59,11 +61,16 @@ class Agreement:
         before = "_before" if "cos_before" in row else ""
         names = {"batch_cosine": f"cos{before}", "batch_low": "cos_low", "batch_high": "cos_high"}
         names |= {"conflict_rate": f"rate{before}", "more_steps": "more"}
-        known: dict[str, Any] = {field.name: row[names.get(field.name, field.name)] for field in fields(cls)}
-        kinds = {"branch": str, "verdict": str, "steps": int, "more_steps": int}
+        known: dict[str, Any] = {field.name: row.get(names.get(field.name, field.name)) for field in fields(cls)}
+        kinds = {"branch": str, "verdict": str, "snapshot": int, "steps": int, "more_steps": int}
         for name, value in known.items():
             known[name] = None if pd.isna(value) else kinds.get(name, float)(value)
         return cls(**known)
+
+    @property
+    def measured(self) -> bool:
+        """Whether there is anything that a verdict could be on."""
+        return self.steps > 0 if self.snapshot is None else self.cosine_low is not None
 
     @property
     def at_least(self) -> float:
@@ -100,9 +107,7 @@ class Harm:
     noise where `from_signal`, else of batches.
     """
 
-    cosine: float | None  # as of a `Branch`
-    cosine_low: float | None
-    cosine_high: float | None
+    cosine: float | None  # in the gradients' own space
     norm_ratio: float | None
     magnitude_similarity: float | None
     from_signal: bool
@@ -112,12 +117,15 @@ class Harm:
 
 @dataclass(frozen=True)
 class Pair:
-    """A pair of tasks."""
+    """A pair of tasks, the gradients on all blocks taken as one; of a snapshot the verdict is on that."""
 
     task_i: str
     task_j: str
+    cosine: float | None
+    low: float | None  # 95% interval
+    high: float | None
     verdict: Verdict
-    shares_texts: bool  # one is the other's twin: the cosine is that of their batches
+    shares_texts: bool  # one is the other's twin: without a snapshot the cosine is that of their batches
     whole: Harm
     branches: tuple[Branch, ...]
 
@@ -134,10 +142,15 @@ def worst_first(pair: Pair) -> tuple[int, float]:
 
 
 def worst_row(matrix: pd.DataFrame) -> dict[Any, Any]:
-    """Of `queries.task_matrix` the row with the worst verdict, of these the lowest cosine, then batch cosine."""
-    order = matrix.assign(
-        rank=matrix["verdict"].map({verdict: place for place, verdict in enumerate(MARKS)}),
-        least=[Agreement.of(row).at_least for row in matrix.to_dict("records")],
+    """Of `queries.task_matrix` the row with the worst verdict, of these the lowest cosine, then batch cosine.
+
+    Where a snapshot tells of the whole model, of those rows.
+    """
+    whole = matrix[matrix["branch"] == WHOLE]
+    chosen = whole if len(whole) else matrix
+    order = chosen.assign(
+        rank=chosen["verdict"].map({verdict: place for place, verdict in enumerate(MARKS)}),
+        least=[Agreement.of(row).at_least for row in chosen.to_dict("records")],
     )
     first = order.sort_values(["rank", "least", "cos_before"], kind="stable").iloc[0]
     return first.drop(["rank", "least"]).to_dict()

@@ -20,6 +20,7 @@ from analysis.figures.intervals import window_intervals as window_intervals
 from analysis.figures.layers import block_heatmap as block_heatmap
 from analysis.figures.layers import layer_step_heatmap as layer_step_heatmap
 from analysis.figures.layers import module_heatmaps as module_heatmaps
+from analysis.figures.layers import snapshot_map as snapshot_map
 from analysis.figures.lines import pair_lines as pair_lines
 from analysis.figures.lines import projection_layers as projection_layers
 from analysis.figures.lines import projection_steps as projection_steps

@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from analysis.conflict.snapshots import WHOLE
 from analysis.diagnosis.verdicts import Agreement
 from analysis.figures import theme
 from analysis.figures.hatching import draw_cells
+from analysis.library.names import branch_name, branches_of
 from ortho_lora.record.judge import MARKS, TOLD
 
 _CELL = 44  # height of a row in a matrix of tasks, in pixels
@@ -41,6 +43,8 @@ def task_heatmap(
 ) -> go.Figure:
     """How each pair of tasks agrees: rows branch A and B, columns before and after projection, and what it changes.
 
+    The cosine that the verdict is on has one row: the whole model, where a snapshot tells of it, and the branches.
+
     Before projection a pair in conflict or aligned is in bold, or among many tasks its mark stands alone.
     Invisible markers on the cells take clicks; their `customdata` is the pair, as the frame names it.
 
@@ -57,10 +61,12 @@ def task_heatmap(
     """
     theme.need_rows(frame)
     shown: list[When] = ["before"] if value == "cosine" else list(when)
-    branches = sorted(frame["branch"].unique())
+    if value != "cosine":  # a rule sees branches
+        frame = frame[frame["branch"] != WHOLE]
+    branches = branches_of(frame["branch"])
     pairs = set(zip(frame["task_i"], frame["task_j"], strict=True))
     places = [(branch, moment) for branch in branches for moment in shown]
-    titles = [f"branch {branch}" if value == "cosine" else f"branch {branch}, {WORDS[m]}" for branch, m in places]
+    titles = [branch_name(branch) if value == "cosine" else f"branch {branch}, {WORDS[m]}" for branch, m in places]
     columns = len(branches) if len(shown) == 1 else len(shown)
     rows = len(places) // columns
     height = _matrix_height(len(tasks), rows)
@@ -193,17 +199,23 @@ def _rate_colours() -> dict[str, Any]:
 def _pair_cell(pair: Mapping[Any, Any], value: View, when: When) -> _Cell:
     """What a cell shows of a row of `queries.task_matrix`."""
     names = f"{theme.label(pair['task_i'])} – {theme.label(pair['task_j'])}"
-    where = f"<b>{names}</b>, branch {pair['branch']}<br>"
+    where = f"<b>{names}</b>, {branch_name(pair['branch'])}<br>"
     judged = Agreement.of(pair)
-    if judged.steps == 0:
-        return _Cell(np.nan, f"{where}not measured: a gradient is zero in every step")
+    if not judged.measured:
+        return _Cell(
+            np.nan, f"{where}not measured: a gradient is zero{' in every step' if judged.snapshot is None else ''}"
+        )
     number = pair["cosine"] if value == "cosine" else pair[f"{'cos' if value == 'batch' else 'rate'}_{when}"]
     mark = MARKS[judged.verdict] if when == "before" and judged.verdict in TOLD else ""
     lines = [f"{judged.verdict}: cosine {_range(judged.cosine, judged.cosine_low, judged.cosine_high)}"]
-    lines += ["of the batches themselves, as the tasks draw the same texts"] * bool(pair["shares_texts"])
-    lines += [_seen(pair, name, when) for name in ("cos", "rate")]
-    count = pair["measured" if when == "before" else "measured_after"]
-    lines.append(f"{count:,} measured")
+    if judged.snapshot is not None:
+        lines[0] += f", at step {judged.snapshot}"
+    elif pair["shares_texts"]:
+        lines.append("of the batches themselves, as the tasks draw the same texts")
+    if judged.steps:
+        lines += [_seen(pair, name, when) for name in ("cos", "rate")]
+        count = pair["measured" if when == "before" else "measured_after"]
+        lines.append(f"{count:,} measured")
     shown = _number(number, ".0%" if value == "rate" else "z.2f") or mark
     return _Cell(number, where + "<br>".join(lines), shown, mark)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from analysis.figures import theme
 from analysis.figures.hatching import draw_cells
 from analysis.figures.heatmaps import WORDS, When, add_targets, cosine_colours, outline
-from analysis.library.names import layer_name
+from analysis.library.names import branch_name, interval, layer_name, number
 from ortho_lora.record.judge import MARKS
 
 Block = tuple[str, int, str]
@@ -106,6 +106,42 @@ def block_heatmap(
     figure.update_yaxes(title_text="layer", col=1)
     figure.update_layout(coloraxis=cosine_colours("batch cosine", limit), clickmode="event+select", hovermode="closest")
     return theme.finish(figure, dark=dark, height=max(140, 20 * len(layers)) + 110)
+
+
+def snapshot_map(frame: pd.DataFrame, *, limit: float = 1.0, dark: bool = False) -> go.Figure:
+    """The cosine of a pair's mean gradients: layers by snapshots, or by modules, a panel a branch.
+
+    A cell with a verdict of conflict or aligned has its mark; one of which only the interval is known is hatched.
+
+    Args:
+        frame: of `queries.snapshot_layers` or `queries.snapshot_blocks`, of one pair.
+        limit: colours span -limit to limit.
+    """
+    figure, panels = theme.branches(frame)
+    by = "module" if "module" in frame else "step"
+    layers, columns = sorted(frame["layer"].unique()), sorted(frame[by].unique())
+    names, numbers = [theme.label(str(column)) for column in columns], [layer_name(layer) for layer in layers]
+    for col, branch, rows in panels:
+        z = _grid(rows, "cosine", layers, columns, by)
+        marked = rows.assign(mark=np.where(rows["clear"], np.where(rows["high"] <= 0, -1, 1), 0))
+        mark = _grid(marked, "mark", layers, columns, by)
+        text = np.select([mark < 0, mark > 0], [MARKS["conflict"], MARKS["aligned"]], "")
+        wide = marked.assign(words=[_cell_words(row, branch) for row in rows.to_dict("records")])
+        words = wide.pivot(index="layer", columns=by, values="words").reindex(index=layers, columns=columns)
+        cell = {"text": text, "texttemplate": "%{text}", "textfont": {"size": 12}}
+        cell |= {"hovertext": words.fillna("not measured").to_numpy(), "hoverinfo": "text"}
+        draw_cells(figure, 1, col, z, np.isnan(z), names, numbers, cell, cell, gap=1, lines=3, dark=dark)
+    figure.update_xaxes(type="category", showgrid=False, title_text=by)
+    figure.update_yaxes(type="category", showgrid=False, nticks=12)
+    figure.update_yaxes(title_text="layer", row=1, col=1)
+    figure.update_layout(coloraxis=cosine_colours("cosine", limit), hovermode="closest")
+    return theme.finish(figure, dark=dark, height=min(max(110, _ROW * len(layers)), 560) + 130)
+
+
+def _cell_words(row: Mapping[Any, Any], branch: str) -> str:
+    what = f"module {theme.label(row['module'])}" if "module" in row else f"snapshot at step {row['step']}"
+    said = f"<b>layer {layer_name(row['layer'])}</b>, {branch_name(branch)}, {what}<br>"
+    return f"{said}cosine {number(row['cosine'], '+.3f')}, 95% interval {interval(row['low'], row['high'], '+.3f')}"
 
 
 def _maps(

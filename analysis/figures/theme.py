@@ -7,6 +7,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from analysis.library.names import branch_name, branches_of
+
 # Okabe and Ito's palette, told apart with any colour vision; a dash or marker says the same a second time.
 _LIGHT = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
 _DARK = ("#56B4E9", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#F0E442", "#FFFFFF", "#A6A6A6")
@@ -115,8 +117,8 @@ def panels(titles: Sequence[str], rows: int, columns: int, **options: Any) -> go
 def branches(frame: pd.DataFrame) -> tuple[go.Figure, list[tuple[int, str, pd.DataFrame]]]:
     """A panel a branch, side by side, and of each the column, the branch and its rows; ValueError: there are none."""
     need_rows(frame)
-    names = sorted(frame["branch"].unique())
-    figure = panels([f"branch {name}" for name in names], 1, len(names))
+    names = branches_of(frame["branch"])
+    figure = panels([branch_name(name) for name in names], 1, len(names))
     return figure, [(col, name, frame[frame["branch"] == name]) for col, name in enumerate(names, 1)]
 
 

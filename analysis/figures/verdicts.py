@@ -5,7 +5,9 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from analysis.conflict.snapshots import WHOLE
 from analysis.figures import theme
+from analysis.library.names import branch_name, branches_of
 from ortho_lora.record.judge import MARKS, WORTH
 
 _ROW = 34  # height of a row, in pixels
@@ -37,7 +39,7 @@ def strengths(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
             marker={"symbol": "diamond", "size": 10.0 * shown["cosine"].notna(), "color": colour},
             name=f"{mark} {verdict}",
             customdata=[
-                f"<b>{row.names}</b>, branch {row.branch}: {verdict}<br>"
+                f"<b>{row.names}</b>, {branch_name(row.branch)}: {verdict}<br>"
                 f"cosine {'not known' if pd.isna(row.cosine) else f'{row.cosine:+.3f}'}, "
                 f"95% {row.cosine_low:+.3f} to {row.cosine_high:+.3f}"
                 for row in shown.itertuples()
@@ -58,7 +60,10 @@ def strengths(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
     marks = frame["verdict"].map(MARKS)
     figure.update_yaxes(
         tickvals=rows["place"],
-        ticktext=[f"{name}, {branch} {mark}" for name, branch, mark in zip(names, frame.branch, marks, strict=True)],
+        ticktext=[
+            f"{name} {mark}" if branch == WHOLE else f"{name}, {branch} {mark}"
+            for name, branch, mark in zip(names, frame.branch, marks, strict=True)
+        ],
         range=[len(rows) - 0.4, -0.6],
         showgrid=False,
     )
@@ -73,7 +78,8 @@ def windows(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
     """
     theme.need_rows(frame)
     figure = go.Figure()
-    for index, (branch, rows) in enumerate(frame.groupby("branch")):
+    for index, branch in enumerate(branches_of(frame["branch"])):
+        rows = frame[frame["branch"] == branch]
         middle, steps = (rows["first"] + rows["last"]) / 2, rows[["first", "last", "low", "high"]]
         figure.add_scatter(
             x=middle,
@@ -82,13 +88,15 @@ def windows(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
             mode="lines+markers",
             line=theme.line(index, dark),
             marker={"symbol": theme.symbol(index), "size": 8},
-            name=f"branch {branch}",
+            name=branch_name(branch),
             customdata=steps,
             hovertemplate=(
-                f"branch {branch}, steps %{{customdata[0]}} to %{{customdata[1]}}<br>cosine %{{y:+.3f}}, 95% "
+                f"{branch_name(branch)}, steps %{{customdata[0]}} to %{{customdata[1]}}<br>cosine %{{y:+.3f}}, 95% "
                 "%{customdata[2]:+.3f} to %{customdata[3]:+.3f}<extra></extra>"
             ),
         )
+        if rows["batch_cosine"].isna().all():
+            continue
         figure.add_scatter(
             x=middle,
             y=rows["batch_cosine"],

@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from analysis.conflict.snapshots import WHOLE
 from analysis.library.names import layer_name, method_name, span
 from ortho_lora.record.judge import MARKS
 
@@ -33,18 +34,20 @@ def describe(frame: pd.DataFrame) -> str:
 
 
 def _pairs(frame: pd.DataFrame) -> str:
-    found = frame[frame["steps"] > 0]
+    whole = frame[frame["branch"] == WHOLE]
+    found = whole if len(whole) else frame[frame["steps"] > 0]
     if found.empty:
         return "No pair of tasks is measured yet."
     counts = found["verdict"].value_counts()
     told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in MARKS if verdict in counts)
     conflicts = found[found["verdict"] == "conflict"]
-    said = f"Verdicts on pairs and branches: {told}."
+    said = f"Verdicts on pairs{'' if len(whole) else ' and branches'}: {told}."
     if conflicts.empty:
         return said
     low = conflicts.loc[conflicts["cosine"].fillna(conflicts["cosine_high"]).idxmin()]
     cosine = f"at most {low['cosine_high']:+.2f}" if pd.isna(low["cosine"]) else f"{low['cosine']:+.2f}"
-    pair = f"{low['task_i']} and {low['task_j']} on branch {low['branch']}"
+    on = "" if len(whole) else f" on branch {low['branch']}"
+    pair = f"{low['task_i']} and {low['task_j']}{on}"
     return f"{said} Strongest conflict: {pair}, cosine {cosine}."
 
 
@@ -58,6 +61,17 @@ def _lowest(frame: pd.DataFrame) -> str:
     where += [f"branch {low['branch']}", *([span(low["step"], low["step_end"])] if "step" in low else [])]
     pair = f" of {low['task_i']} and {low['task_j']}" if "task_i" in low else ""
     return f"Lowest cosine before projection: {low['cos_before']:+.2f}{pair}, at {', '.join(where)}."
+
+
+def _snapshot_cells(frame: pd.DataFrame) -> str:
+    """The lowest cosine of a snapshot, and where it is."""
+    known = frame.dropna(subset="cosine")
+    if known.empty:
+        return "No cosine is clear of noise; only intervals are known."
+    low = known.loc[known["cosine"].idxmin()].to_dict()
+    where = [f"layer {layer_name(low['layer'])}", *([low["module"]] if "module" in low else [])]
+    where += [f"branch {low['branch']}", *([f"step {low['step']}"] if "step" in low else [])]
+    return f"Lowest cosine: {low['cosine']:+.2f}, at {', '.join(where)}; {frame['clear'].sum()} cells have a verdict."
 
 
 def _windows(frame: pd.DataFrame) -> str:
@@ -138,7 +152,8 @@ def _replayed(frame: pd.DataFrame) -> str:
 _SENTENCES = [
     ({"series", "value"}, _curves),
     ({"agreement", "projected"}, _replayed),
-    ({"cosine_low", "cos_before"}, _pairs),
+    ({"cosine_low", "snapshot"}, _pairs),
+    ({"cosine", "clear", "low"}, _snapshot_cells),
     ({"cosine_low", "step"}, _windows),
     ({"layer", "cos_before"}, _lowest),
     ({"against"}, _directed),

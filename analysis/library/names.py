@@ -1,11 +1,27 @@
 """What layers, steps, methods and numbers look like wherever they are shown."""
 
+from collections.abc import Iterable
 from math import isnan
 
 
 def layer_name(layer: int) -> str:
     """A layer as shown: its index, or `other` for modules outside the numbered layers."""
     return "other" if layer < 0 else str(layer)
+
+
+def branch_name(branch: str) -> str:
+    """Like `branch A`; `both` is the whole model."""
+    return "whole model" if branch == "both" else f"branch {branch}"
+
+
+def branch_cell(branch: str) -> str:
+    """In a column of branches."""
+    return "whole" if branch == "both" else branch
+
+
+def branches_of(names: Iterable[str]) -> list[str]:
+    """Each once: the whole model first, then A and B."""
+    return sorted({*names}, key=lambda name: (name != "both", name))
 
 
 def span(first: int, last: int) -> str:

@@ -13,7 +13,7 @@ from typing import Any, get_args
 import pandas as pd
 
 from analysis.conflict import queries, replay
-from analysis.conflict.snapshots import snapshot_table
+from analysis.conflict.snapshots import snapshot_blocks, snapshot_layers, snapshot_table
 from analysis.diagnosis.diagnose import diagnose
 from analysis.diagnosis.verdicts import Branch, Harm, Pair
 from analysis.outcomes.beside import Outcome, outcomes
@@ -155,7 +155,7 @@ def verdict_table(pairs: Sequence[Pair]) -> pd.DataFrame:
     return pd.concat(
         [
             _columns(Pair, [pair for pair, _, _ in rows], without={"whole", "branches"}).rename(
-                columns={"verdict": "pair_verdict"}
+                columns={name: f"pair_{name}" for name in ("verdict", "cosine", "low", "high")}
             ),
             _columns(Branch, [branch for _, branch, _ in rows], without={"windows", "places"}),  # `windows`, `blocks`
             _columns(Harm, [whole for _, _, whole in rows]).add_prefix("whole_"),
@@ -209,6 +209,8 @@ DATA: dict[str, Data] = {
         "How the tasks' mean gradients agree at each snapshot: cosine with interval and verdict, by branch and metric.",
         snapshot_table,
     ),
+    "snapshot-layers": _by_pair("The same on each layer, in the metric of the run's optimizer.", snapshot_layers),
+    "snapshot-blocks": _by_pair("The last snapshot on each block, and where the verdict shows.", snapshot_blocks),
     "noise": _whole(
         "What two halves of a task's own batches agree on, the floor to read cosines against.", queries.noise
     ),

@@ -12,7 +12,7 @@ from analysis.conflict.replay import NOTE, Replay
 from analysis.diagnosis.diagnose import Diagnosis
 from analysis.diagnosis.sentences import HOW_TO_READ, notes_on, sentences, title, undecided
 from analysis.diagnosis.verdicts import Pair
-from analysis.library.names import interval, number
+from analysis.library.names import branch_cell, interval, number
 from analysis.outcomes.beside import Outcome
 from analysis.output.data import DATA
 from ortho_lora.errors import plain
@@ -90,7 +90,7 @@ def _verdicts(pairs: Sequence[Pair]) -> RenderableType:
         for place, branch in enumerate(pair.branches):
             table.add_row(
                 Text(plain(f"{pair.task_i} – {pair.task_j}") if place == 0 else ""),
-                branch.branch,
+                branch_cell(branch.branch),
                 branch.verdict,
                 f"{number(branch.cosine)}\n{interval(branch.cosine_low, branch.cosine_high)}",
                 number(branch.batch_cosine),

@@ -52,16 +52,17 @@ def content_of(run: Run, key: str) -> dict[str, Any]:
             diagnosis = diagnose(run.path)
         summary = diagnosis.summary if diagnosis else _no_pairs(info)
     except OrthoLoraError as error:
-        found, summary = queries.Extent(None, None, (), (), (), ()), f"No diagnosis: {error}"
+        found, summary = queries.Extent(None, None), f"No diagnosis: {error}"
     replays: list[Replay] = []
-    no_replay = "" if found.pairs else "There is no pair of tasks to replay."
+    no_replay = "" if found.of_steps else "There are no steps of a pair of tasks to replay."
     try:
-        replays = replay_table(run.path) if found.pairs else []
+        replays = replay_table(run.path) if found.of_steps else []
     except OrthoLoraError as error:
         no_replay = f"No replay: {error}"
     parts = [Part(f"{key}-metrics", "Metrics and losses", "", tuple(metric_figures([run], key)))]
     if diagnosis:
-        parts = [*agreement_parts(run, key, found, diagnosis), projection_part(run, key, found), *parts]
+        of_steps = [projection_part(run, key, found)] if found.of_steps else []
+        parts = [*agreement_parts(run, key, found, diagnosis), *of_steps, *parts]
     return {
         "id": key,
         "info": info,

@@ -63,24 +63,28 @@ def agreement_parts(run: Run, key: str, extent: queries.Extent, diagnosis: Diagn
         OrthoLoraError: its record cannot be read.
     """
     tasks, ours = list(extent.tasks), partial(_figure, run, key)
+    where = f" at the snapshot after step {diagnosis.snapshot}" if diagnosis.snapshot is not None else ""
     shown = [
         ours(
             "matrix",
             "Cosine of each pair",
-            "Of the tasks' mean gradients, without batch noise; the verdict is on it, and bold where it is conflict "
-            "(red) or aligned (blue). Hatched: only its interval is known.",
+            f"Of the tasks' mean gradients{where}, without batch noise; the verdict is on it, and bold where it is "
+            "conflict (red) or aligned (blue). Hatched: only its interval is known.",
             partial(figures.task_heatmap, tasks=tasks, value="cosine"),
-        ),
-        _figure(
-            run,
-            f"{key}-batch",
-            "matrix",
-            "Mean batch cosine of each pair",
-            "What the rule saw, before and after it. On the diagonal, in italics: what two halves of a task's own "
-            "batch agree on; no task can be expected to agree with another better than with itself.",
-            partial(figures.task_heatmap, tasks=tasks, noise=queries.noise(run.path, Selection())),
-        ),
+        )
     ]
+    if extent.of_steps:
+        shown.append(
+            _figure(
+                run,
+                f"{key}-batch",
+                "matrix",
+                "Mean batch cosine of each pair",
+                "What the rule saw, before and after it. On the diagonal, in italics: what two halves of a task's own "
+                "batch agree on; no task can be expected to agree with another better than with itself.",
+                partial(figures.task_heatmap, tasks=tasks, noise=queries.noise(run.path, Selection())),
+            )
+        )
     conflicts = sorted((pair for pair in diagnosis.pairs if pair.verdict == "conflict"), key=worst_first)
     pairs = [(pair.task_i, pair.task_j) for pair in conflicts[:MOST_PAIRS]]
     text = (
@@ -91,18 +95,32 @@ def agreement_parts(run: Run, key: str, extent: queries.Extent, diagnosis: Diagn
     if not conflicts:
         text = "No pair is found in conflict; this is the one with the lowest cosine of its verdict."
         matrix = queries.task_matrix(run.path, Selection())
-        measured = matrix[matrix["steps"] > 0]
+        measured = matrix[(matrix["steps"] > 0) | matrix["snapshot"].notna()]
         pairs = [worst_pair(measured)] if len(measured) else []
     parts = [Part(f"{key}-agreement", "Task by task", "", tuple(shown))]
     if pairs:
-        layers = [one for place, pair in enumerate(pairs) for one in _of_pair(run, f"{key}-pair{place}", pair)]
+        layers = [one for place, pair in enumerate(pairs) for one in _of_pair(run, f"{key}-pair{place}", pair, extent)]
         parts.append(Part(f"{key}-layers", "Layer by layer, step by step", text, tuple(layers)))
     return parts
 
 
-def _of_pair(run: Run, key: str, pair: tuple[str, str]) -> list[Figure]:
+def _of_pair(run: Run, key: str, pair: tuple[str, str], extent: queries.Extent) -> list[Figure]:
     names, ours = f"{pair[0]} – {pair[1]}", partial(_figure, run, key, pair=pair)
+    shown = []
+    if extent.snapshots:
+        shown.append(
+            ours(
+                "snapshot-layers",
+                f"{names}: where, without noise",
+                "Cosine of mean gradients by layer at each snapshot; marked where it has a verdict, hatched where only "
+                "an interval is known.",
+                figures.snapshot_map,
+            )
+        )
+    if not extent.of_steps:
+        return shown
     return [
+        *shown,
         ours(
             "layer-step",
             f"{names}: where and since when",

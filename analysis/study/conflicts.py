@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.conflict.agreement import agreement, model_steps
+from analysis.conflict.snapshots import WHOLE, snapshot_matrix
 from analysis.library.runs import Run
 from analysis.outcomes.boards import name_of
 from analysis.reading.cache import remembered
@@ -53,8 +54,9 @@ def conflicts(run: Path) -> pd.DataFrame:
 
     Returns:
         task_i, task_j; cosine: mean over blocks and steps, before projection; corrected: cosine of the whole gradients
-        that a verdict would be on (`statistics.cosines`), null where only its interval is known; conflict_rate: share
-        of negative cosines; projected: share of the directed measurements in which the rule projected.
+        that a verdict would be on, of the last snapshot, else of all steps, null where only its interval is known;
+        conflict_rate: share of negative cosines; projected: share of the directed measurements in which the rule
+        projected.
 
     Raises:
         OrthoLoraError: the record cannot be read.
@@ -70,6 +72,9 @@ def conflicts(run: Path) -> pd.DataFrame:
         """,
         level="by_step",
     )
-    whole = agreement(model_steps(run), read_run(run), PAIR)[[*PAIR, "cosine"]].rename(columns={"cosine": "corrected"})
-    found = found.merge(whole, how="left", on=PAIR)
+    whole = snapshot_matrix(run)
+    whole = whole[whole["branch"] == WHOLE]
+    if whole.empty:
+        whole = agreement(model_steps(run), read_run(run), PAIR)
+    found = found.merge(whole[[*PAIR, "cosine"]].rename(columns={"cosine": "corrected"}), how="left", on=PAIR)
     return found[[*PAIR, *MEASURED]].astype(dict.fromkeys(PAIR, str))

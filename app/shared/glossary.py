@@ -104,7 +104,8 @@ TERMS = {
     "interval": Term(
         "Interval",
         "Where a number lies with 95% confidence. Neighbouring steps are alike, so an error is told from 3 to 16 groups"
-        " of them; a cosine's may be all of -1 to 1, which says that nothing is known yet.",
+        " of them, and of a snapshot from its groups of texts; a cosine's may be all of -1 to 1, which says that"
+        " nothing is known yet.",
     ),
     "noise": Term(
         "Batch noise",
@@ -118,9 +119,16 @@ TERMS = {
     ),
     "corrected-cosine": Term(
         "Cosine without noise",
-        "The cosine of two tasks' mean gradients: what single batches show, divided by how well half batches of each"
-        " task agree. Where that is unclear only its interval is known. Tasks that draw the same texts share"
-        " their noise: of them it is the cosine of the batches.",
+        "The cosine of two tasks' mean gradients. A *snapshot* measures it; in a run without one it is what single"
+        " batches show, divided by how well half batches of each task agree. Where that is unclear only its interval is"
+        " known.",
+    ),
+    "snapshot": Term(
+        "Snapshot",
+        "Gradients of many batches of every task at one place, while nothing is trained. Texts fall into groups, and"
+        " only gradients of different groups are multiplied, so no text's noise stands on both sides. *As AdamW"
+        " scales*: each coordinate divided by the root of the optimizer's second moment, which is what a step takes;"
+        " *plain*: the gradients themselves, which a projection sees.",
     ),
     "verdict": Term(
         "Verdict",

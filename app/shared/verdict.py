@@ -6,10 +6,11 @@ import pandas as pd
 import streamlit as st
 
 from analysis import figures
+from analysis.conflict.snapshots import WHOLE
 from analysis.diagnosis.pairs import verdict_sentence
 from analysis.diagnosis.sentences import sentences
 from analysis.diagnosis.verdicts import Branch, Pair
-from analysis.library.names import interval, number
+from analysis.library.names import branch_cell, interval, number
 from app.shared import figure, links, state
 from ortho_lora.record.judge import MARKS, TOLD
 
@@ -34,7 +35,8 @@ def card(pair: Pair) -> None:
         else:
             st.markdown("\n".join(_item(verdict_sentence(branch, pair.shares_texts)) for branch in pair.branches))
         with st.container(horizontal=True):
-            links.to_evidence((pair.task_i, pair.task_j), pair.strongest.branch if told else None)
+            branch = pair.strongest.branch if told else WHOLE
+            links.to_evidence((pair.task_i, pair.task_j), branch if branch != WHOLE else None)
 
 
 def _evidence(pair: Pair) -> None:
@@ -66,7 +68,7 @@ def _item(sentence: str) -> str:
 
 def _row(branch: Branch) -> str:
     cells = [
-        branch.branch,
+        branch_cell(branch.branch),
         f"{MARKS[branch.verdict]} {branch.verdict}",
         _cosine(branch),
         number(branch.batch_cosine),

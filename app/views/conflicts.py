@@ -1,8 +1,11 @@
 """Which tasks conflict, since when, and is it more than chance?"""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
@@ -11,13 +14,15 @@ from analysis.conflict import queries
 from analysis.conflict.queries import Extent, Selection
 from analysis.diagnosis.pairs import verdict_sentence
 from analysis.diagnosis.verdicts import Agreement, worst_pair
-from analysis.figures.heatmaps import WITH_NUMBERS, View
+from analysis.figures.heatmaps import WITH_NUMBERS, View, When
 from analysis.library.names import number
 from analysis.library.runs import Run
-from app.shared import figure, glossary, scale, state
-from app.shared.selection import Pair, choose_pair, of_pair, select_matrix, select_pair
+from app.shared import address, figure, glossary, scale, state
+from app.shared.selection import Pair, choose_pair, name_of, of_pair, select_matrix, select_pair
+from ortho_lora.record.snapshots import MetricName
 
 VIEWS: dict[str, View] = {"Cosine": "cosine", "Batch cosine": "batch", "Share negative": "rate"}
+METRICS: dict[str, MetricName] = {"as AdamW scales": "adamw", "plain": "plain"}
 HELP = {
     "cosine": (
         "The [cosine](learn#corrected-cosine) of the tasks' mean [gradients](learn#gradient), without batch"
@@ -45,38 +50,105 @@ def _body(run: Run) -> None:
     if (selected := select_matrix(run)) is None:
         return
     extent, selection, matrix = selected
+    told = matrix
     st.subheader("Task by task", anchor=False)
     space = st.container()  # the map is drawn when the pair that it outlines is known
+    if extent.snapshots:
+        with space:
+            told = _snapshot(run, extent, selection)
     st.subheader("One pair", anchor=False)
-    pair = select_pair(extent, worst_pair(matrix))
+    pair = select_pair(extent, worst_pair(told))
     with space:
-        _matrix(run, extent, selection, matrix, pair)
-    _pair(run, selection, matrix, pair)
+        if extent.snapshots:
+            _map(told, extent, "cosine", pair, scale.choose_limit())
+        else:
+            _matrix(run, extent, selection, matrix, pair)
+    if extent.snapshots:
+        _over_snapshots(run, extent, selection, told, pair)
+    if extent.of_steps:
+        if extent.snapshots:
+            st.subheader("What the rule saw, step by step", anchor=False)
+            _matrix(run, extent, selection, matrix, pair)
+        _pair(run, extent, selection, matrix, pair)
 
 
-def _matrix(run: Run, extent: Extent, selection: Selection, matrix: pd.DataFrame, pair: Pair) -> None:
+def _snapshot(run: Run, extent: Extent, selection: Selection) -> pd.DataFrame:
+    """The snapshot that is chosen, and what it says."""
+    assert run.info is not None
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        chosen = st.segmented_control(
-            "Measure", list(VIEWS), default=next(iter(VIEWS)), required=True, key="view", bind="query-params"
+        if st.session_state.get("snapshot") not in (None, *extent.snapshots):
+            st.session_state["snapshot"] = None
+        at = st.segmented_control(
+            "Snapshot at step", extent.snapshots, key="snapshot", help="None chosen: the last one."
         )
-        view = VIEWS[chosen]
-        when = () if view == "cosine" else scale.choose_moments("All" if len(extent.tasks) <= MANY_TASKS else "Before")
-        limit = 1.0 if view == "rate" else scale.choose_limit()
-    st.markdown(HELP[view])
+        address.say(snapshot=[at] if at is not None else [])
+        names = list(METRICS) if run.info.config.get("optimizer") != "sgd" else list(METRICS)[::-1]
+        metric = METRICS[
+            st.segmented_control("Gradients", names, default=names[0], required=True, key="metric", bind="query-params")
+        ]
+    chosen = replace(selection, steps=None)
+    told: pd.DataFrame = state.ask(queries.snapshot_matrix, run, chosen, metric, at)
+    step = int(told["snapshot"].iloc[0])
+    st.markdown(f"{HELP['cosine']} Measured at step {step}, by a [snapshot](learn#snapshot).")
+    return told
+
+
+def _map(
+    matrix: pd.DataFrame,
+    extent: Extent,
+    view: View,
+    pair: Pair,
+    limit: float,
+    when: Sequence[When] = (),
+    noise: pd.DataFrame | None = None,
+) -> None:
     few = len(extent.tasks) <= WITH_NUMBERS
     st.caption(
-        f"{'**Bold**' if few else '**▼** or **▲**'}: the verdict on what is selected is conflict or aligned, corrected"
-        " for the number of pairs. Red is conflict. Click a cell to follow its pair."
+        f"{'**Bold**' if few else '**▼** or **▲**'}: the verdict is conflict or aligned, corrected for the number of"
+        " pairs. Red is conflict. Click a cell to follow its pair."
     )
-    noise = state.ask(queries.noise, run, selection)
     figure.show(
-        "task-by-task",
+        "task-by-task" if view == "cosine" else "task-by-task-steps",
         partial(
             figures.task_heatmap, matrix, list(extent.tasks), view, when=when, noise=noise, chosen=pair, limit=limit
         ),
         matrix,
         on_click=_follow,
     )
+
+
+def _over_snapshots(run: Run, extent: Extent, selection: Selection, told: pd.DataFrame, pair: Pair) -> None:
+    """What a pair comes to, at the snapshot chosen and at all of them."""
+    st.markdown(
+        "\n".join(
+            f"- {state.plain(verdict_sentence(Agreement.of(row), shares_texts=False))}"
+            for row in of_pair(told, pair).to_dict("records")
+        )
+    )
+    if len(extent.snapshots) > 1:
+        chosen, metric = replace(selection, steps=None), told["metric"].iloc[0]
+        every = [state.ask(queries.snapshot_matrix, run, chosen, metric, at) for at in extent.snapshots]
+        timed = of_pair(pd.concat(every, ignore_index=True), pair)
+        frame = timed.assign(first=timed["snapshot"], last=timed["snapshot"], batch_cosine=np.nan).rename(
+            columns={"cosine_low": "low", "cosine_high": "high"}
+        )
+        st.markdown("**Over the run**: at each snapshot, with 95% intervals.")
+        words = f"Cosine of {name_of(pair)} at each snapshot, with 95% intervals."
+        figure.show("over-snapshots", partial(figures.windows, frame), frame, alt=words)
+
+
+def _matrix(run: Run, extent: Extent, selection: Selection, matrix: pd.DataFrame, pair: Pair) -> None:
+    views = [name for name, view in VIEWS.items() if view != "cosine" or not extent.snapshots]
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        chosen = st.segmented_control(
+            "Measure", views, default=views[0], required=True, key="view", bind="query-params"
+        )
+        view = VIEWS[chosen]
+        when = () if view == "cosine" else scale.choose_moments("All" if len(extent.tasks) <= MANY_TASKS else "Before")
+        limit = 1.0 if view == "rate" or extent.snapshots else scale.choose_limit()
+    st.markdown(HELP[view])
+    noise = state.ask(queries.noise, run, selection)
+    _map(matrix, extent, view, pair, limit, when, noise)
     with st.expander("What two half batches of the same task agree on", icon=":material/rule:"):
         st.caption(
             "The cosine of the gradients of two halves of one task's own batch: the most that any other task can be"
@@ -91,23 +163,27 @@ def _follow(point: dict[str, Any]) -> None:
     choose_pair((one, other))
 
 
-def _pair(run: Run, selection: Selection, matrix: pd.DataFrame, pair: Pair) -> None:
+def _pair(run: Run, extent: Extent, selection: Selection, matrix: pd.DataFrame, pair: Pair) -> None:
     for row in of_pair(matrix, pair).to_dict("records"):
-        with st.container(border=True):
-            known = Agreement.of(row)
-            st.markdown(state.plain(verdict_sentence(known, row["shares_texts"])))
-            _numbers(known, row)
-    st.markdown("**Window by window**: is it so all the time?")
-    windows = of_pair(state.ask(queries.windows, run, selection), pair)
-    figure.show("windows", partial(figures.window_intervals, windows, pair), windows)
+        known = Agreement.of(row)
+        if known.steps or not extent.snapshots:
+            with st.container(border=True):
+                of_snapshot = f"**Branch {known.branch}**"
+                words = state.plain(verdict_sentence(known, row["shares_texts"]))
+                st.markdown(of_snapshot if extent.snapshots else words)
+                _numbers(known, row)
+    if not extent.snapshots:
+        st.markdown("**Window by window**: is it so all the time?")
+        windows = of_pair(state.ask(queries.windows, run, selection), pair)
+        figure.show("windows", partial(figures.window_intervals, windows, pair), windows)
     st.markdown("**Step by step**: batch cosines, mean over blocks; the band reaches from the lowest to the highest.")
     steps = state.ask(queries.pair_over_steps, run, pair, selection)
     figure.show("pair-over-steps", partial(figures.pair_lines, steps, pair), steps)
 
 
 def _numbers(known: Agreement, row: dict[Any, Any]) -> None:
-    shown = {
-        "Cosine": (number(known.cosine), glossary.help("corrected-cosine")),
+    corrected = {"Cosine": (number(known.cosine), glossary.help("corrected-cosine"))} if known.snapshot is None else {}
+    shown = corrected | {
         "Batch cosine": (number(known.batch_cosine), f"Mean before the rule. {glossary.help('cosine')}"),
         "Batch cosine after": (number(row["cos_after"]), "Mean after the rule."),
         "Negative": (number(known.conflict_rate, ".0%"), glossary.help("conflict-rate")),

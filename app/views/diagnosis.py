@@ -105,7 +105,7 @@ def _pairs(found: Diagnosis) -> None:
     frame = verdict_table(pairs)
     st.caption(
         "[Cosines](learn#corrected-cosine) with their 95% [intervals](learn#interval), and the mean batch"
-        " [cosine](learn#cosine), which is what the rule saw. The mark beside a name is the verdict on that branch."
+        " [cosine](learn#cosine), which is what the rule saw. The mark beside a name is the verdict."
     )
     figure.show("verdicts", partial(figures.strengths, frame), frame, alt=_in_words(pairs))
     shown = pairs

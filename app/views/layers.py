@@ -35,8 +35,14 @@ def _body(run: Run) -> None:
     extent, selection, matrix = selected
     with st.container(horizontal=True, vertical_alignment="bottom"):
         pair = select_pair(extent, worst_pair(matrix))
-        when = scale.choose_moments("Before")
+        when = scale.choose_moments("Before") if extent.of_steps else ()
         limit = scale.choose_limit()
+    if extent.snapshots:
+        _snapshots(run, selection, pair, limit)
+    if not extent.of_steps:
+        return
+    if extent.snapshots:
+        st.header("What the rule saw, step by step", anchor=False)
     st.caption(
         "Red is [conflict](learn#conflict); hatched grey is not measured, as branch A at step 0, where its gradient is"
         " zero. Branches A and B are the two matrices of an [adapted layer](learn#adapter), which adds B A x to its"
@@ -52,6 +58,22 @@ def _body(run: Run) -> None:
         layers,
     )
     _blocks(run, extent, selection, pair, when[0] if len(when) == 1 else "before", limit)
+
+
+def _snapshots(run: Run, selection: Selection, pair: Pair, limit: float) -> None:
+    """Where the mean gradients of a pair agree."""
+    st.subheader("Where, without noise", anchor=False)
+    st.markdown(
+        "The [cosine](learn#corrected-cosine) of the pair's mean gradients at each [snapshot](learn#snapshot), layer by"
+        " layer. **▼** and **▲**: a [verdict](learn#verdict), corrected for the number of cells. Hatched: only an"
+        " interval is known."
+    )
+    blocks_of = replace(selection, steps=None)
+    for name, question in (("snapshot-layers", queries.snapshot_layers), ("snapshot-blocks", queries.snapshot_blocks)):
+        if name == "snapshot-blocks":
+            st.markdown("The last snapshot, module by module; marks are where the pair's own verdict shows.")
+        frame = of_pair(state.ask(question, run, blocks_of), pair)
+        figure.show(name, partial(figures.snapshot_map, frame, limit=limit), frame)
 
 
 def _bins(rows: int, most: int) -> int:

@@ -58,7 +58,7 @@ def _chosen_run() -> Run | None:
 
 def _step_of(run: Run) -> Loaded | None:
     extent = state.ask(queries.extent, run)
-    if not extent.pairs or run.info is None:
+    if not extent.of_steps or run.info is None:
         st.caption("No gradients are recorded yet.")
         return None
     left, middle, right = st.columns([2, 2, 3])

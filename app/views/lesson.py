@@ -12,6 +12,9 @@ import streamlit as st
 from analysis import figures
 from analysis.conflict import dial, queries
 from analysis.conflict.queries import Selection
+from analysis.conflict.snapshots import WHOLE
+from analysis.diagnosis.pairs import verdict_sentence
+from analysis.diagnosis.verdicts import Agreement
 from analysis.figures.dial import dial_lines
 from analysis.library.runs import Run, final_metrics
 from app.launching import launcher
@@ -211,9 +214,9 @@ def _unrelated(run: Run) -> None:
     matrix = state.ask(queries.task_matrix, run, Selection())
     noise = state.ask(queries.noise, run, Selection())
     _pair_lines(run, lesson_runs.UNRELATED)
-    shown = ["branch", "rate_before", "rate_low", "rate_high", "cos_before", "verdict", "cosine_low", "cosine_high"]
+    shown = ["branch", "rate_before", "rate_low", "rate_high", "cos_before"]
     st.dataframe(
-        matrix[shown],
+        matrix.loc[matrix["branch"] != WHOLE, shown],
         hide_index=True,
         key="lesson-unrelated-numbers",
         column_config={
@@ -222,9 +225,6 @@ def _unrelated(run: Run) -> None:
             "rate_low": st.column_config.NumberColumn("from (95%)", format="percent"),
             "rate_high": st.column_config.NumberColumn("to", format="percent"),
             "cos_before": st.column_config.NumberColumn("Mean batch cosine", format="%+.3f"),
-            "verdict": "Verdict",
-            "cosine_low": st.column_config.NumberColumn("Cosine from (95%)", format="%+.2f"),
-            "cosine_high": st.column_config.NumberColumn("to ", format="%+.2f"),
         },
     )
     same = ", ".join(
@@ -235,11 +235,19 @@ def _unrelated(run: Run) -> None:
     st.caption(f"Baseline, two halves of one task's own batch: cosine {state.plain(same)}.")
     st.markdown(
         ("Right: " if guess.startswith("about 50%") else "Not so: ")
-        + "about half. Gradients that have nothing in common scatter around a right angle, and half of what scatters"
-        " around 0 is negative. Projection would be at work in half of all measurements, on chance. **Read a"
-        f" [conflict rate]({link('conflict-rate')}) only beside the [verdict]({link('verdict')})**: it is on the cosine"
-        f" without [batch noise]({link('noise')}), and says how much 40 steps can tell of it."
+        + "about half. A batch's gradient is mostly [noise]("
+        + link("noise")
+        + "), which scatters around a right angle,"
+        " and half of what scatters around 0 is negative. Projection would be at work in half of all measurements, on"
+        f" chance. **Read a [conflict rate]({link('conflict-rate')}) only beside the [verdict]({link('verdict')})**."
     )
+    whole = matrix[matrix["branch"] == WHOLE].to_dict("records")
+    if whole:
+        said = verdict_sentence(Agreement.of(whole[0]), shares_texts=False)
+        st.markdown(
+            f"At the end a [snapshot]({link('snapshot')}) took 64 batches of each task at one place, and multiplied"
+            f" gradients of different texts only, which no noise survives. {state.plain(said)}"
+        )
 
 
 def _pair_lines(run: Run, name: str) -> None:

@@ -30,6 +30,8 @@ SETTINGS = {
 DIAL = {rho: f"lesson-dial-{rho:g}" for rho in (0.0, 0.25, 0.5, 0.75, 1.0)}
 OWN_HEAD = "lesson-own-head"
 UNRELATED = "lesson-unrelated"
+SNAPSHOT = {UNRELATED: {"snapshots": 1, "snapshot_batches": 64}}
+"""Settings of a run beside `SETTINGS`: only there is a small cosine the question."""
 TASKS = {name: f"movies,movies@{rho:g}" for rho, name in DIAL.items()} | {
     OWN_HEAD: "movies,movies@1+head",
     UNRELATED: "trec,movies",
@@ -68,7 +70,7 @@ def start_next(runs_dir: Path) -> str | None:
         if name in stands and stands[name].state == "finished":
             continue
         run_id = _attempt(name, len(_attempts(runs_dir, name)) + 1)
-        launcher.start(Config.model_validate({**SETTINGS, "tasks": tasks}), runs_dir, run_id)
+        launcher.start(Config.model_validate({**SETTINGS, **SNAPSHOT.get(name, {}), "tasks": tasks}), runs_dir, run_id)
         return run_id
     return None
 

@@ -10,6 +10,7 @@ from analysis import figures
 from analysis.conflict import queries
 from analysis.conflict.queries import Extent, Selection
 from analysis.conflict.replay import NOTE
+from analysis.conflict.snapshots import WHOLE
 from analysis.figures.words import what_remains
 from analysis.library.names import method_name
 from analysis.library.runs import Run
@@ -97,8 +98,11 @@ def _projected(run: Run) -> None:
 
 def _recorded(run: Run) -> Extent | None:
     extent: Extent = state.ask(queries.extent, run)
-    if extent.pairs:
+    if extent.of_steps:
         return extent
+    if extent.snapshots:
+        st.info("Only snapshots are recorded here: nothing was projected.")
+        return None
     st.info("No gradients are recorded yet: the first appear a few seconds after training starts.")
     return None
 
@@ -106,6 +110,7 @@ def _recorded(run: Run) -> Extent | None:
 def _remaining(run: Run, selection: Selection) -> None:
     st.subheader("What remains", help=glossary.help("residual-conflict"))
     matrix = state.ask(queries.task_matrix, run, selection)
+    matrix = matrix[matrix["branch"] != WHOLE]
     st.markdown(state.plain(what_remains(matrix)))
     st.caption(
         "Two tasks on their own never conflict after projection; with three or more, taking out what points against one"
@@ -121,7 +126,7 @@ def _replay(run: Run, info: Identity) -> None:
         "[Replayed](learn#replay) on all steps and layers of the record, from its [Gram matrices](learn#gram-matrix)."
         f" {NOTE}"
     )
-    if not state.ask(queries.extent, run).pairs:
+    if not state.ask(queries.extent, run).of_steps:
         st.info("There are no gradients to replay yet.")
         return
     done = st.session_state.setdefault("replayed", {})

@@ -50,17 +50,17 @@ def _picture(runs: list[Run]) -> None:
     run, row = _worst(runs)
     known = Agreement.of(row)
     one, other = row["task_i"], row["task_j"]
-    drawn = known.batch_cosine if known.cosine is None else known.cosine
-    assert drawn is not None
+    drawn = next(of for of in (known.cosine, known.batch_cosine, known.at_least) if of is not None)
     names = (state.plain(one), state.plain(other))
     st.subheader(" against ".join(names) if known.verdict == "conflict" else f"{' and '.join(names)}: {known.verdict}")
     frame = pd.DataFrame([row])
     told = f"The gradients of {one} and {other} as arrows whose cosine is {drawn:+.2f}, before and after projection."
     figure.show("conflict", partial(figures.conflict_arrows, drawn, (one, other)), frame, alt=told)
     source = f"run **{state.plain(run.run_id)}**" if run else "the demo run that comes with this project"
-    which = "" if known.cosine is not None else f" Drawn at the mean batch cosine, {drawn:+.2f}."
+    which = "" if known.cosine is not None else f" Drawn at {drawn:+.2f}."
+    where = "over all steps of" if known.snapshot is None else f"at step {known.snapshot} of"
     st.caption(
-        f"Measured over all steps of {source}. {state.plain(verdict_sentence(known, row['shares_texts']))}{which} Both"
+        f"Measured {where} {source}. {state.plain(verdict_sentence(known, row['shares_texts']))}{which} Both"
         " arrows are drawn of length 1, so only their angle is data."
     )
 
@@ -74,7 +74,7 @@ def _worst(runs: list[Run]) -> tuple[Run | None, dict[Any, Any]]:
             found = state.ask(queries.task_matrix, run, queries.Selection())
         except OrthoLoraError:
             continue  # its own pages say what is wrong with it
-        found = found[found["steps"] > 0]
+        found = found[(found["steps"] > 0) | found["snapshot"].notna()]
         if len(found):
             return run, worst_row(found)
     return None, SHIPPED

@@ -58,20 +58,18 @@ def of_means(one: Floats, other: Floats | None = None) -> Floats:
 
 
 def cosines(products: Floats, groups: NDArray[np.integer]) -> Cosines:
-    """The cosines of all T x T pairs, row by row, [T * T].
+    """The cosines of all T x T pairs, row by row, [... * T * T].
 
     Args:
-        products: of `across_groups`, summed over whatever blocks are asked for, [1 + m, T, T].
+        products: of `across_groups`, summed over whatever blocks are asked for, [1 + m, ..., T, T].
         groups: in which each task has texts, [T].
     """
-    power = np.diagonal(products, axis1=1, axis2=2)  # [1 + m, T]
-    shape = products.shape
-    power_i, power_j = (
-        np.broadcast_to(of, shape).reshape(len(products), -1).T for of in (power[:, :, None], power[:, None])
-    )
-    product = products.reshape(len(products), -1).T  # [T * T, 1 + m]
+    power = np.diagonal(products, axis1=-2, axis2=-1)  # [1 + m, ..., T]
+    sides = products, power[..., :, None], power[..., None, :]
+    product, power_i, power_j = (np.broadcast_to(of, products.shape).reshape(len(products), -1).T for of in sides)
     left_out = product[:, 1:], power_i[:, 1:], power_j[:, 1:]
-    return leaving_out(product[:, 0], power_i[:, 0], power_j[:, 0], left_out, freedom(groups, groups))
+    cells = products[0].size // len(groups) ** 2
+    return leaving_out(product[:, 0], power_i[:, 0], power_j[:, 0], left_out, np.tile(freedom(groups, groups), cells))
 
 
 def transfers(

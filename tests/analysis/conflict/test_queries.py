@@ -245,7 +245,7 @@ def test_a_run_without_parts(run: Path, records: ModuleType, tmp_path: Path, que
     new = records.write_run(tmp_path / "new", info, records.status("running"), {})
     assert query(new, ALL).empty
     assert query(new, ALL).columns.tolist() == query(run, ALL).columns.tolist()
-    assert queries.extent(new) == queries.Extent(None, None, (), (), (), ())
+    assert queries.extent(new) == queries.Extent(None, None)
     assert queries.metrics([new]).columns.tolist() == queries.metrics([run]).columns.tolist()
     assert queries.losses([new]).columns.tolist() == queries.losses([run]).columns.tolist()
 

@@ -160,7 +160,8 @@ def test_groups_split_what_conflicts_only() -> None:
     def pair(one: str, other: str, verdict: Any, cosine: float) -> Pair:
         unknown = dict.fromkeys(Branch.__dataclass_fields__)
         branch = Branch(**(unknown | {"verdict": verdict, "cosine": cosine}))
-        return Pair(one, other, verdict, False, Harm(**dict.fromkeys(Harm.__dataclass_fields__)), (branch,))
+        harm = Harm(**dict.fromkeys(Harm.__dataclass_fields__))
+        return Pair(one, other, cosine, None, None, verdict, False, harm, (branch,))
 
     short: Any = "not enough data"
     pairs = [pair("a", "b", "conflict", -0.5), pair("a", "c", "aligned", 0.5), pair("b", "c", short, -0.4)]
