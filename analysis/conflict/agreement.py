@@ -264,32 +264,32 @@ def agreement(by_step: pd.DataFrame, info: RunInfo, keys: Sequence[str] = PAIR) 
         q, verdict: of `judge`, on all these rows together; more: further steps until it has one, if they go on like
         these: 0 where it has, null: not known, or more than a thousand times as many.
     """
-    series, independent = BySteps(by_step, keys), info.probe is not None
+    series = BySteps(by_step, keys)
     cosines = _cosines(series, info)
-    frame = _with(_measured(series, independent), cosines)
+    frame = _with(_measured(series), cosines)
     found = judge(Estimates.of(cosines))
     frame["q"], frame["verdict"] = found.q, found.verdict
     steps = (~np.isnan(series["whole"])).sum(axis=1)  # or bins of them
 
     def freedom(times: float) -> Floats:
         later = np.rint(times * steps).astype(np.int64)
-        return np.asarray(groups_of(later, independent=independent) - 1, dtype=np.float64)
+        return np.asarray(groups_of(later) - 1, dtype=np.float64)
 
     times = times_needed(cosines, freedom)
     frame["more"] = np.ceil(frame["steps"] * (np.where(np.isinf(times), np.nan, times) - 1))
     return frame
 
 
-def _measured(series: "BySteps", independent: bool) -> pd.DataFrame:
+def _measured(series: "BySteps") -> pd.DataFrame:
     frame = series.keys
-    batches = means(series["cos"], independent=independent)
+    batches = means(series["cos"])
     frame["steps"] = np.where(np.isnan(series["whole"]), 0.0, series["steps"]).sum(axis=1).astype(np.int64)
     frame["cos"] = batches.value
     low, high = batches.interval()
     frame["cos_low"], frame["cos_high"] = np.maximum(low, -1.0), np.minimum(high, 1.0)
     rates = series["rate"]
     frame["rate"] = row_means(rates)
-    frame["rate_low"], frame["rate_high"] = rate_interval(rates, independent=independent)
+    frame["rate_low"], frame["rate_high"] = rate_interval(rates)
     return frame
 
 
@@ -297,7 +297,7 @@ def _cosines(series: "BySteps", info: RunInfo) -> Cosines:
     pairs = series.keys[["task_i", "task_j"]].itertuples(index=False, name=None)
     shared = np.array([shares_texts(info.tasks, *pair) for pair in pairs], dtype=bool)
     values = [series[name] for name in ("whole", "half_i", "half_j")]
-    return of_steps(*values, shares_texts=shared, independent=info.probe is not None)
+    return of_steps(*values, shares_texts=shared)
 
 
 def _with(frame: pd.DataFrame, cosines: Cosines) -> pd.DataFrame:
@@ -334,7 +334,7 @@ def by_window(by_step: pd.DataFrame, info: RunInfo, count: int) -> pd.DataFrame:
     parts = [every.part(columns) for columns in np.array_split(np.arange(len(every.steps)), count)]
     frames = []
     for part, cosines in zip(parts, pooled([_cosines(part, info) for part in parts]), strict=True):
-        frame = _with(_measured(part, info.probe is not None), cosines)
+        frame = _with(_measured(part), cosines)
         frame.insert(0, "step", part.steps[0] if len(part.steps) else 0)
         frame.insert(1, "step_end", part.steps[-1] if len(part.steps) else 0)
         frames.append(frame)

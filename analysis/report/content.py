@@ -54,7 +54,9 @@ def content_of(run: Run, key: str) -> dict[str, Any]:
     except OrthoLoraError as error:
         found, summary = queries.Extent(None, None), f"No diagnosis: {error}"
     replays: list[Replay] = []
-    no_replay = "" if found.of_steps else "There are no steps of a pair of tasks to replay."
+    no_replay = "" if found.of_steps else "There is no step to replay."
+    if not found.pairs:
+        no_replay = "There is no pair of tasks to replay."
     try:
         replays = replay_table(run.path) if found.of_steps else []
     except OrthoLoraError as error:

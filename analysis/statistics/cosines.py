@@ -14,9 +14,8 @@ smaller by as much as batches are noise: it is what a rule saw.
 Tasks that draw the same texts share their noise. Of them the cosine of the batches itself is told: their power is 1.
 
 The interval is that of Fieller: all rho for which D(rho) = product - rho sqrt(power_i power_j) is within t errors of 0.
-The errors are those of the jackknife over groups that are independent: of steps that follow each other `groups_of`,
-each of them, as neighbours are alike; of batches at fixed parameters each one is a group. Where the power is not clear
-of 0, the interval is all of [-1, 1], or one side of it: the sign is known and the strength is not.
+The errors are those of the jackknife over `groups_of` steps that follow each other, as neighbours are alike. Where the
+power is not clear of 0, the interval is all of [-1, 1], or one side of it: the sign is known and the strength is not.
 
 `python benchmarks/judge.py` measures how often it covers, on gradients whose cosine is known.
 """
@@ -33,20 +32,17 @@ from ortho_lora.record.jackknife import Cosines, leaving_out
 _FEWEST_GROUPS, _MOST_GROUPS = 3, 16
 
 
-def of_steps(
-    cosine: Floats, half_i: Floats, half_j: Floats, *, shares_texts: NDArray[np.bool_], independent: bool = False
-) -> Cosines:
+def of_steps(cosine: Floats, half_i: Floats, half_j: Floats, *, shares_texts: NDArray[np.bool_]) -> Cosines:
     """From what is measured of the batches of each step; NaN with fewer than `FEWEST_STEPS` cosines.
 
     Args:
         cosine: of the two batches' gradients, [rows, steps]; NaN: not measured.
         half_i, half_j: r of the two halves of each task's batch, as in the module's text, [rows, steps].
         shares_texts: rows whose tasks draw the same texts.
-        independent: the steps are draws at fixed parameters, as of a probe.
     """
     measured = ~np.isnan(cosine)
     steps = measured.sum(axis=1)
-    groups = groups_of(steps, independent=independent)
+    groups = groups_of(steps)
     place = np.cumsum(measured, axis=1) - 1  # of a step among its row's
     group = place * groups[:, None] // np.maximum(steps, 1)[:, None]
     most = int(groups.max(initial=0))
@@ -61,10 +57,10 @@ def of_steps(
     return leaving_out(product, power_i, power_j, (out, out_i, out_j), np.where(groups > 1, groups - 1.0, np.nan))
 
 
-def groups_of(steps: Integers, *, independent: bool = False) -> Integers:
-    """Into how many groups so many steps are put: 3 to 16, three quarters of the root; each its own if independent."""
+def groups_of(steps: Integers) -> Integers:
+    """Into how many groups so many steps are put: 3 to 16, three quarters of the root."""
     few = np.clip(np.rint(0.75 * np.sqrt(steps)), _FEWEST_GROUPS, _MOST_GROUPS).astype(np.int64)
-    return np.where(steps < FEWEST_STEPS, 0, steps if independent else few)
+    return np.where(steps < FEWEST_STEPS, 0, few)
 
 
 def pooled(windows: Sequence[Cosines]) -> list[Cosines]:

@@ -72,13 +72,8 @@ class Means:
         return np.asarray(2 * special.stdtr(self.freedom, -t), dtype=np.float64)
 
 
-def means(series: Floats, *, independent: bool = False) -> Means:
-    """Mean, error and effective sample size of each row.
-
-    Args:
-        series: [rows, steps]
-        independent: the values of a row are independent draws, as of a probe's batches.
-    """
+def means(series: Floats) -> Means:
+    """Mean, error and effective sample size of each row of `series`, [rows, steps]."""
     count = (~np.isnan(series)).sum(axis=1)  # [rows]
     mean = row_means(series)
     enough = count >= FEWEST_STEPS
@@ -94,9 +89,6 @@ def means(series: Floats, *, independent: bool = False) -> Means:
     correction = whole / np.maximum(part * batches - whole, whole / _LARGEST_CORRECTION) * (batches - 1)
     between = np.nansum((batch - row_means(batch)[:, None]) ** 2, axis=1) / np.maximum(batches * (batches - 1), 1)
     variance = np.where(constant, 0.0, between * correction)
-    if independent:
-        error = np.where(constant, 0.0, np.sqrt(square / (n - 1)))
-        return Means(mean, error, count.astype(np.int64), n, n - 1, error)
     unrelated = square / (n - 1)
     effective = np.divide(n * unrelated, variance, out=n.copy(), where=variance > 0)
     freedom = np.clip(np.minimum(n / whole - 1, batches - 1.0), 3.0, None)
@@ -141,7 +133,7 @@ def row_means(series: Floats) -> Floats:
     return found
 
 
-def rate_interval(series: Floats, *, independent: bool = False) -> tuple[Floats, Floats]:
+def rate_interval(series: Floats) -> tuple[Floats, Floats]:
     """Low and high end of the 95% interval of each row's mean rate, within 0 to 1, [rows] each.
 
     Wilson's interval for as many independent draws as have the mean's variance, p (1 - p) / var; where every value is
@@ -149,9 +141,8 @@ def rate_interval(series: Floats, *, independent: bool = False) -> tuple[Floats,
 
     Args:
         series: [rows, steps], rates between 0 and 1.
-        independent: as of `means`.
     """
-    found = means(series, independent=independent)
+    found = means(series)
     rate, square = found.value, found.quantile() ** 2
     draws = np.where(
         found.error > 0, rate * (1 - rate) / np.where(found.error > 0, found.error, 1) ** 2, found.effective

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from infos import INFO, TASK
+from snapshots import known_snapshot
 from typer.testing import CliRunner
 
 from analysis.__main__ import app
@@ -15,6 +17,7 @@ from analysis.diagnosis.diagnose import diagnose
 from analysis.diagnosis.sentences import undecided
 from analysis.diagnosis.verdicts import Branch, Harm, Pair
 from ortho_lora.errors import OrthoLoraError
+from ortho_lora.record.recorder import Recorder
 from ortho_lora.record.schema import ProbeInfo
 
 WIDTH = 12
@@ -187,18 +190,20 @@ def test_json_and_text(records: ModuleType, tmp_path: Path) -> None:
         assert words in text
 
 
-def test_a_probe_is_told_as_one(records: ModuleType, tmp_path: Path) -> None:
+def test_a_probe_is_told_as_one(tmp_path: Path) -> None:
+    tasks = tuple(TASK.model_copy(update={"name": name}) for name in "abc")
     place = ProbeInfo(run="mine", step=100, seed=0)
-    run = made(records, tmp_path / "run", directions(-0.6), noise=0.35, probe=place)
-    found = diagnose(run)
+    with Recorder(tmp_path / "run", total=24) as recorder:
+        recorder.begin(INFO.model_copy(update={"run_id": "run", "tasks": tasks, "probe": place}))
+        recorder.add_snapshot(100, known_snapshot(0))
+    found = diagnose(tmp_path / "run")
     assert found.probe == "at step 100 of run mine"
-    assert all(len(branch.windows) == 1 for pair in found.pairs for branch in pair.branches)
-    text = " ".join(CliRunner().invoke(app, ["diagnose", str(run)]).stdout.split())
-    assert "run: probe at step 100 of run mine, ortho-lora, seed 7, 60 batches recorded" in text
-    assert "Probe at step 100 of run mine: 1 of 3 pairs conflict: task0 – task1. A probe" in text
+    text = " ".join(CliRunner().invoke(app, ["diagnose", str(tmp_path / "run")]).stdout.split())
+    assert "run: probe at step 100 of run mine, joint, seed 0; verdicts from the snapshot at step 100" in text
+    assert "Probe at step 100 of run mine: 1 of 3 pairs conflict: a – b. A probe" in text
     assert "When:" not in text
-    text = " ".join(CliRunner().invoke(app, ["summary", str(run)]).stdout.split())
-    assert "run: finished, probe at step 100 of run mine, batch 40 of 40, ortho-lora" in text
+    text = " ".join(CliRunner().invoke(app, ["summary", str(tmp_path / "run")]).stdout.split())
+    assert "probe at step 100 of run mine, batch 0 of 24, joint" in text
     assert "Final validation metrics" not in text
 
 

@@ -10,6 +10,7 @@ from analysis.diagnosis.verdicts import Agreement
 KNOWN: dict[str, Any] = {
     "branch": "A",
     "verdict": "conflict",
+    "snapshot": None,
     "steps": 40,
     "cosine": -0.6,
     "cosine_low": -0.7,
@@ -64,6 +65,14 @@ def test_verdict_sentence(changes: dict[str, Any], said: str) -> None:
 
 def test_twins_are_said_to_be_judged_by_their_batches() -> None:
     assert "of the batches themselves" in verdict_sentence(Agreement(**KNOWN), True)
+
+
+def test_a_snapshot_tells_of_the_whole_model_and_of_twins() -> None:
+    whole = Agreement(**(KNOWN | {"branch": "both", "snapshot": 0, "steps": 0}))
+    assert verdict_sentence(whole, True).startswith("Whole model: conflict, strong: cosine -0.60 (95% interval -0.70")
+    assert "batches themselves" not in verdict_sentence(whole, True)
+    nothing = Agreement(**(KNOWN | UNKNOWN | {"snapshot": 0, "cosine_low": None, "cosine_high": None}))
+    assert "a gradient is zero, or there is too little text" in verdict_sentence(nothing, False)
 
 
 def test_what_the_rule_saw_stands_beside_chance() -> None:

@@ -44,7 +44,7 @@ def test_every_pair_is_there_unless_one_is_chosen(run: Path, tmp_path: Path) -> 
     for name, data in DATA.items():
         if "pair" not in data.takes:
             continue
-        path, recorded, pair = of_snapshot if name == "snapshots" else of_run
+        path, recorded, pair = of_snapshot if name.startswith("snapshot") else of_run
         whole, one = frame_of(name, [path]), frame_of(name, [path], pair=pair)
         columns = ["task", "against"] if "against" in whole else ["task_i", "task_j"]
         found = {frozenset(pair) for pair in whole[columns].itertuples(index=False, name=None)}
@@ -59,5 +59,5 @@ def test_names_are_listed() -> None:
 
 
 def test_data_that_are_not_there() -> None:
-    with pytest.raises(OrthoLoraError, match="data 'conflicts': expected one of matrix, snapshots, noise"):
+    with pytest.raises(OrthoLoraError, match="data 'conflicts': expected one of matrix, snapshots, snapshot-layers, "):
         frame_of("conflicts", [])

@@ -14,8 +14,8 @@ from ortho_lora.record.jackknife import Cosines, leaving_out
 RHO = np.linspace(-1, 1, 4001)
 
 
-def told(series: list[np.ndarray], *, twins: bool = False, independent: bool = False) -> Cosines:
-    return of_steps(*series, shares_texts=np.full(len(series[0]), twins), independent=independent)
+def told(series: list[np.ndarray], *, twins: bool = False) -> Cosines:
+    return of_steps(*series, shares_texts=np.full(len(series[0]), twins))
 
 
 @pytest.mark.parametrize(("cosine", "share"), [(0.0, 0.1), (-0.5, 0.3), (0.8, 0.3)])
@@ -57,11 +57,13 @@ def test_twins_have_the_mean_of_their_batches() -> None:
     np.testing.assert_allclose(found.value, series[0].mean(axis=1))
 
 
-def test_draws_at_fixed_parameters_have_the_plain_interval_of_a_mean() -> None:
+def test_equal_groups_have_the_plain_interval_of_their_means() -> None:
     series = recorded(np.random.default_rng(0), 5, 24, -0.5, 0.1)
-    low, high = told(series, twins=True, independent=True).interval()
-    expected = stats.t.interval(0.95, 23, series[0].mean(axis=1), stats.sem(series[0], axis=1))
-    np.testing.assert_allclose([low, high], expected)
+    (groups,) = groups_of(np.array([24]))
+    means = series[0].reshape(5, groups, -1).mean(axis=2)
+    low, high = told(series, twins=True).interval()
+    expected = stats.t.interval(0.95, groups - 1, means.mean(axis=1), stats.sem(means, axis=1))
+    np.testing.assert_allclose([low, high], np.clip(expected, -1, 1))
 
 
 def test_without_halves_the_sign_is_all_there_is() -> None:
@@ -93,7 +95,6 @@ def test_steps_that_are_not_measured_are_left_out() -> None:
 def test_groups_are_few_of_few_steps() -> None:
     steps = np.array([7, 8, 20, 40, 100, 400, 5000])
     assert groups_of(steps).tolist() == [0, 3, 3, 5, 8, 15, 16]
-    assert groups_of(steps, independent=True).tolist() == [0, *steps[1:]]
 
 
 def test_pooled_errors_are_the_mean_ones() -> None:

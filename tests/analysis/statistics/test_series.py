@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import signal, stats
+from scipy import signal
 
 from analysis.statistics.series import (
     FEWEST_STEPS,
@@ -149,13 +149,3 @@ def test_means_move_and_scale_with_their_series(seed: int, shift: float, scale: 
     np.testing.assert_allclose(other.value, shift + scale * one.value, rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(other.error, scale * one.error, rtol=1e-6)
     np.testing.assert_allclose(other.effective, one.effective, rtol=1e-6)
-
-
-def test_independent_draws_have_the_plain_error_and_a_narrower_interval() -> None:
-    series = np.random.default_rng(0).standard_normal((2000, 24))
-    found, careful = means(series, independent=True), means(series)
-    np.testing.assert_allclose(found.error, stats.sem(series, axis=1))
-    assert (found.effective == 24).all()
-    low, high = found.interval()
-    assert 0.93 < np.mean((low < 0) & (high > 0)) < 0.97
-    assert np.mean(high - low) < np.mean(np.subtract(*careful.interval()[::-1]))
