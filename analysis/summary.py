@@ -94,7 +94,7 @@ def _metrics(rows: list[dict[str, Any]]) -> Table:
 def _pairs(rows: list[dict[str, Any]], branch: str) -> Table:
     title = branch_name(branch).capitalize() if branch == WHOLE else f"Branch {branch}"
     if (step := rows[0]["snapshot"]) is not None:
-        title += f", cosines of the snapshot at step {step}"
+        title += f", cosines of snapshots up to step {step}"
     numbers = ["cosine", "95% interval", *(["batch\ncosine", "negative", "after"] if branch != WHOLE else [])]
     table = table_of(["tasks", "verdict"], numbers, title)
     for row in rows:

@@ -20,6 +20,7 @@ from analysis.conflict.snapshots import snapshot_blocks as snapshot_blocks
 from analysis.conflict.snapshots import snapshot_layers as snapshot_layers
 from analysis.conflict.snapshots import snapshot_matrix as snapshot_matrix
 from analysis.conflict.snapshots import snapshot_steps
+from analysis.conflict.snapshots import together as together
 from analysis.reading.damage import counted
 from analysis.reading.database import BINNED, ask
 from analysis.reading.database import Selection as Selection

@@ -72,32 +72,32 @@ def snapshot_table(run: Path, selection: Selection | None = None) -> pd.DataFram
 def snapshot_matrix(
     run: Path, selection: Selection | None = None, metric: MetricName | None = None, at: int | None = None
 ) -> pd.DataFrame:
-    """What one snapshot says of each pair, of the whole model and of each branch.
+    """What the snapshots of a run say of each pair, of the whole model and of each branch.
 
     Args:
         run: directory of the run.
-        selection: which blocks; of its steps the last snapshot counts, taken before, at or right after the last step.
+        selection: which blocks; of its steps those snapshots count that were taken before, at or right after the last.
         metric: None: that of the run's optimizer.
-        at: the step of the snapshot; None: the last.
+        at: the step of one snapshot; None: all together (`together`).
 
     Returns:
-        branch (`both`, where none is selected, `A`, `B`), task_i, task_j; snapshot: its step; metric; cosine,
-        cosine_low, cosine_high, q, verdict: as in `snapshot_pairs`, those on the whole model judged among themselves;
-        more: batches of every task until there is a verdict, if they go on like these, NaN: not known, or more than a
-        thousand times as many; steps: 0.
+        branch (`both`, where none is selected, `A`, `B`), task_i, task_j; snapshot: step of the last that counts;
+        metric; cosine, cosine_low, cosine_high, q, verdict: as in `snapshot_pairs`, those on the whole model judged
+        among themselves; more: batches of every task until there is a verdict, if they go on like these, NaN: not
+        known, or more than a thousand times as many; steps: 0.
     """
     selection, metric = selection or Selection(), metric or metric_of(run)
-    first, last = selection.steps or (0, np.inf)
-    steps = [step for step in snapshot_steps(run) if (first <= step <= last + 1 if at is None else step == at)]
+    counted = together(run, selection) if at is None else _steps_of(run, selection)
+    if at is not None:
+        counted = [step for step in counted if step == at]
     cells_of: tuple[tuple[By, ...], ...] = (("branch",),) if selection.branches else ((), ("branch",))
     frames = []
-    for by in cells_of if steps else ():
-        blocks = Selection((steps[-1], steps[-1]), selection.layers, selection.modules, selection.branches)
-        for cells in _cells(run, blocks, metric, by):
-            frame = cells.frame().assign(more=cells.more())
-            if not by:
-                frame["branch"] = WHOLE
-            frames.append(frame)
+    for by in cells_of if counted else ():
+        cells = _together(run, selection, metric, by, counted)
+        frame = cells.frame().assign(more=cells.more())
+        if not by:
+            frame["branch"] = WHOLE
+        frames.append(frame)
     columns = {"step": "snapshot", "low": "cosine_low", "high": "cosine_high"}
     if not frames:
         names = ["branch", *(columns.get(name, name) for name in ("step", *COLUMNS)), "metric", "more", "steps"]
@@ -106,8 +106,26 @@ def snapshot_matrix(
     return found.assign(metric=metric, steps=0)
 
 
+def together(run: Path, selection: Selection | None = None) -> list[int]:
+    """The steps of the snapshots whose products are added up for one answer; none: there are none.
+
+    Those of a training are all of them: each is of other parameters, but of the same groups of texts, so that a sum
+    without a group is a sum of independent rest, and what is told is the cosine of the tasks' gradients along the way.
+    Of a loop whose groups need not stand for the same texts it is the last alone.
+    """
+    steps = _steps_of(run, selection or Selection())
+    known = _known(run)
+    same = known[known["step"].isin(steps)].groupby("task")["groups"].nunique().max() == 1
+    return steps if same and read_run(run).config.get("snapshots") else steps[-1:]
+
+
+def _steps_of(run: Path, selection: Selection) -> list[int]:
+    first, last = selection.steps or (0, np.inf)
+    return [step for step in snapshot_steps(run) if first <= step <= last + 1]
+
+
 def snapshot_blocks(run: Path, selection: Selection | None = None) -> pd.DataFrame:
-    """What the snapshot of `snapshot_matrix` says of each pair on each block, and where the verdict on it shows.
+    """What the snapshots of `snapshot_matrix` say of each pair on each block, and where the verdict on it shows.
 
     Returns:
         branch, layer, module, task_i, task_j, cosine, low, high, q: among all blocks and pairs; verdict: on the pair
@@ -116,9 +134,9 @@ def snapshot_blocks(run: Path, selection: Selection | None = None) -> pd.DataFra
     matrix = snapshot_matrix(run, selection)
     if matrix.empty:
         return pd.DataFrame(columns=[*_BLOCK, "cosine", "low", "high", "q", "verdict", "clear"])
-    at, keys = int(matrix["snapshot"].iloc[0]), ["branch", "task_i", "task_j"]
-    chosen = replace(selection or Selection(), steps=(at, at))
-    found = snapshot_pairs(run, chosen, metric_of(run), ("branch", "layer", "module")).drop(columns="verdict")
+    keys, chosen = ["branch", "task_i", "task_j"], selection or Selection()
+    cells = _together(run, chosen, metric_of(run), ("branch", "layer", "module"), together(run, chosen))
+    found = cells.frame().drop(columns="verdict")
     found = found.merge(matrix[[*keys, "verdict"]], how="left", on=keys)
     sides = {"conflict": found["high"] <= 0, "aligned": found["low"] >= 0}
     there = np.logical_or.reduce([(found["verdict"] == verdict) & side for verdict, side in sides.items()])
@@ -138,18 +156,15 @@ def snapshot_layers(run: Path, selection: Selection | None = None) -> pd.DataFra
 
 
 def snapshot_norms(run: Path) -> pd.DataFrame:
-    """Of the whole model at the last snapshot, in the gradients' own space.
+    """Of the whole model by the snapshots of `snapshot_matrix`, in the gradients' own space.
 
     Returns:
         task_i, task_j, cosine; ratio: of the true gradients' norms, i to j. NaN where a norm is not clear of noise.
     """
-    steps = snapshot_steps(run)[-1:]
-    frames = [
-        cells.frame()[["task_i", "task_j", "cosine"]].assign(ratio=np.where(cells.clear, cells.ratio, np.nan))
-        for step in steps
-        for cells in _cells(run, Selection((step, step)), "plain", ())
-    ]
-    return pd.concat(frames) if frames else pd.DataFrame(columns=["task_i", "task_j", "cosine", "ratio"])
+    if not (steps := together(run)):
+        return pd.DataFrame(columns=["task_i", "task_j", "cosine", "ratio"])
+    cells = _together(run, Selection(), "plain", (), steps)
+    return cells.frame()[["task_i", "task_j", "cosine"]].assign(ratio=np.where(cells.clear, cells.ratio, np.nan))
 
 
 class _Cells:
@@ -194,15 +209,25 @@ class _Cells:
 
 
 def _cells(run: Path, selection: Selection | None, metric: MetricName, by: tuple[By, ...]) -> list[_Cells]:
-    places = ", ".join(("step", *by))
+    """Of each snapshot."""
+    rows, known = _rows(run, selection or Selection(), metric, ("step", *by)), _known(run)
+    return [_Cells(of_step, by, known[known["step"] == step]) for step, of_step in rows.groupby("step")]
+
+
+def _together(run: Path, selection: Selection, metric: MetricName, by: tuple[By, ...], steps: list[int]) -> _Cells:
+    """Of several snapshots, which are consecutive, added up."""
+    rows, known = _rows(run, replace(selection, steps=(steps[0], steps[-1])), metric, by), _known(run)
+    return _Cells(rows.assign(step=steps[-1]), by, known[known["step"] == steps[-1]])
+
+
+def _rows(run: Path, selection: Selection, metric: MetricName, by: tuple[str, ...]) -> pd.DataFrame:
     table = "snapshots" if "module" in by else SNAPSHOT_CELLS
+    columns = ", ".join((*by, "task_i", "task_j"))
     sql = f"""
-        SELECT {places}, task_i, task_j, coalesce("group", -1) AS "group", sum(product) AS product
+        SELECT {columns}, coalesce("group", -1) AS "group", sum(product) AS product
         FROM {table} WHERE NOT target AND metric = $metric GROUP BY ALL ORDER BY ALL
     """
-    rows = ask_once(run, (table,), sql, selection or Selection(), {"metric": metric}, "by_layer")
-    known = _known(run)
-    return [_Cells(of_step, by, known[known["step"] == step]) for step, of_step in rows.groupby("step")]
+    return ask_once(run, (table,), sql, selection, {"metric": metric}, "by_layer")
 
 
 def _known(run: Path) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 """A verdict on every pair of tasks of a run: do they conflict, where, since when, how much, and is it more than chance.
 
-The verdicts are `record.judge`'s, on the last snapshot, or without one on all steps. Blocks, snapshots and windows of
+The verdicts are `record.judge`'s, on the run's snapshots, or without one on all steps. Blocks, snapshots and windows of
 steps are named after a correction of their own, and only where they agree with the verdict.
 """
 
@@ -22,7 +22,14 @@ from analysis.conflict.agreement import (
     with_snapshot,
 )
 from analysis.conflict.queries import blocks, projection_by_pair
-from analysis.conflict.snapshots import WHOLE, snapshot_blocks, snapshot_matrix, snapshot_norms, snapshot_steps
+from analysis.conflict.snapshots import (
+    WHOLE,
+    snapshot_blocks,
+    snapshot_matrix,
+    snapshot_norms,
+    snapshot_steps,
+    together,
+)
 from analysis.diagnosis.advice import Suggestion, advise
 from analysis.diagnosis.nonfinite import begin_with, nonfinite, told
 from analysis.diagnosis.verdicts import Agreement, Branch, Harm, Pair, Place, Window
@@ -54,7 +61,7 @@ class Diagnosis:
     probe: str | None  # where a probe measured, as in `at step 100 of run demo`; None: a run that trained
     tasks: tuple[str, ...]
     steps: int  # recorded with gradients
-    snapshot: int | None  # step of the last one, which the verdicts are of; None: they are of the steps
+    snapshots: tuple[int, ...]  # steps of those that the verdicts are of; none: they are of the steps
     pairs: tuple[Pair, ...]
     outcomes: tuple[Outcome, ...]
     suggestions: tuple[Suggestion, ...]
@@ -67,7 +74,7 @@ class Diagnosis:
 
 
 def diagnose(run: Path) -> Diagnosis:
-    """Diagnose one run: by its last snapshot, or where it has none by its steps.
+    """Diagnose one run: by its snapshots, or where it has none by its steps.
 
     Raises:
         OrthoLoraError: not a run, no pair of tasks is recorded, or a part of it cannot be read.
@@ -83,10 +90,10 @@ def diagnose(run: Path) -> Diagnosis:
             "so there is no pair to diagnose."
         )
     recorded = int(by_step.drop_duplicates("step")["steps"].sum())
-    at = found["snapshot"].max()
+    snapshots = tuple(together(run))
     after = by_step.groupby(PAIR, as_index=False)[["cos_after", "rate_after"]].mean()
     found = found.merge(after, on=PAIR, how="left").set_index(PAIR).sort_index()
-    timed, places = _over_snapshots(run) if pd.notna(at) else _over_steps(run, by_step, info, recorded)
+    timed, places = _over_snapshots(run) if snapshots else _over_steps(run, by_step, info, recorded)
     projection = projection_by_pair(run, Selection()).set_index(["branch", "task", "against"])
     projection = projection.reindex([(branch, *pair) for branch, *two in found.index for pair in (two, two[::-1])])
     harms = _harms(run, info)
@@ -127,7 +134,7 @@ def diagnose(run: Path) -> Diagnosis:
         info.probe.where if info.probe else None,
         tuple(names),
         recorded,
-        None if pd.isna(at) else int(at),
+        snapshots,
         tuple(pairs),
         shown,
         suggestions,
@@ -142,7 +149,7 @@ def _over_steps(run: Path, by_step: pd.DataFrame, info: RunInfo, recorded: int) 
 
 
 def _over_snapshots(run: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Each pair at each snapshot, and on each block at the last."""
+    """Each pair at each snapshot, and on each block."""
     frames = [snapshot_matrix(run, at=step) for step in snapshot_steps(run)]
     timed = pd.concat(frames, ignore_index=True)
     return timed.assign(step=timed["snapshot"], step_end=timed["snapshot"], cos=np.nan), snapshot_blocks(run)
@@ -197,7 +204,7 @@ def _windows(timed: pd.DataFrame, verdict: Verdict) -> tuple[tuple[Window, ...],
 def _harms(run: Path, info: RunInfo) -> dict[tuple[str, str], tuple[Harm, dict[str, float | None]]]:
     """For each pair, the gradients on all blocks together, which is what the theorem is about, and their cosine.
 
-    Sizes and cosine of the theorem are those of the last snapshot, in the gradients' own space, where there is one.
+    Sizes and cosine of the theorem are those of the snapshots, in the gradients' own space, where there is one.
     """
     whole, keys = model_steps(run), ["task_i", "task_j"]
     norms = [np.sqrt(whole[f"square_{side}"]) for side in "ij"]

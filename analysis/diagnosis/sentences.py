@@ -6,13 +6,13 @@ from analysis.conflict.snapshots import WHOLE
 from analysis.diagnosis.diagnose import Diagnosis
 from analysis.diagnosis.pairs import batch_sentence, more_words, verdict_sentence
 from analysis.diagnosis.verdicts import Branch, Harm, Pair
-from analysis.library.names import branch_name, branches_of, layer_name, number, span
+from analysis.library.names import branch_name, branches_of, layer_name, number, snapshots_at, span
 from ortho_lora.record.judge import TOLD, WORTH
 
 HOW_TO_READ = (
-    "A verdict is on the cosine of two tasks' mean gradients, without the noise of batches: that of the last snapshot, "
-    "which multiplies gradients of different texts only, or in a run without one that of all steps, where half batches "
-    "tell the noise. "
+    "A verdict is on the cosine of two tasks' mean gradients, without the noise of batches: that of the run's "
+    "snapshots, which multiply gradients of different texts only; or in a run without one that of all steps, where "
+    "half batches tell the noise. "
     f"Conflict: below 0 by more than chance, and it may be below -{WORTH:g}. Aligned: above 0 by more than chance. No "
     f"conflict worth the name: its 95% interval excludes -{WORTH:g}. Not enough data: none of these. Of the pairs told "
     "at most 5% are told by chance (Benjamini and Hochberg), and where nothing conflicts, any in at most 5% of runs. "
@@ -23,7 +23,7 @@ HOW_TO_READ = (
 def title(diagnosis: Diagnosis) -> str:
     """Which run, method and seed, and what the verdicts rest on."""
     of = f"probe {diagnosis.probe}, " if diagnosis.probe else ""
-    rests = f"{diagnosis.steps} steps" if diagnosis.snapshot is None else f"the snapshot at step {diagnosis.snapshot}"
+    rests = snapshots_at(diagnosis.snapshots) if diagnosis.snapshots else f"{diagnosis.steps} steps"
     return f"{diagnosis.run}: {of}{diagnosis.method}, seed {diagnosis.seed}; verdicts from {rests}"
 
 

@@ -41,7 +41,7 @@ class Agreement:
 
     branch: str
     verdict: Verdict
-    snapshot: int | None  # step of the one that cosine and verdict are of; None: of half batches of the steps
+    snapshot: int | None  # last step of those that cosine and verdict are of; None: of half batches of the steps
     steps: int  # with a cosine
     cosine: float | None  # of the tasks' mean gradients: the verdict is on it; None where only its interval is known
     cosine_low: float | None

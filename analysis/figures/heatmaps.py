@@ -209,7 +209,7 @@ def _pair_cell(pair: Mapping[Any, Any], value: View, when: When) -> _Cell:
     mark = MARKS[judged.verdict] if when == "before" and judged.verdict in TOLD else ""
     lines = [f"{judged.verdict}: cosine {_range(judged.cosine, judged.cosine_low, judged.cosine_high)}"]
     if judged.snapshot is not None:
-        lines[0] += f", at step {judged.snapshot}"
+        lines[0] += f", by snapshots up to step {judged.snapshot}"
     elif pair["shares_texts"]:
         lines.append("of the batches themselves, as the tasks draw the same texts")
     if judged.steps:

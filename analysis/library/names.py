@@ -1,6 +1,6 @@
 """What layers, steps, methods and numbers look like wherever they are shown."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import isnan
 
 
@@ -27,6 +27,13 @@ def branches_of(names: Iterable[str]) -> list[str]:
 def span(first: int, last: int) -> str:
     """`step 3` or `steps 3 to 8`."""
     return f"step {first}" if first == last else f"steps {first} to {last}"
+
+
+def snapshots_at(steps: Sequence[int]) -> str:
+    """`the snapshot at step 8`, or `the snapshots at steps 4 and 8`."""
+    if len(steps) == 1:
+        return f"the snapshot at step {steps[0]}"
+    return f"the snapshots at steps {', '.join(map(str, steps[:-1]))} and {steps[-1]}"
 
 
 def method_name(rule: str, scope: str, branches: str) -> str:

@@ -13,6 +13,7 @@ from analysis.conflict import queries
 from analysis.diagnosis.diagnose import Diagnosis
 from analysis.diagnosis.verdicts import worst_first, worst_pair
 from analysis.figures import standalone
+from analysis.library.names import snapshots_at
 from analysis.library.runs import Run, info_of
 from analysis.output.data import DATA
 from analysis.reading.database import Selection
@@ -63,7 +64,7 @@ def agreement_parts(run: Run, key: str, extent: queries.Extent, diagnosis: Diagn
         OrthoLoraError: its record cannot be read.
     """
     tasks, ours = list(extent.tasks), partial(_figure, run, key)
-    where = f" at the snapshot after step {diagnosis.snapshot}" if diagnosis.snapshot is not None else ""
+    where = f", of {snapshots_at(diagnosis.snapshots)}" if diagnosis.snapshots else ""
     shown = [
         ours(
             "matrix",

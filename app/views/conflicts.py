@@ -15,7 +15,7 @@ from analysis.conflict.queries import Extent, Selection
 from analysis.diagnosis.pairs import verdict_sentence
 from analysis.diagnosis.verdicts import Agreement, worst_pair
 from analysis.figures.heatmaps import WITH_NUMBERS, View, When
-from analysis.library.names import number
+from analysis.library.names import number, snapshots_at
 from analysis.library.runs import Run
 from app.shared import address, figure, glossary, scale, state
 from app.shared.selection import Pair, choose_pair, name_of, of_pair, select_matrix, select_pair
@@ -78,9 +78,8 @@ def _snapshot(run: Run, extent: Extent, selection: Selection) -> pd.DataFrame:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         if st.session_state.get("snapshot") not in (None, *extent.snapshots):
             st.session_state["snapshot"] = None
-        at = st.segmented_control(
-            "Snapshot at step", extent.snapshots, key="snapshot", help="None chosen: the last one."
-        )
+        words = "None chosen: all of them together, or in a record of another loop the last one."
+        at = st.segmented_control("Snapshot at step", extent.snapshots, key="snapshot", help=words)
         address.say(snapshot=[at] if at is not None else [])
         names = list(METRICS) if run.info.config.get("optimizer") != "sgd" else list(METRICS)[::-1]
         metric = METRICS[
@@ -88,8 +87,8 @@ def _snapshot(run: Run, extent: Extent, selection: Selection) -> pd.DataFrame:
         ]
     chosen = replace(selection, steps=None)
     told: pd.DataFrame = state.ask(queries.snapshot_matrix, run, chosen, metric, at)
-    step = int(told["snapshot"].iloc[0])
-    st.markdown(f"{HELP['cosine']} Measured at step {step}, by a [snapshot](learn#snapshot).")
+    counted = [at] if at is not None else state.ask(queries.together, run)
+    st.markdown(f"{HELP['cosine']} Of {snapshots_at(counted).replace('snapshot', '[snapshot](learn#snapshot)', 1)}.")
     return told
 
 

@@ -71,7 +71,7 @@ def _snapshots(run: Run, selection: Selection, pair: Pair, limit: float) -> None
     blocks_of = replace(selection, steps=None)
     for name, question in (("snapshot-layers", queries.snapshot_layers), ("snapshot-blocks", queries.snapshot_blocks)):
         if name == "snapshot-blocks":
-            st.markdown("The last snapshot, module by module; marks are where the pair's own verdict shows.")
+            st.markdown("All snapshots together, module by module; marks are where the pair's own verdict shows.")
         frame = of_pair(state.ask(question, run, blocks_of), pair)
         figure.show(name, partial(figures.snapshot_map, frame, limit=limit), frame)
 

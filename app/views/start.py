@@ -58,7 +58,7 @@ def _picture(runs: list[Run]) -> None:
     figure.show("conflict", partial(figures.conflict_arrows, drawn, (one, other)), frame, alt=told)
     source = f"run **{state.plain(run.run_id)}**" if run else "the demo run that comes with this project"
     which = "" if known.cosine is not None else f" Drawn at {drawn:+.2f}."
-    where = "over all steps of" if known.snapshot is None else f"at step {known.snapshot} of"
+    where = "over all steps of" if known.snapshot is None else f"by snapshots up to step {known.snapshot} of"
     st.caption(
         f"Measured {where} {source}. {state.plain(verdict_sentence(known, row['shares_texts']))}{which} Both"
         " arrows are drawn of length 1, so only their angle is data."

@@ -20,11 +20,13 @@ from analysis.conflict.snapshots import (
     snapshot_norms,
     snapshot_pairs,
     snapshot_table,
+    together,
 )
 from analysis.diagnosis.diagnose import diagnose
 from analysis.diagnosis.sentences import sentences
 from analysis.reading.database import Selection
 from ortho_lora.record.recorder import Recorder
+from ortho_lora.record.schema import read_run
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +100,7 @@ def test_the_command_says_them(run):
     assert [row["verdict"] for row in document["snapshots"]] == snapshot_pairs(run)["verdict"].tolist()
     assert document["snapshots"][-1]["low"] is None
     told = CliRunner().invoke(app, ["summary", str(run)]).stdout
-    assert "Whole model, cosines of the snapshot at step 4" in told
+    assert "Whole model, cosines of snapshots up to step 4" in told
     assert "a – b" in told
 
 
@@ -118,6 +120,33 @@ def test_the_matrix_is_of_one_snapshot_the_whole_model_first(run, metric):
     told = found[found["task_j"] == "b"]
     assert (told["more"] == 0).all()
     assert found.loc[found["task_j"] == "c", "more"].isna().all()
+
+
+def test_those_of_a_training_count_together(run, tmp_path):
+    info = INFO.model_copy(update={"config": {"snapshots": 2}, "tasks": read_run(run).tasks})
+    with Recorder(tmp_path / "x") as recorder:
+        recorder.begin(info)
+        for step in (0, 4):
+            recorder.add_snapshot(step, known_snapshot(step))
+    assert (together(tmp_path / "x"), together(run)) == ([0, 4], [4])
+    first, last = known_snapshot(0), known_snapshot(4)
+    products = {name: of + last.products[name] for name, of in first.products.items()}
+    sums = replace(last, products=products)
+    found = snapshot_matrix(tmp_path / "x", metric="plain").set_index(["branch", "task_i", "task_j"])
+    for branch in ("both", "A", "B"):
+        value, low, high = sums.cosines("plain", branch=None if branch == "both" else branch)
+        row = found.loc[(branch, "a", "b"), ["cosine", "cosine_low", "cosine_high"]].astype(float)
+        np.testing.assert_allclose(row, [value[0, 1], low[0, 1], high[0, 1]], rtol=1e-9)
+    block = snapshot_blocks(tmp_path / "x").iloc[0]
+    where = {name: block[name] for name in ("branch", "layer", "module")}
+    np.testing.assert_allclose(block["cosine"], sums.cosines("adamw", **where)[0][0, 1], rtol=1e-9)
+    assert diagnose(tmp_path / "x").snapshots == (0, 4)
+    assert together(tmp_path / "x", Selection(steps=(1, 9))) == [4]
+    with Recorder(tmp_path / "y") as recorder:  # other groups of texts
+        recorder.begin(info.model_copy(update={"run_id": "y"}))
+        recorder.add_snapshot(0, known_snapshot(0))
+        recorder.add_snapshot(4, replace(last, groups=last.groups - 1))
+    assert together(tmp_path / "y") == [4]
 
 
 def test_of_some_steps_the_last_snapshot_counts_that_they_led_to(run):
@@ -192,7 +221,7 @@ def test_a_record_of_snapshots_alone_has_an_extent_a_matrix_and_a_diagnosis(run)
     assert matrix["cos_before"].isna().all()
     assert (matrix["steps"] == 0).all()
     found = diagnose(run)
-    assert (found.snapshot, found.steps) == (4, 0)
+    assert (found.snapshots, found.steps) == ((4,), 0)
     first = found.pairs[0]
     assert (first.task_i, first.task_j, first.verdict) == ("a", "b", "aligned")
     assert (first.cosine, first.low, first.high) == pytest.approx(
