@@ -142,7 +142,7 @@ def worst_first(pair: Pair) -> tuple[int, float]:
 
 
 def worst_row(matrix: pd.DataFrame) -> dict[Any, Any]:
-    """Of `queries.task_matrix` the row with the worst verdict, of these the lowest cosine, then batch cosine.
+    """Of `queries.task_matrix`, or `snapshot_matrix`, the row of the worst verdict and of these the lowest cosine.
 
     Where a snapshot tells of the whole model, of those rows.
     """
@@ -152,7 +152,8 @@ def worst_row(matrix: pd.DataFrame) -> dict[Any, Any]:
         rank=chosen["verdict"].map({verdict: place for place, verdict in enumerate(MARKS)}),
         least=[Agreement.of(row).at_least for row in chosen.to_dict("records")],
     )
-    first = order.sort_values(["rank", "least", "cos_before"], kind="stable").iloc[0]
+    by = [name for name in ("rank", "least", "cos_before") if name in order]
+    first = order.sort_values(by, kind="stable").iloc[0]
     return first.drop(["rank", "least"]).to_dict()
 
 

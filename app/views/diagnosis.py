@@ -9,6 +9,7 @@ import streamlit as st
 
 from analysis import figures
 from analysis.conflict import queries
+from analysis.conflict.snapshots import WHOLE
 from analysis.diagnosis.diagnose import Diagnosis, diagnose
 from analysis.diagnosis.sentences import HOW_TO_READ, notes_on, title
 from analysis.diagnosis.verdicts import Pair, worst_first
@@ -107,7 +108,9 @@ def _pairs(found: Diagnosis) -> None:
         "[Cosines](learn#corrected-cosine) with their 95% [intervals](learn#interval), and the mean batch"
         " [cosine](learn#cosine), which is what the rule saw. The mark beside a name is the verdict."
     )
-    figure.show("verdicts", partial(figures.strengths, frame), frame, alt=_in_words(pairs))
+    whole = frame[frame["branch"] == WHOLE].reset_index(drop=True)
+    drawn = whole if len(whole) else frame
+    figure.show("verdicts", partial(figures.strengths, drawn), frame, alt=_in_words(pairs))
     shown = pairs
     if len(pairs) > MOST_CARDS and not st.toggle(f"Show all {len(pairs)} pairs", key="all-pairs"):
         shown = pairs[:MOST_CARDS]
