@@ -1,22 +1,24 @@
 """Snapshots whose truth is known."""
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 
 from ortho_lora.record.products import of_means
 from ortho_lora.record.snapshots import METRICS, Snapshot
 
-BLOCKS = tuple(itertools.product([0, 3], ["query", "value"], ["A", "B"]))
 GROUPS = 12
 
 
-def known_snapshot(step: int) -> Snapshot:
+def known_snapshot(step: int, tasks: Sequence[str] = ("a", "b", "c"), layers: Sequence[int] = (0, 3)) -> Snapshot:
     """Of a and b, which conflict at step 0 and agree later, and of c, which has texts in 5 groups of 12 only."""
+    blocks = tuple(itertools.product(layers, ["query", "value"], ["A", "B"]))
     rng = np.random.default_rng(step)
     products: dict[str, list[np.ndarray]] = {metric: [] for metric in METRICS}
     held_out: dict[str, list[np.ndarray]] = {metric: [] for metric in METRICS}
-    for _ in BLOCKS:
+    for _ in blocks:
         truth = rng.standard_normal((3, 40))
         truth[1] += (2.0 if step else -2.0) * truth[0]
         means = truth + 0.4 * rng.standard_normal((GROUPS, 3, 40))
@@ -27,9 +29,18 @@ def known_snapshot(step: int) -> Snapshot:
             held_out[metric].append(of_means((others * root)[:, :2], means * root))
     counted = np.array([GROUPS, GROUPS, 5])
     return Snapshot(
-        tasks=("a", "b", "c"), targets=("a", "b"), blocks=BLOCKS,
+        tasks=tuple(tasks), targets=tuple(tasks[:2]), blocks=blocks,
         products={metric: np.stack(of, axis=1) for metric, of in products.items()},
         held_out={metric: np.stack(of, axis=1) for metric, of in held_out.items()},
         groups=counted, target_groups=counted[:2], batches=2 * counted, target_batches=counted[:2],
         losses=np.ones(3), target_losses=np.ones(2), exact=True, of_optimizer=True,
     )  # fmt: skip
+
+
+def snapshot_tables(steps: Sequence[int], tasks: Sequence[str], layers: Sequence[int]) -> dict[str, pd.DataFrame]:
+    """The rows that a record has of these snapshots, by table."""
+    found = [known_snapshot(step, tasks, layers).tables(step) for step in steps]
+    return {
+        name: pd.concat([tables[name].to_pandas() for tables in found], ignore_index=True)
+        for name in ("snapshots", "snapshot_tasks")
+    }

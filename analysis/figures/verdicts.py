@@ -78,9 +78,12 @@ def windows(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
     """
     theme.need_rows(frame)
     figure = go.Figure()
-    for index, branch in enumerate(branches_of(frame["branch"])):
+    branches = branches_of(frame["branch"])
+    apart = (frame["last"].max() - frame["first"].min()) / 80
+    for index, branch in enumerate(branches):
         rows = frame[frame["branch"] == branch]
-        middle, steps = (rows["first"] + rows["last"]) / 2, rows[["first", "last", "low", "high"]]
+        middle = (rows["first"] + rows["last"]) / 2 + (index - (len(branches) - 1) / 2) * apart
+        steps = rows[["first", "last", "low", "high"]]
         figure.add_scatter(
             x=middle,
             y=rows["cosine"],
@@ -94,6 +97,17 @@ def windows(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
                 f"{branch_name(branch)}, steps %{{customdata[0]}} to %{{customdata[1]}}<br>cosine %{{y:+.3f}}, 95% "
                 "%{customdata[2]:+.3f} to %{customdata[3]:+.3f}<extra></extra>"
             ),
+        )
+        only = rows[rows["cosine"].isna() & rows["low"].notna()]
+        half = (only["high"] - only["low"]) / 2
+        figure.add_scatter(
+            x=middle[only.index],
+            y=only["low"] + half,
+            error_y={"array": half, "thickness": 2, "width": 4, "color": theme.line(index, dark)["color"]},
+            mode="markers",
+            marker={"opacity": 0},
+            showlegend=False,
+            hovertemplate=f"{branch_name(branch)}: only its interval is known<extra></extra>",
         )
         if rows["batch_cosine"].isna().all():
             continue

@@ -34,6 +34,7 @@ CHOICES: dict[str, Callable[[Sequence[str]], Any]] = {
     "pair": _last,
     "block": _last,
     "step": _step,
+    "snapshot": _step,
 }
 """The keys of the widgets that pages share, and how their values read in an address; ValueError: not a value."""
 

@@ -50,17 +50,17 @@ def _body(run: Run) -> None:
     if (selected := select_matrix(run)) is None:
         return
     extent, selection, matrix = selected
-    told = matrix
+    told, limit = matrix, 1.0
     st.subheader("Task by task", anchor=False)
     space = st.container()  # the map is drawn when the pair that it outlines is known
     if extent.snapshots:
         with space:
-            told = _snapshot(run, extent, selection)
+            told, limit = _snapshot(run, extent, selection)
     st.subheader("One pair", anchor=False)
     pair = select_pair(extent, worst_pair(told))
     with space:
         if extent.snapshots:
-            _map(told, extent, "cosine", pair, scale.choose_limit())
+            _map(told, extent, "cosine", pair, limit)
         else:
             _matrix(run, extent, selection, matrix, pair)
     if extent.snapshots:
@@ -72,8 +72,8 @@ def _body(run: Run) -> None:
         _pair(run, extent, selection, matrix, pair)
 
 
-def _snapshot(run: Run, extent: Extent, selection: Selection) -> pd.DataFrame:
-    """The snapshot that is chosen, and what it says."""
+def _snapshot(run: Run, extent: Extent, selection: Selection) -> tuple[pd.DataFrame, float]:
+    """What the chosen snapshots say, and how far colours reach."""
     assert run.info is not None
     with st.container(horizontal=True, vertical_alignment="bottom"):
         if st.session_state.get("snapshot") not in (None, *extent.snapshots):
@@ -85,11 +85,12 @@ def _snapshot(run: Run, extent: Extent, selection: Selection) -> pd.DataFrame:
         metric = METRICS[
             st.segmented_control("Gradients", names, default=names[0], required=True, key="metric", bind="query-params")
         ]
+        limit = scale.choose_limit()
     chosen = replace(selection, steps=None)
     told: pd.DataFrame = state.ask(queries.snapshot_matrix, run, chosen, metric, at)
     counted = [at] if at is not None else state.ask(queries.together, run)
     st.markdown(f"{HELP['cosine']} Of {snapshots_at(counted).replace('snapshot', '[snapshot](learn#snapshot)', 1)}.")
-    return told
+    return told, limit
 
 
 def _map(

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from snapshots import snapshot_tables
 from streamlit.testing.v1 import AppTest
 from waiting import PATIENCE
 
@@ -19,9 +20,9 @@ def runs_dir(tmp_path, monkeypatch):
 
 @pytest.fixture
 def add_run(records, runs_dir):
-    """Writes a synthetic run of three tasks: add_run(name, state=..., **fields of run.json)."""
+    """Writes a synthetic run of three tasks: add_run(name, state=..., snapshots=steps, **fields of run.json)."""
 
-    def add(name, state="finished", process=None, **fields):
+    def add(name, state="finished", process=None, snapshots=(), **fields):
         tasks = ("movies", "tweets", "trec")
         rng = np.random.default_rng(0)
         tables = records.gradient_tables(rng.standard_normal((12, 2, 2, 2, 3, 2, 8)), tasks)
@@ -42,6 +43,8 @@ def add_run(records, runs_dir):
                 for order, task in enumerate(tasks)
             ]
         )
+        if snapshots:  # the first two conflict at step 0 and agree later
+            tables |= snapshot_tables(snapshots, tasks, (0, 1))
         info = records.run_info(name, [records.task_info(task) for task in tasks], **{"created": time.time(), **fields})
         return records.write_run(runs_dir / name, info, records.status(state, **(process or {})), tables)
 

@@ -4,6 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from snapshots import snapshot_tables
+
+from analysis.conflict.snapshots import snapshot_matrix
+from ortho_lora.record.schema import ProbeInfo
 
 PAIR = "movies + trec"
 
@@ -89,3 +93,50 @@ def test_many_tasks_are_shown_one_moment_at_a_time(add_clear_run, open_page):
     assert test.button_group(key="moment").value == "Before"
     assert "▼" in words(test)
     assert len([trace for trace in figures(test)[0]["data"] if trace.get("coloraxis")]) == 2
+
+
+def test_a_snapshot_comes_first_and_the_steps_second(add_run, open_page):
+    add_run("looked", snapshots=(0, 12))
+    test = open_page("conflicts")
+    assert not test.exception
+    assert test.selectbox(key="pair").value == "movies + tweets"
+    said = words(test)
+    assert said.index("[snapshot](learn#snapshot)") < said.index("what the rule saw")
+    assert "Whole model: aligned, strong: cosine +" in said  # by the last one
+    first, over, steps, *_ = figures(test)
+    titles = [note["text"] for note in first["layout"]["annotations"]]
+    assert [title for title in titles if "model" in title or "branch" in title] == [
+        "<b>whole model</b>", "<b>branch A</b>", "<b>branch B</b>",
+    ]  # fmt: skip
+    assert {trace.get("name") for trace in over["data"]} >= {"whole model", "branch A", "branch B"}
+    assert "branch A, before" in json.dumps(steps["layout"])
+    assert test.button_group(key="view").options == ["Batch cosine", "Share negative"]
+
+
+def test_one_snapshot_and_one_metric_can_be_chosen(add_run, open_page):
+    run = add_run("looked", snapshots=(0, 12))
+    test = open_page("conflicts", snapshot="0", metric="plain")
+    found = snapshot_matrix(run, metric="plain", at=0).iloc[0]
+    assert found["verdict"] == "conflict"
+    sentence = f"Whole model: conflict, strong: cosine {found['cosine']:+.2f}"
+    assert sentence in words(test)
+    test.button_group(key="metric").set_value("as AdamW scales").run()
+    assert sentence not in words(test)
+    assert "Whole model: conflict" in words(test)
+
+
+def test_a_record_of_snapshots_alone_has_no_story_of_steps(runs_dir, records, open_page):
+    tasks = ("movies", "tweets", "trec")
+    info = records.run_info("probe", [records.task_info(task) for task in tasks], probe=ProbeInfo(seed=0))
+    records.write_run(runs_dir / "probe", info, records.status(), snapshot_tables((0,), tasks, (0, 1)))
+    for page, said in (
+        ("conflicts", "Whole model: conflict"),
+        ("layers", "Where, without noise"),
+        ("diagnosis", "1 of 3 pairs conflict"),
+        ("projection", "Only snapshots are recorded here"),
+        ("start", "Measured by snapshots up to step 0"),
+    ):
+        test = open_page(page)
+        assert not test.exception, page
+        assert said in words(test) + "".join(one.value for one in [*test.subheader, *test.error]), page
+        assert "What the rule saw" not in "".join(one.value for one in [*test.subheader, *test.header]), page

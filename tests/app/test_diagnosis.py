@@ -90,7 +90,7 @@ def test_a_probe_is_told_in_its_own_words(add, open_page):
     assert not test.exception
     said = words(test)
     assert "Probe at step 12 of run whole" in said
-    assert "80 batches recorded" in said
+    assert "verdicts from 80 steps" in said  # one of before probes took snapshots
     assert "A probe evaluates nothing" in said
 
 

@@ -63,3 +63,18 @@ def test_no_more_cells_than_a_browser_bears():
     for rows in (1, 12, 2 * 32, 3 * 2 * 80, 2 * 32 * 7, 200_000):
         assert _bins(rows, 120) >= 1
         assert _bins(rows, 120) * rows <= max(MOST_CELLS, rows)
+
+
+def test_what_a_snapshot_says_stands_above_the_steps(add_run, open_page):
+    add_run("looked", snapshots=(0, 12))
+    test = open_page("layers")
+    assert not test.exception
+    layers, blocks = figures(test)[:2]
+    assert len(figures(test)) == 2 + 5
+    text = [mark for trace in layers["data"] for row in trace.get("text") or [] for mark in row]
+    assert {"▼", "▲"} <= set(text)
+    assert {label for trace in blocks["data"] if trace["type"] == "heatmap" for label in trace["x"]} == {
+        "query",
+        "value",
+    }
+    assert [header.value for header in test.header] == ["What the rule saw, step by step"]
