@@ -13,7 +13,10 @@ GROUPS = 12
 
 
 def known_snapshot(step: int, tasks: Sequence[str] = ("a", "b", "c"), layers: Sequence[int] = (0, 3)) -> Snapshot:
-    """Of a and b, which conflict at step 0 and agree later, and of c, which has texts in 5 groups of 12 only."""
+    """Of a and b, which conflict at step 0 and agree later, and of c, which has texts in 5 groups of 12 only.
+
+    Two tasks are a and b.
+    """
     blocks = tuple(itertools.product(layers, ["query", "value"], ["A", "B"]))
     rng = np.random.default_rng(step)
     products: dict[str, list[np.ndarray]] = {metric: [] for metric in METRICS}
@@ -27,13 +30,14 @@ def known_snapshot(step: int, tasks: Sequence[str] = ("a", "b", "c"), layers: Se
         for metric, root in (("plain", 1.0), ("adamw", rng.uniform(0.5, 2.0, 40))):
             products[metric].append(of_means(means * root))
             held_out[metric].append(of_means((others * root)[:, :2], means * root))
-    counted = np.array([GROUPS, GROUPS, 5])
+    size = len(tasks)
+    counted = np.array([GROUPS, GROUPS, 5])[:size]
     return Snapshot(
         tasks=tuple(tasks), targets=tuple(tasks[:2]), blocks=blocks,
-        products={metric: np.stack(of, axis=1) for metric, of in products.items()},
-        held_out={metric: np.stack(of, axis=1) for metric, of in held_out.items()},
+        products={metric: np.stack(of, axis=1)[..., :size, :size] for metric, of in products.items()},
+        held_out={metric: np.stack(of, axis=1)[..., :size] for metric, of in held_out.items()},
         groups=counted, target_groups=counted[:2], batches=2 * counted, target_batches=counted[:2],
-        losses=np.ones(3), target_losses=np.ones(2), exact=True, of_optimizer=True,
+        losses=np.ones(size), target_losses=np.ones(2), exact=True, of_optimizer=True,
     )  # fmt: skip
 
 

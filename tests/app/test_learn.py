@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+from snapshots import snapshot_tables
 
 import ortho_lora.launching.queue as queue
 from app.shared import glossary
@@ -112,6 +113,8 @@ def add_lesson(records, runs_dir):
                 for task in tasks
             ]
         )
+        if name == lesson_runs.UNRELATED:
+            tables |= snapshot_tables((12,), tasks, (0, 1))
         infos = [records.task_info(tasks[0]), records.task_info(tasks[1])]
         if tasks[1] != "movies":
             infos[1] = records.task_info(tasks[1], twin_of=tasks[0])
@@ -149,7 +152,9 @@ def test_questions_come_before_answers(whole_lesson, open_page):
     assert "Right: about half" in words(test)
     numbers = test.dataframe[-1].value
     assert {"rate_before", "rate_low", "rate_high", "cos_before"} <= set(numbers)
-    assert {"verdict", "cosine_low", "cosine_high"} <= set(numbers)
+    assert set(numbers["branch"]) == {"A", "B"}
+    assert "multiplied gradients of different texts only" in words(test)
+    assert "Whole model: aligned, strong: cosine" in words(test).replace("\\", "")
     assert "two halves of one task's own batch" in words(test)
 
 
