@@ -4,7 +4,8 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,7 +34,7 @@ from ortho_lora.training.checkpoint import Checkpoint, Place, replace_directory
 from ortho_lora.training.config import Config
 from ortho_lora.training.evaluation import encode, evaluate, evaluation_subsets, record_evaluation
 from ortho_lora.training.model import MultiTaskModel, load_encoder, outline, pad, tokenize, use_dropout
-from ortho_lora.training.snapshots import Drawn, snapshot_of, snapshot_steps
+from ortho_lora.training.snapshots import Drawn, Taking, snapshot_steps, turns
 
 log = logging.getLogger(__name__)
 
@@ -323,13 +324,24 @@ class Training:
         Raises:
             OrthoLoraError: a loss or gradient is not finite.
         """
-        with unchanged(self.model):
-            torch.manual_seed(seed_of(seed, "snapshot", "dropout"))
-            use_dropout(self.model, encoder=self.config.encoder_dropout)
-            return snapshot_of(
-                self.groups[0].surgeon, self.tasks, self._loss_of, self.optimizer,
-                batches=batches, batch_size=self.config.batch_size, seed=seed, stop=self.stop, sign=sign,
-            )  # fmt: skip
+        with self.taking(seed) as taking:
+            for turn in turns(self.tasks, batches, self.config.batch_size, seed=seed):
+                if self.stop.is_set():
+                    return None
+                sign()
+                taking.take(turn)
+            return taking.taker.look()
+
+    @contextmanager
+    def taking(self, seed: int) -> Iterator[Taking]:
+        """A snapshot to be taken turn by turn; all that it changes is put back at the end. `seed`: as of the turns."""
+        surgeon, dropout = self.groups[0].surgeon, self.config.encoder_dropout
+        names = surgeon.tasks
+        with (
+            unchanged(self.model) as put_back,
+            surgeon.taking(names, self.optimizer, seed=seed) as taker,
+        ):
+            yield Taking(taker, self.model, self._loss_of, put_back, encoder_dropout=dropout, seed=seed)
 
     def _loss_of(self, name: str, drawn: Drawn) -> Tensor:
         split = take(*drawn)
