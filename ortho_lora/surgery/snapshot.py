@@ -49,6 +49,11 @@ class Taker:
         self.metric = Metric(self.sums.parameters, optimizer, weights)
         self._losses: list[tuple[int, int, Tensor]] = []  # column, number of the batch, loss: not looked at yet
 
+    @property
+    def taken(self) -> int:
+        """Batches that every task has."""
+        return int(self.sums.batches[:, : len(self.tasks)].sum(0).min())
+
     def take(self, name: str, group: int, loss: Tensor, *, held_out: bool = False) -> None:
         """Make one backward pass; each block's gradient is added up and forgotten as soon as it is there.
 

@@ -16,14 +16,13 @@ from ortho_lora.surgery import arguments, distributed
 from ortho_lora.surgery.blocks import blocks, check_same, is_compiled
 from ortho_lora.surgery.canary import Canary
 from ortho_lora.surgery.gradients import Collector
-from ortho_lora.surgery.groups import GROUPS
 from ortho_lora.surgery.halves import Weights, rows_of, rows_of_one
 from ortho_lora.surgery.measure import Measured
 from ortho_lora.surgery.methods import Branches, OnNonfinite, Order, Rule, Scope
 from ortho_lora.surgery.nonfinite import nonfinite, record_nonfinite, settle
 from ortho_lora.surgery.projection import all_orders, check_rule
 from ortho_lora.surgery.recording import Recording
-from ortho_lora.surgery.snapshot import Drawn, Taker, snapshot, unchanged
+from ortho_lora.surgery.snapshot import Drawn, snapshot
 from ortho_lora.surgery.step import Step, weighted
 from ortho_lora.surgery.sums import BYTES
 from ortho_lora.surgery.update import Projector, average, measured
@@ -365,34 +364,15 @@ class OrthoLoRA:
             OrthoLoraError: unknown tasks, no batches, a loss or gradient that is not finite, or a call inside
                 `mixed_batch`.
         """
-        with self._between_steps():
+        if self.collector.is_mixing:
+            raise OrthoLoraError("snapshot: called inside `mixed_batch`: expected between two steps.")
+        self.canary.called = True
+        with self.collector.looking_away():
             return snapshot(
                 self.model, self.blocks, self.tasks, batches, loss_of, targets=targets, groups=groups,
                 target_groups=target_groups, optimizer=optimizer or self.optimizer, loss_weights=self.loss_weights,
                 seed=seed, limit_bytes=limit_bytes,
             )  # fmt: skip
-
-    @contextmanager
-    def taking(self, targets: Sequence[str], optimizer: torch.optim.Optimizer, *, seed: int = 0) -> Iterator[Taker]:
-        """As `snapshot`, batch by batch, to be looked at before all are taken; `GROUPS` groups, their places given.
-
-        Args:
-            targets: tasks of whose held-out texts batches come too; who gives them sets the model's mode.
-            optimizer: as in `snapshot`.
-            seed: of sketches.
-        """
-        with self._between_steps(), unchanged(self.model):
-            yield Taker(
-                self.blocks, self.tasks, targets, GROUPS, optimizer=optimizer, loss_weights=self.loss_weights, seed=seed
-            )
-
-    @contextmanager
-    def _between_steps(self) -> Iterator[None]:
-        if self.collector.is_mixing:
-            raise OrthoLoraError("snapshot: called inside `mixed_batch`: expected between two steps.")
-        self.canary.called = True
-        with self.collector.looking_away():
-            yield
 
     def remove(self) -> None:
         """Stop watching the model."""

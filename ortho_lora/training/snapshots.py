@@ -80,8 +80,8 @@ class Turn(NamedTuple):
     drawn: Drawn
 
 
-def turns(tasks: Sequence[TaskData], batches: int, batch_size: int, *, seed: int) -> Iterator[Turn]:
-    """The batches of a snapshot, in rounds: one of each task, then one of each task's validation texts.
+def rounds(tasks: Sequence[TaskData], batches: int, batch_size: int, *, seed: int) -> Iterator[list[Turn]]:
+    """The batches of a snapshot: in each round one of every task, then one of every task's validation texts.
 
     Args:
         tasks: their data.
@@ -93,9 +93,11 @@ def turns(tasks: Sequence[TaskData], batches: int, batch_size: int, *, seed: int
     splits += [(task.name, True, task.evaluation["validation"]) for task in tasks]
     drawn = [grouped_batches(split, batches, batch_size, seed=seed, once=held) for _, held, split in splits]
     for number in range(batches):
-        for (name, held_out, split), grouped in zip(splits, drawn, strict=True):
-            if number < len(grouped.indices):
-                yield Turn(name, held_out, number, grouped.groups[number], (split, grouped.indices[number]))
+        yield [
+            Turn(name, held_out, number, of.groups[number], (split, of.indices[number]))
+            for (name, held_out, split), of in zip(splits, drawn, strict=True)
+            if number < len(of.indices)
+        ]
 
 
 class Taking:
