@@ -75,8 +75,6 @@ def test_fewer_batches_are_the_first_ones_of_more(films, batches, further, size,
     split = split_of(films, groups=True)
     few, many = (grouped_batches(split, of, size, seed=2, groups=8, once=once) for of in (batches, batches + further))
     assert (few.indices, few.groups) == (many.indices[:batches], many.groups[:batches])
-    other = grouped_batches(split, batches, size, seed=3, groups=8, once=once)
-    assert few.indices != other.indices or len(films) <= 2 * size or batches < 3
 
 
 def test_a_text_is_of_one_group_in_every_task():
