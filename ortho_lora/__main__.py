@@ -4,19 +4,23 @@ fetch assets."""
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from json import dumps
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 import yaml
 from pydantic.fields import FieldInfo
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
 
-from ortho_lora.errors import INTERRUPTED, OrthoLoraError, run_command
+from ortho_lora.errors import INTERRUPTED, OrthoLoraError, plain, run_command
 from ortho_lora.launching.life import interrupted, new_run_id
 from ortho_lora.launching.queue import wait_for_turn
 from ortho_lora.record.schema import RUNS_DIR_VARIABLE, Status, check_run_id, default_runs_dir, read_run
@@ -24,7 +28,7 @@ from ortho_lora.study.command import EPILOG, study
 from ortho_lora.surgery.methods import METHODS
 from ortho_lora.training import yaml_text
 from ortho_lora.training.config import Config, load_config
-from ortho_lora.training.precision import ENDLESS, FEWEST_BATCHES, Goal
+from ortho_lora.training.precision import ENDLESS, FEWEST_BATCHES, Goal, Pair
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False, help=__doc__)
 
@@ -121,8 +125,8 @@ def probe(
     half_width: Annotated[
         float | None,
         typer.Option(
-            help="Stop before, when the 95% interval of each mean batch cosine has at most this half width, as in 0.05;"
-            f" not before {FEWEST_BATCHES} batches."
+            help="Stop before, when the 95% interval of each pair's cosine has at most this half width, as in 0.15; not"
+            f" before {FEWEST_BATCHES} batches."
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the batches; default that of the configuration.")] = None,
@@ -131,11 +135,12 @@ def probe(
         typer.Option(help=f"Where runs are kept; default beside RUN_DIR, else ${RUNS_DIR_VARIABLE}, or runs."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the probe; default: the time (UTC) and `probe`.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the pairs as JSON.")] = False,
     queue: _Queue = False,
     set_: _Set = None,
 ) -> None:
-    """Measure precisely how the tasks' gradients agree at one place, without training: at the checkpoint of a run, or
-    where the training of a configuration would start."""
+    """Take a snapshot of how the tasks' gradients agree, without training: at the last checkpoint of a run, or where
+    the training of a configuration would start."""
     if batches is None:
         batches = Goal.batches if half_width is None else ENDLESS
     goal = Goal(batches, half_width)
@@ -161,7 +166,7 @@ def probe(
     if run_dir is not None:
         settings = config_of(run_dir, changes)
     with _progress() as report:
-        probe_dir = run(
+        found = run(
             settings,
             runs_dir,
             name,
@@ -171,7 +176,9 @@ def probe(
             command=sys.argv,
             report=report,
         )
-    _conclude(probe_dir)
+    if not json:
+        _print_pairs(found.pairs)
+    _conclude(dumps(found.document()) if json else found.run_dir)
 
 
 @app.command(epilog=_EPILOG)
@@ -212,10 +219,22 @@ def assets(
     fetch_all(progress=print, on_demand=all_models)
 
 
-def _conclude(run_dir: Path) -> None:
-    print(run_dir)
+def _conclude(said: Path | str) -> None:
+    print(said)
     if interrupted():
         raise typer.Exit(INTERRUPTED)
+
+
+def _print_pairs(pairs: Sequence[Pair]) -> None:
+    table = Table(box=SIMPLE_HEAD)
+    for name in ("tasks", "verdict"):
+        table.add_column(name)
+    for name in ("cosine", "95% interval"):
+        table.add_column(name, justify="right")
+    for pair in pairs:
+        cosine = "–" if pair.cosine is None else f"{pair.cosine:+.2f}"
+        table.add_row(Text(plain(f"{pair.task_i} – {pair.task_j}")), pair.verdict, cosine, pair.interval)
+    Console().print(table)
 
 
 def _say_place(place: int) -> None:

@@ -54,8 +54,9 @@ def _probe_button(run: Run) -> None:
         "Probe its checkpoint",
         key=f"probe-{run.run_id}",
         icon=":material/troubleshoot:",
-        help="Measure how its tasks' gradients agree there, batch after batch, until every mean batch cosine is known"
-        f" within ±{launcher.HALF_WIDTH:g}. Nothing is trained, and the run stays as it is; the probe is another run.",
+        help="Take a snapshot of how its tasks' gradients agree there, until every pair's cosine is known within"
+        f" ±{launcher.HALF_WIDTH:g}, of at most {launcher.MOST_BATCHES} batches of every task. Nothing is trained, and"
+        " the run stays as it is; the probe is another run.",
     ):
         return
     try:

@@ -33,8 +33,8 @@ from ortho_lora.record.origin import Origin, find
 from ortho_lora.record.schema import ACTIVE_STATES, CHECKPOINT, check_place, check_run_id, read_run, read_status
 from ortho_lora.training.config import Config, load_config
 
-HALF_WIDTH = 0.05
-"""Of the intervals of the mean batch cosines that a probe is to reach."""
+HALF_WIDTH, MOST_BATCHES = 0.15, 256
+"""Of the pairs' intervals that a probe is to reach, and of every task that it takes at most."""
 
 ENDING_SECONDS = 20.0
 """How long a process may take to go, once its run has ended."""
@@ -117,7 +117,8 @@ def probe(run_dir: Path) -> str:
     runs_dir = run_dir.parent
     taken = {*queue.tickets(runs_dir), *os.listdir(runs_dir)}
     name = next(name for number in count(1) if (name := f"{_stem(run.run_id)}{_PROBE}{number}") not in taken)
-    options = ["--half-width", str(HALF_WIDTH), "--runs-dir", str(runs_dir.resolve()), "--name", name]
+    goal = ["--half-width", str(HALF_WIDTH), "--batches", str(MOST_BATCHES)]
+    options = [*goal, "--runs-dir", str(runs_dir.resolve()), "--name", name]
     settings = {_settings_path(runs_dir, name): as_yaml(load_config(overrides=run.info.config))}
     _start(["probe", str(run_dir.resolve()), *options], runs_dir, name, settings)
     return name

@@ -91,13 +91,13 @@ class ModuleInfo(BaseModel):
 
 
 class ProbeInfo(BaseModel):
-    """Where a probe measured: parameters that stayed as they were from its first batch to its last."""
+    """Where a probe took its snapshot."""
 
     model_config = ConfigDict(frozen=True)
 
     run: str | None = None  # whose checkpoint it was; None: freshly initialised
     step: int = 0  # optimizer steps that the parameters had taken
-    seed: int  # of the batches
+    seed: int  # of groups of texts, batches and dropout
 
     @property
     def where(self) -> str:
@@ -122,7 +122,7 @@ class Identity(BaseModel):
     tasks: tuple[TaskInfo, ...]
     versions: dict[str, str]
     command: list[str]
-    probe: ProbeInfo | None = None  # None: a run that trained; else its steps are batches that changed nothing
+    probe: ProbeInfo | None = None  # None: a run that trained; else it took one snapshot, and its steps are batches
 
     @field_validator("schema_version")  # the first field: a newer record may differ in all others
     @classmethod

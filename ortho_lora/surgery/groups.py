@@ -6,6 +6,7 @@ from hashlib import blake2b
 from itertools import count
 
 from ortho_lora.errors import OrthoLoraError
+from ortho_lora.surgery import distributed
 
 GROUPS = 32
 """Of texts: fewer cost power through t(m - 1), more cost memory."""
@@ -36,25 +37,26 @@ class Groups:
 
 
 def groups_of(batches: Mapping[str, object], given: Mapping[str, Sequence[Hashable]] | None, seed: int) -> Groups:
-    """Of batches by task.
+    """Of batches by task; the same text is of the same group on all ranks that train together.
 
     Args:
         batches: by task.
         given: by task, what each batch is of; None: batches in turn, as many groups as batches where these are few.
-        seed: of the hash, where different ones are many.
+        seed: of the hash, where different ones are many, or several processes train.
 
     Raises:
         OrthoLoraError: they are not given for all tasks.
     """
+    apart = distributed.world_size() > 1  # no rank knows the others' batches
     if given is None:
         sizes = [len(of) if isinstance(of, Sized) else GROUPS for of in batches.values()]
-        return Groups(max(1, min(GROUPS, max(sizes))), None)
+        return Groups(GROUPS if apart else max(1, min(GROUPS, max(sizes))), None)
     if not isinstance(given, Mapping) or (missing := [task for task in batches if task not in given]):
         what = type(given).__name__ if not isinstance(given, Mapping) else f"none of task {missing[0]!r}"
         raise OrthoLoraError(f"groups: {what} given, expected by task the group of each of its batches.")
     labels = {task: list(given[task]) for task in batches}
     known = dict.fromkeys(label for of in labels.values() for label in of)
-    if len(known) > _MOST_GROUPS:
+    if apart or len(known) > _MOST_GROUPS:
         places = {label: hashed(label, GROUPS, seed) for label in known}
         return Groups(GROUPS, {task: [places[label] for label in of] for task, of in labels.items()})
     places = {label: place for place, label in enumerate(known)}

@@ -1,53 +1,56 @@
-"""How precisely a probe knows the mean batch cosine of each pair, and when that is enough; importable without torch.
+"""How precisely a probe knows the cosine of each pair, and when that is enough; importable without torch.
 
-That is no verdict on a pair: verdicts are on the cosine without batch noise (`ortho_lora.record.judge`).
-
-At fixed parameters batches are independent draws, so a mean of n of them has Student's interval with the plain standard
-error, s / sqrt(n). (Batches go through all examples once before any comes again: for a small data set that makes the
-mean more precise than the interval says, never less.)
-
-To look again and again until the intervals are narrow is to stop a little more often where the spread came out small by
-chance, which makes intervals cover less than 95%. Therefore nobody looks before `FEWEST_BATCHES`, and then at every
-`LOOK_EVERY`-th batch only. Simulated for 1 to 30 rows and spreads that take 16 to 400 batches, the intervals of normal
-values cover 94 to 96%, and those of values as skewed as an exponential distribution's 88 to 95%.
+Intervals are those of a snapshot over the whole model. To look again and again until they are narrow is to stop a
+little more often where they came out narrow by chance, which costs a little coverage. Therefore nobody looks before
+`FEWEST_BATCHES`, and then each time after a quarter more, which also keeps looks few: each takes products over all
+blocks. Simulated with synthetic gradients (2 to 8 tasks, signal shares .02 to .2, half widths .08 to .3, with heavy
+tails and without; 48 settings of 50 to 200 probes), intervals cover 97.1% where the rule has stopped, 93.5% in the
+worst setting, against 97.5% and 95.5% after as many batches that were fixed before.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from itertools import combinations
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 from ortho_lora.errors import OrthoLoraError
+from ortho_lora.record.jackknife import Cosines, Floats
+from ortho_lora.record.judge import Estimates, Verdict, judge
+from ortho_lora.record.products import FEWEST_GROUPS
+
+if TYPE_CHECKING:
+    from ortho_lora.record.snapshots import MetricName, Snapshot
 
 FEWEST_BATCHES = 16
-"""With fewer measured batches there is no interval: their spread is too often small by chance."""
-LOOK_EVERY = 8
+"""With fewer nobody looks whether intervals are narrow."""
 ENDLESS = 10_000
 """Batches at most where only a half width is asked for."""
 
-Floats = NDArray[np.float64]
 
+class Pair(NamedTuple):
+    """What is known of two tasks' gradients, over the whole model."""
 
-class Row(NamedTuple):
-    """A pair of tasks on one branch."""
-
-    branch: str
     task_i: str
     task_j: str
+    cosine: float | None  # None: not clear of noise
+    low: float | None  # of the 95% interval; None: too little text, or no gradient
+    high: float | None
+    verdict: Verdict
 
-    def __str__(self) -> str:
-        return f"{self.task_i} – {self.task_j} on branch {self.branch}"
+    @property
+    def interval(self) -> str:
+        """Like `-0.31 to +0.12`."""
+        return "–" if self.low is None else f"{self.low:+.2f} to {self.high:+.2f}"
 
 
 @dataclass(frozen=True)
 class Goal:
-    """So many batches at most, and fewer where the 95% intervals of all mean batch cosines are narrow enough before."""
+    """So many batches at most, and fewer where the 95% intervals of all cosines are narrow enough before."""
 
-    batches: int = 100
+    batches: int = 64
     half_width: float | None = None  # of the widest interval; None: all batches are taken
 
     def __post_init__(self) -> None:
@@ -58,7 +61,7 @@ class Goal:
             return
         if not 0 < self.half_width < 1:
             raise OrthoLoraError(
-                f"half_width: {self.half_width:g} given, expected a number between 0 and 1, as in 0.05: the half width"
+                f"half_width: {self.half_width:g} given, expected a number between 0 and 1, as in 0.15: the half width"
                 " of an interval of a cosine."
             )
         if self.batches < FEWEST_BATCHES:
@@ -66,91 +69,114 @@ class Goal:
                 f"batches: {self.batches} given with a half_width, which takes at least {FEWEST_BATCHES} to tell."
             )
 
-    def is_reached(self, cosines: Sequence[Floats]) -> bool:
-        """Whether the intervals are narrow enough after these batches.
+    def is_due(self, taken: int) -> bool:
+        """Whether it is looked at after so many batches."""
+        return self.half_width is not None and taken in looks(taken)
 
-        Args:
-            cosines: of each batch, `[rows]`, NaN where nothing was measured.
-        """
-        if self.half_width is None or len(cosines) < FEWEST_BATCHES or len(cosines) % LOOK_EVERY:
-            return False
-        return _widest(half_widths(np.asarray(cosines))) <= self.half_width
+    def is_reached(self, snapshot: "Snapshot", metric: "MetricName") -> bool:
+        """Whether the intervals are narrow enough; pairs without one, of which no batch more tells, do not count."""
+        return self.half_width is not None and not _widest(_estimates(snapshot, metric)) > self.half_width
 
-    def expected(self, cosines: Sequence[Floats]) -> int:
-        """Batches in all, as far as these tell: the error of a mean falls with their number's root. 0: not known."""
+    def expected(self, snapshot: "Snapshot | None", metric: "MetricName") -> int:
+        """Batches in all, as far as a snapshot of some tells. 0: not known."""
         if self.half_width is None:
             return self.batches
-        if len(cosines) < FEWEST_BATCHES:
+        if snapshot is None:
             return 0
-        needed = _needed(len(cosines), _widest(half_widths(np.asarray(cosines))), self.half_width)
-        looked_at = LOOK_EVERY * np.ceil(needed / LOOK_EVERY)
-        return int(min(max(looked_at, len(cosines)), self.batches))
+        return min(needed(snapshot, metric, self.half_width) or self.batches, self.batches)
 
 
-def half_widths(cosines: Floats) -> Floats:
-    """Half the width of the 95% interval of each row's mean, `[rows]`.
-
-    NaN where nothing was measured, infinite with fewer than `FEWEST_BATCHES` values.
-
-    Args:
-        cosines: `[batches, rows]`, NaN where nothing was measured.
-    """
-    count, mean = _count_and_mean(cosines)
-    square = (np.nan_to_num(cosines - mean) ** 2).sum(axis=0)
-    freedom = np.maximum(count - 1, 1)
-    found = stdtrit(freedom, 0.975) * np.sqrt(square / freedom / np.maximum(count, 1))
-    return np.select([count == 0, count < FEWEST_BATCHES], [np.nan, np.inf], found)
+def looks(most: int) -> Iterator[int]:
+    """Numbers of batches after which a probe looks, up to `most`: 16, 24, 32, 40, 56, ..."""
+    taken = FEWEST_BATCHES
+    while taken <= most:
+        yield taken
+        taken = 8 * math.ceil(1.25 * taken / 8)
 
 
-def conclude(batches: Sequence[Floats], rows: Sequence[Row], goal: Goal) -> str:
-    """How precise it became: batches taken, the widest interval, and what was not to be measured.
+def needed(snapshot: "Snapshot", metric: "MetricName", half_width: float) -> int | None:
+    """After how many batches a look finds the widest interval so narrow, if all go on like this; None: too many."""
+    taken, estimates = int(snapshot.batches.min()), _estimates(snapshot, metric)
+    for batches in looks(ENDLESS):
+        more = estimates.with_errors_of(batches / taken, estimates.freedom)
+        if batches >= taken and not _widest(more) > half_width:
+            return batches
+    return None
 
-    Args:
-        batches: the cosines of each, `[rows]`, NaN where nothing was measured.
-        rows: what they are.
-        goal: what was wanted.
-    """
-    taken = f"{len(batches)} {'batch' if len(batches) == 1 else 'batches'} of every task"
-    if len(batches) == 0:
-        return f"{taken}: nothing was measured."
-    cosines = np.asarray(batches, dtype=np.float64)
-    found = half_widths(cosines)
-    _, mean = _count_and_mean(cosines)
-    measured = {row.branch for row, value in zip(rows, mean, strict=True) if not np.isnan(value)}
-    silent = sorted({row.branch for row in rows} - measured)
-    unmeasured = "".join(
-        f" Branch {branch} has no cosine: its gradients were zero"
-        + (", as they are wherever B = 0, and LoRA starts there." if branch == "A" else ".")
-        for branch in silent
-    )
-    if np.isnan(found).all():
-        return f"{taken}: no cosine could be measured.{unmeasured}"
-    widest = int(np.nanargmax(found))
-    if not math.isfinite(width := float(found[widest])):
-        return f"{taken}: an interval takes at least {FEWEST_BATCHES}.{unmeasured}"
-    said = f"The widest 95% interval is that of {rows[widest]}: {mean[widest]:+.3f} ± {width:.3f}."
-    if goal.half_width is None:
-        return f"{taken}. {said}{unmeasured}"
-    if width <= goal.half_width:
-        return f"{taken}: enough to know every mean batch cosine to within ±{goal.half_width:g}. {said}{unmeasured}"
-    needed = _needed(len(batches), width, goal.half_width)
-    return (
-        f"{taken}: not enough to know every mean batch cosine to within ±{goal.half_width:g}, which would take about"
-        f" {needed:,.0f}. {said}{unmeasured}"
+
+def pairs_of(snapshot: "Snapshot", metric: "MetricName") -> tuple[Pair, ...]:
+    """What a snapshot tells of each pair, in the order of the tasks."""
+    estimates = _estimates(snapshot, metric)
+    low, high = _ends(estimates)
+    verdict = judge(Estimates(low, high, np.where(np.isnan(low), np.nan, estimates.p_value()))).verdict
+    columns = ([None if np.isnan(of) else float(of) for of in column] for column in (estimates.value, low, high))
+    return tuple(
+        Pair(one, other, cosine, start, end, said)
+        for (one, other), cosine, start, end, said in zip(
+            combinations(snapshot.tasks, 2), *columns, verdict.tolist(), strict=True
+        )
     )
 
 
-def _widest(half_widths: Floats) -> float:
-    """Infinite where nothing is measured at all."""
-    return float(np.nanmax(half_widths)) if not np.isnan(half_widths).all() else math.inf
+def conclude(snapshot: "Snapshot", metric: "MetricName", goal: Goal) -> str:
+    """What was taken, how much of it is told, how wide the widest interval is, and what tells nothing and why."""
+    batches, pairs = int(snapshot.batches.min()), pairs_of(snapshot, metric)
+    fewest, most = snapshot.groups.min(), snapshot.groups.max()
+    groups = f"{fewest} to " * bool(fewest < most) + f"{most} group{'s' * bool(most > 1)}"
+    taken = f"{batches} batch{'es' * (batches > 1)} of every task, in {groups} of texts"
+    told = [pair.verdict for pair in pairs if pair.verdict != "not enough data"]
+    kinds = ", ".join(f"{told.count(kind)} {kind}" for kind in dict.fromkeys(told))
+    said = f"{taken}: {len(told)} of {len(pairs)} pairs are told{f' ({kinds})' * bool(kinds)}."
+    widths = _half_widths(_estimates(snapshot, metric))
+    if not np.isnan(widths).all():
+        width, widest = np.nanmax(widths), pairs[int(np.nanargmax(widths))]
+        said += f" The widest 95% interval is that of {widest.task_i} – {widest.task_j}: {widest.interval}"
+        if goal.half_width is None:
+            said += "."
+        elif width <= goal.half_width:
+            said += f", within ±{goal.half_width:g} as asked."
+        else:
+            more = needed(snapshot, metric, goal.half_width)
+            said += f"; ±{goal.half_width:g} takes {f'about {more:,}' if more else f'more than {ENDLESS:,}'} batches."
+    return said + _untold(snapshot, metric)
 
 
-def _needed(batches: int, half_width: float, wanted: float) -> float:
-    return np.ceil(batches * (half_width / wanted) ** 2)
+def _untold(snapshot: "Snapshot", metric: "MetricName") -> str:
+    """What has no interval, and why."""
+    said = ""
+    if few := [task for task, groups in zip(snapshot.tasks, snapshot.groups, strict=True) if groups < FEWEST_GROUPS]:
+        more = f": take at least {FEWEST_GROUPS} batches" * bool(snapshot.batches.min() < FEWEST_GROUPS)
+        said += f" Too little text of {', '.join(few)}: in fewer than {FEWEST_GROUPS} groups it tells nothing{more}."
+    for branch in sorted({branch for *_, branch in snapshot.blocks}):
+        found = snapshot.estimates(metric, branch=branch)
+        known = ~np.isnan(found.product)
+        if known.any() and found.absent[known].all():
+            because = ", as wherever B = 0, and LoRA starts there" * (branch == "A")
+            said += f" Branch {branch} has no gradient{because}."
+    return said
 
 
-def _count_and_mean(cosines: Floats) -> tuple[NDArray[np.int64], Floats]:
-    """Of each row's measured values, `[rows]`; NaN where there is none."""
-    count = (~np.isnan(cosines)).sum(axis=0)
-    mean = np.where(count > 0, np.nan_to_num(cosines).sum(axis=0) / np.maximum(count, 1), np.nan)
-    return count, mean
+def _estimates(snapshot: "Snapshot", metric: "MetricName") -> Cosines:
+    """Of each pair, over the whole model."""
+    size, whole = len(snapshot.tasks), snapshot.estimates(metric)
+    rows = np.ravel_multi_index(np.triu_indices(size, 1), (size, size))
+    return Cosines(*(getattr(whole, of.name)[rows] for of in fields(whole)))
+
+
+def _ends(estimates: Cosines) -> tuple[Floats, Floats]:
+    """Of the intervals; NaN where there is too little text, or no gradient."""
+    low, high = (np.where(estimates.absent, np.nan, end) for end in estimates.interval())
+    return low, high
+
+
+def _half_widths(estimates: Cosines) -> Floats:
+    """Of the intervals: 1 where a gradient is not clear of its noise, NaN where there is no interval."""
+    low, high = _ends(estimates)
+    unclear = np.isnan(estimates.value) & ~np.isnan(low)
+    return np.where(unclear, 1.0, (high - low) / 2)
+
+
+def _widest(estimates: Cosines) -> float:
+    """Half the width of the widest interval; NaN where there is none."""
+    widths = _half_widths(estimates)
+    return math.nan if np.isnan(widths).all() else float(np.nanmax(widths))

@@ -4,9 +4,11 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -20,9 +22,10 @@ from ortho_lora.record.recorder import Recorder
 from ortho_lora.record.schema import State, Status
 from ortho_lora.record.snapshots import Snapshot
 from ortho_lora.record.study import SELECTION_SPLIT
+from ortho_lora.surgery.groups import GROUPS
 from ortho_lora.surgery.measure import Measured, record_gradients, record_step
 from ortho_lora.surgery.nonfinite import nonfinite, record_nonfinite, sentence
-from ortho_lora.surgery.snapshot import unchanged
+from ortho_lora.surgery.snapshot import Taker, unchanged
 from ortho_lora.surgery.surgeon import OrthoLoRA
 from ortho_lora.tasks.data import TaskData, take
 from ortho_lora.tasks.loading import load_tasks
@@ -33,7 +36,7 @@ from ortho_lora.training.checkpoint import Checkpoint, Place, replace_directory
 from ortho_lora.training.config import Config
 from ortho_lora.training.evaluation import encode, evaluate, evaluation_subsets, record_evaluation
 from ortho_lora.training.model import MultiTaskModel, load_encoder, outline, pad, tokenize, use_dropout
-from ortho_lora.training.snapshots import Drawn, snapshot_of, snapshot_steps
+from ortho_lora.training.snapshots import Drawn, Taking, rounds, snapshot_steps
 
 log = logging.getLogger(__name__)
 
@@ -323,13 +326,24 @@ class Training:
         Raises:
             OrthoLoraError: a loss or gradient is not finite.
         """
-        with unchanged(self.model):
-            torch.manual_seed(seed_of(seed, "snapshot", "dropout"))
-            use_dropout(self.model, encoder=self.config.encoder_dropout)
-            return snapshot_of(
-                self.groups[0].surgeon, self.tasks, self._loss_of, self.optimizer,
-                batches=batches, batch_size=self.config.batch_size, seed=seed, stop=self.stop, sign=sign,
+        with self.taking(seed) as taking:
+            for turn in chain.from_iterable(rounds(self.tasks, batches, self.config.batch_size, seed=seed)):
+                if self.stop.is_set():
+                    return None
+                sign()
+                taking.take(turn)
+            return taking.taker.look()
+
+    @contextmanager
+    def taking(self, seed: int) -> Iterator[Taking]:
+        """A snapshot to be taken turn by turn; all that it changes is put back at the end. `seed`: as of `rounds`."""
+        surgeon, dropout = self.groups[0].surgeon, self.config.encoder_dropout
+        with unchanged(self.model) as put_back, surgeon.collector.looking_away():
+            taker = Taker(
+                surgeon.blocks, surgeon.tasks, surgeon.tasks, GROUPS, optimizer=self.optimizer,
+                loss_weights=surgeon.loss_weights, seed=seed,
             )  # fmt: skip
+            yield Taking(taker, self.model, self._loss_of, put_back, encoder_dropout=dropout, seed=seed)
 
     def _loss_of(self, name: str, drawn: Drawn) -> Tensor:
         split = take(*drawn)

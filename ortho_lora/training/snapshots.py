@@ -1,17 +1,17 @@
 """Snapshots of a training: many batches at the place where it is, each of one group of texts."""
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ortho_lora.record.snapshots import Snapshot
 from ortho_lora.surgery.groups import GROUPS, hashed
-from ortho_lora.surgery.surgeon import OrthoLoRA
+from ortho_lora.surgery.snapshot import Taker
 from ortho_lora.tasks.data import Split, TaskData
 from ortho_lora.training.batches import seed_of
+from ortho_lora.training.model import use_dropout
 
 Drawn = tuple[Split, list[int]]
 """The examples of a batch."""
@@ -28,7 +28,7 @@ class GroupedBatches:
 def grouped_batches(
     split: Split, batches: int, batch_size: int, *, seed: int, groups: int = GROUPS, once: bool = False
 ) -> GroupedBatches:
-    """Draw batches, the groups in turn.
+    """Draw batches, the groups in turn; fewer are the first ones of more.
 
     Which group an example falls into depends on its origin and the seed alone, so that a text is of one group in every
     task. Within a group all examples come once before any comes again. A group with fewer examples than a batch makes
@@ -70,63 +70,75 @@ def snapshot_steps(steps: int, snapshots: int) -> list[int]:
     return sorted({round(steps * place / snapshots) for place in range(1, snapshots + 1)} - {0}) if snapshots else []
 
 
-class _StoppedError(Exception):
-    """Somebody asked for the end amid a snapshot."""
+class Turn(NamedTuple):
+    """A batch of a task."""
+
+    name: str
+    held_out: bool
+    number: int  # 0 for the task's first
+    group: int  # of its texts
+    drawn: Drawn
 
 
-def snapshot_of(
-    surgeon: OrthoLoRA,
-    tasks: Sequence[TaskData],
-    loss_of: Callable[[str, Drawn], Tensor],
-    optimizer: torch.optim.Optimizer,
-    *,
-    batches: int,
-    batch_size: int,
-    seed: int,
-    stop: threading.Event,
-    sign: Callable[[], object],
-) -> Snapshot | None:
-    """How the mean gradients of tasks agree with each other, and with those of their validation texts.
+def rounds(tasks: Sequence[TaskData], batches: int, batch_size: int, *, seed: int) -> Iterator[list[Turn]]:
+    """The batches of a snapshot: in each round one of every task, then one of every task's validation texts.
 
     Args:
-        surgeon: of the tasks, in their order.
         tasks: their data.
-        loss_of: of a task, on some examples.
-        optimizer: whose metric is asked for too.
-        batches: of every task; of held-out texts at most as many, and each text once.
+        batches: of every task; of validation texts at most as many, and each text once.
         batch_size: examples of each, at most.
         seed: of the groups of texts, and of the draws.
-        stop: whether to give up.
-        sign: called before each batch.
-
-    Returns:
-        None: it was stopped.
-
-    Raises:
-        OrthoLoraError: a loss or gradient is not finite.
     """
-    held = [task.evaluation["validation"] for task in tasks]
-    learned = [task.train for task in tasks]
-    of_learned = [grouped_batches(split, batches, batch_size, seed=seed) for split in learned]
-    of_held = [grouped_batches(split, batches, batch_size, seed=seed, once=True) for split in held]
+    splits = [(task.name, False, task.train) for task in tasks]
+    splits += [(task.name, True, task.evaluation["validation"]) for task in tasks]
+    drawn = [grouped_batches(split, batches, batch_size, seed=seed, once=held) for _, held, split in splits]
+    for number in range(batches):
+        yield [
+            Turn(name, held_out, number, of.groups[number], (split, of.indices[number]))
+            for (name, held_out, split), of in zip(splits, drawn, strict=True)
+            if number < len(of.indices)
+        ]
 
-    def drawn(split: Split, grouped: GroupedBatches) -> Iterator[Drawn]:
-        for indices in grouped.indices:
-            if stop.is_set():
-                raise _StoppedError
-            sign()
-            yield split, indices
 
-    def by_task(splits: Sequence[Split], of: Sequence[GroupedBatches]) -> dict[str, Iterator[Drawn]]:
-        return dict(zip(surgeon.tasks, map(drawn, splits, of), strict=True))
+class Taking:
+    """A snapshot of a training, taken turn by turn.
 
-    def groups(of: Sequence[GroupedBatches]) -> dict[str, list[int]]:
-        return {name: grouped.groups for name, grouped in zip(surgeon.tasks, of, strict=True)}
+    The random numbers of a batch are its own, so that it does not matter which were taken before.
+    """
 
-    try:
-        return surgeon.snapshot(
-            by_task(learned, of_learned), loss_of, by_task(held, of_held), optimizer, groups(of_learned),
-            groups(of_held), seed=seed,
-        )  # fmt: skip
-    except _StoppedError:
-        return None
+    def __init__(
+        self,
+        taker: Taker,
+        model: nn.Module,
+        loss_of: Callable[[str, Drawn], Tensor],
+        put_back: Callable[[], None],
+        *,
+        encoder_dropout: bool,
+        seed: int,
+    ) -> None:
+        """Begin with nothing.
+
+        Args:
+            taker: of the gradients.
+            model: that is trained.
+            loss_of: of a task, on some examples.
+            put_back: makes buffers what they were.
+            encoder_dropout: whether the frozen encoder drops out as well.
+            seed: of dropout.
+        """
+        self.taker, self.model, self.loss_of, self.put_back = taker, model, loss_of, put_back
+        self.encoder_dropout, self.seed = encoder_dropout, seed
+        self._evaluates: bool | None = None  # whether the model is in evaluation mode; None: not set
+
+    def take(self, turn: Turn) -> None:
+        """Add the gradients of a batch, with dropout as in training; of held-out texts without."""
+        if turn.held_out != self._evaluates:
+            if turn.held_out:
+                self.model.eval()
+            else:
+                use_dropout(self.model, encoder=self.encoder_dropout)
+            self._evaluates = turn.held_out
+        purpose = "held out" if turn.held_out else "learned"
+        torch.manual_seed(seed_of(self.seed, "snapshot", "dropout", turn.name, purpose, str(turn.number)))
+        self.taker.take(turn.name, turn.group, self.loss_of(turn.name, turn.drawn), held_out=turn.held_out)
+        self.put_back()

@@ -155,7 +155,7 @@ def test_a_run_with_a_checkpoint_is_probed_there(add_run, runs_dir, open_page, m
     press(open_page("runs", run="shared"), "Probe its checkpoint")
     ((options, where, name, _),) = started
     assert (where, name) == (runs_dir, "shared-probe-2")
-    assert options[:4] == ["probe", str(runs_dir / "shared"), "--half-width", "0.05"]
+    assert options[:6] == ["probe", str(runs_dir / "shared"), "--half-width", "0.15", "--batches", "256"]
     (runs_dir / "shared" / CHECKPOINT).unlink()
     with pytest.raises(OrthoLoraError, match="only a run that has a checkpoint"):
         launcher.probe(runs_dir / "shared")

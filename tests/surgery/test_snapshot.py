@@ -11,6 +11,7 @@ from torch import nn
 from ortho_lora import OrthoLoRA, OrthoLoraError
 from ortho_lora.record.products import of_means
 from ortho_lora.surgery.groups import GROUPS, hashed
+from ortho_lora.surgery.snapshot import Taker, unchanged
 
 TASKS = ["news", "films", "tweets"]
 BATCHES = {"news": 20, "films": 19, "tweets": 16}
@@ -181,6 +182,53 @@ def test_it_changes_nothing():
     assert all(torch.equal(one, other) for one, other in zip(after[0][3], after[1][3], strict=True))
 
 
+def test_every_batch_meets_the_same_buffers():
+    """Running means follow the batches, and the next one, or the held-out texts, must not see it."""
+    loop, seen = Loop(tiny_bert()), []
+    loop.model.register_buffer("seen", torch.zeros(1))
+
+    def loss(task: str, batch: torch.Tensor) -> torch.Tensor:
+        seen.append(loop.model.seen.item())
+        loop.model.seen += 1
+        return loop.loss(task, batch)
+
+    loop.surgeon.snapshot({"news": texts(8, 1)}, loss, targets={"news": texts(9, 2)})
+    assert seen == [0.0] * 17
+
+
+def test_it_may_be_looked_at_on_the_way_and_batches_may_come_in_any_order():
+    loop = Loop(tiny_bert())
+    blocks, batches = loop.surgeon.blocks, {task: texts(12, place) for place, task in enumerate(TASKS)}
+    with unchanged(loop.model), loop.surgeon.collector.looking_away():
+        taker = Taker(blocks, TASKS, ["films"], 32)
+        for number in range(12):
+            if number == 9:
+                found = [taker.look(), taker.look()]
+            for task in TASKS:
+                assert taker.taken == number
+                taker.take(task, number, loop.loss(task, batches[task][number]))
+            taker.take("films", number, loop.loss("films", batches["news"][number]), held_out=True)
+        found.append(taker.look())
+    for of, count in zip(found, (9, 9, 12), strict=True):
+        some = {task: of_task[:count] for task, of_task in batches.items()}
+        expected = loop.surgeon.snapshot(some, loop.loss, targets={"films": batches["news"][:count]})
+        for metric in ("plain", "adamw"):
+            np.testing.assert_array_equal(of.products[metric], expected.products[metric])
+            np.testing.assert_array_equal(of.held_out[metric], expected.held_out[metric])
+        np.testing.assert_array_equal(of.losses, expected.losses)
+        assert of.batches.tolist() == of.groups.tolist() == [count] * 3
+
+
+def test_groups_without_text_are_none():
+    """Of an iterator nobody knows how many batches it has."""
+    loop = Loop(tiny_bert())
+    batches = {task: texts(9, place) for place, task in enumerate(TASKS)}
+    found = loop.surgeon.snapshot({task: iter(of) for task, of in batches.items()}, loop.loss)
+    expected = loop.surgeon.snapshot(batches, loop.loss)
+    np.testing.assert_array_equal(found.products["plain"], expected.products["plain"])
+    assert found.products["plain"].shape[0] == 1 + 9
+
+
 def test_held_out_texts_are_looked_at_in_evaluation_mode():
     loop = Loop(tiny_bert(lora_dropout=0.5))
     loop.model.train()
@@ -271,6 +319,9 @@ def test_a_loss_that_is_not_finite_is_named():
 
     with pytest.raises(OrthoLoraError, match="the loss of task 'films' is nan in batch 3"):
         loop.surgeon.snapshot(loop.batches, loss)
+    targets = {"films": loop.batches["films"]}
+    with pytest.raises(OrthoLoraError, match="the loss of task 'films' is nan in held-out batch 3"):
+        loop.surgeon.snapshot({"news": loop.batches["news"]}, loss, targets=targets)
 
 
 def test_what_is_asked_of_a_snapshot_is_there():

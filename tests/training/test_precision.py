@@ -1,120 +1,183 @@
-"""Student's intervals and the rule that stops when they are narrow."""
+"""What a snapshot tells of pairs, the rule that stops when their intervals are narrow, and the sentence at the end."""
+
+import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
-from scipy import stats
+from snapshots import known_snapshot
 
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.training.precision import FEWEST_BATCHES, LOOK_EVERY, Goal, Row, conclude, half_widths
+from ortho_lora.record.judge import Estimates, judge
+from ortho_lora.record.products import of_means
+from ortho_lora.record.snapshots import Snapshot
+from ortho_lora.training.precision import ENDLESS, Goal, conclude, looks, needed, pairs_of
 
-ROWS = [Row("B", "trec", "movies"), Row("B", "trec", "spam")]
-
-
-@given(
-    arrays(np.float64, (30, 3), elements=st.floats(-1, 1)),
-    arrays(np.bool_, (30, 3)),
-)
-def test_half_widths_are_those_of_students_interval(cosines, missing):
-    cosines[missing] = np.nan
-    for found, row in zip(half_widths(cosines), cosines.T, strict=True):
-        values = row[~np.isnan(row)]
-        if len(values) == 0:
-            assert np.isnan(found)
-        elif len(values) < FEWEST_BATCHES:
-            assert np.isinf(found)
-        else:
-            expected = stats.ttest_1samp(values, 0).confidence_interval() if values.std() > 1e-9 else None
-            wanted = (expected.high - expected.low) / 2 if expected else 0.0
-            assert found == pytest.approx(wanted, rel=1e-6, abs=1e-8)
+SIZE = 60  # coordinates
 
 
-def draw_until_reached(draw, goal, rows):
-    """The values of a probe whose batches give `draw`."""
-    taken = []
-    while len(taken) < goal.batches and not goal.is_reached(taken):
-        taken.append(draw(rows))
-    return np.array(taken)
+class Stream:
+    """Batches of tasks whose true gradients have known cosines, in 32 groups in turn."""
+
+    def __init__(self, rng, truth, share, batches):
+        """`truth`: [T, SIZE], of norm 1 or 0; `share`: of a batch's squared gradient that is the truth."""
+        self.truth = truth
+        there = np.linalg.norm(truth, axis=1)[:, None]
+        noise = rng.standard_normal((batches, *truth.shape)) * np.sqrt((1 / share - 1) / SIZE)
+        self.gradients = truth + there * noise  # [batches, T, SIZE]
+
+    def at(self, batches):
+        """A snapshot of the first batches."""
+        groups = [self.gradients[first:batches:32].mean(axis=0) for first in range(min(batches, 32))]
+        products = {metric: of_means(np.stack(groups))[:, None] for metric in ("plain", "adamw")}
+        size = len(self.truth)
+        counts = np.full(size, batches)
+        return Snapshot(
+            tasks=tuple("abcdefgh"[:size]), targets=(), blocks=((0, "query", "B"),), products=products, held_out={},
+            groups=np.minimum(counts, 32), target_groups=counts[:0], batches=counts, target_batches=counts[:0],
+            losses=np.ones(size), target_losses=np.ones(0), exact=True, of_optimizer=True,
+        )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("name", "least"), [("standard_normal", 0.935), ("standard_exponential", 0.87)], ids=["normal", "very skewed"]
-)
-@pytest.mark.parametrize(("rows", "needed"), [(1, 24), (1, 60), (6, 40)])
-def test_intervals_cover_the_mean_where_the_rule_has_stopped(name, least, rows, needed):
-    """`needed`: batches that it would take if the spread were known."""
-    rng = np.random.default_rng(0)
-    draw, mean = getattr(rng, name), float(name == "standard_exponential")
-    goal = Goal(10_000, half_width=stats.norm.ppf(0.975) / np.sqrt(needed))  # of values with variance 1
-    covered, lengths = [], []
-    for _ in range(900 // rows):
-        cosines = draw_until_reached(draw, goal, rows)
-        covered.append(np.abs(cosines.mean(axis=0) - mean) <= half_widths(cosines))
-        lengths.append(len(cosines))
-        assert half_widths(cosines).max() <= goal.half_width
-    assert np.mean(covered) >= least
-    assert needed / 2 < np.mean(lengths) < 2 * needed
+def directions(*angles):
+    found = np.zeros((len(angles), SIZE))
+    found[:, 0], found[:, 1] = np.cos(angles), np.sin(angles)
+    return found
 
 
-def test_it_looks_neither_early_nor_in_between():
-    same = np.full((100, 1), 0.3)
-    reached = [count for count in range(100) if Goal(100, 0.05).is_reached(same[:count])]
-    assert reached == list(range(FEWEST_BATCHES, 100, LOOK_EVERY))
-    assert not any(Goal(100).is_reached(same[:count]) for count in range(100))
+def test_it_looks_neither_early_nor_often():
+    found = list(looks(ENDLESS))
+    assert found[:9] == [16, 24, 32, 40, 56, 72, 96, 120, 152]
+    assert found[-1] <= ENDLESS < found[-1] * 1.26
+    assert all(one % 8 == 0 for one in found)
+    assert all(1.25 * one <= more < 1.25 * one + 8 for one, more in itertools.pairwise(found))
+    assert [taken for taken in range(1, 60) if Goal(100, 0.05).is_due(taken)] == [16, 24, 32, 40, 56]
+    assert not any(map(Goal(100).is_due, range(101)))
 
 
-def test_the_widest_of_all_rows_decides_and_those_never_measured_do_not():
-    rng = np.random.default_rng(0)
-    narrow, wide, never = 0.01 * rng.standard_normal(40), rng.standard_normal(40), np.full(40, np.nan)
-    goal = Goal(100, 0.05)
-    assert goal.is_reached(np.stack([narrow, never], 1))
-    assert not goal.is_reached(np.stack([narrow, wide], 1))
-    assert not goal.is_reached(never[:, None])
-    rarely = np.where(np.arange(40) < FEWEST_BATCHES - 1, 0.1, np.nan)
-    assert not goal.is_reached(np.stack([narrow, rarely], 1))
+@pytest.mark.parametrize("metric", ["plain", "adamw"])
+def test_pairs_are_those_of_the_snapshot_with_the_verdict_among_them(metric):
+    snapshot = known_snapshot(0)
+    found = pairs_of(snapshot, metric)
+    assert [(pair.task_i, pair.task_j) for pair in found] == [("a", "b"), ("a", "c"), ("b", "c")]
+    cosine, low, high = snapshot.cosines(metric)
+    assert (found[0].cosine, found[0].low, found[0].high) == (cosine[0, 1], low[0, 1], high[0, 1])
+    assert found[0].verdict == "conflict"
+    assert {pair[2:] for pair in found[1:]} == {(None, None, None, "not enough data")}  # c has too little text
+    assert [pair.interval for pair in found] == [f"{low[0, 1]:+.2f} to {high[0, 1]:+.2f}", "–", "–"]
+
+
+@given(st.integers(0, 30), st.integers(2, 6))
+def test_verdicts_are_those_of_the_judge_over_all_pairs(seed, size):
+    rng = np.random.default_rng(seed)
+    snapshot = Stream(rng, directions(*rng.uniform(0, np.pi, size)), 0.1, 32).at(32)
+    estimates = Estimates.of(snapshot.estimates("plain"))
+    i, j = np.triu_indices(size, 1)
+    verdicts = judge(Estimates(*(of.reshape(size, size)[i, j] for of in estimates))).verdict
+    assert [pair.verdict for pair in pairs_of(snapshot, "plain")] == verdicts.tolist()
+
+
+def test_the_widest_of_all_pairs_decides_and_those_that_nothing_is_told_of_do_not():
+    snapshot = known_snapshot(0)  # of c nothing is told
+    _, low, high = snapshot.cosines("plain")
+    half = (high - low)[0, 1] / 2
+    assert 0 < half < 0.5
+    assert Goal(100, half + 1e-9).is_reached(snapshot, "plain")
+    assert not Goal(100, half - 1e-9).is_reached(snapshot, "plain")
+    assert not Goal(100).is_reached(snapshot, "plain")
+    wide = Stream(np.random.default_rng(0), directions(0, 2, 2.5), 0.2, 64)
+    wide.gradients[:, 2] += 3 * np.random.default_rng(1).standard_normal((64, SIZE))  # c alone is not clear of noise
+    _, low, high = wide.at(64).cosines("plain")
+    assert (high - low)[0, 1] < 0.6 < (high - low)[0, 2]
+    assert not Goal(100, 0.3).is_reached(wide.at(64), "plain")
+    wide.gradients[:, 2] = 0  # no gradient, so nothing to wait for
+    assert Goal(100, 0.3).is_reached(wide.at(64), "plain")
+
+
+def test_one_end_is_no_narrow_interval_where_the_strength_is_not_known():
+    """Where a product is clearly below 0, and the squares beside it are not clear, both ends may be -1."""
+    groups = 8
+    products = np.tile(np.array([[0.02, -1.0], [-1.0, 0.02]]), (1 + groups, 1, 1))
+    products[1:, 0, 0] += 0.2 * np.resize([1, -1], groups)
+    products[1:, 1, 1] = products[1:, 0, 0]
+    snapshot = replace(
+        Stream(np.random.default_rng(0), directions(0, 2), 0.2, 16).at(16), groups=np.full(2, groups),
+        products={"plain": products[:, None]},
+    )  # fmt: skip
+    (pair,) = pairs_of(snapshot, "plain")
+    assert (pair.cosine, pair.low, pair.high) == (None, -1, -1)
+    assert not Goal(100, 0.9).is_reached(snapshot, "plain")
 
 
 def test_what_is_expected_is_about_what_it_takes():
     rng = np.random.default_rng(0)
-    goal = Goal(10_000, 0.05)
-    values = 0.05 / 1.96 * np.sqrt(200) * rng.standard_normal((400, 1))
-    assert goal.expected(values[:15]) == 0, "not known"
-    assert 120 < goal.expected(values[:80]) < 330
-    counts = range(FEWEST_BATCHES, 400, LOOK_EVERY)
-    ends = [goal.expected(values[:count]) for count in counts]
-    reached = [goal.is_reached(values[:count]) for count in counts]
-    assert reached == [end == count for count, end in zip(counts, ends, strict=True)]
-    assert all(end % LOOK_EVERY == 0 for end in ends)
-    assert Goal(90, 0.05).expected(values[:80]) == 90
-    assert Goal(90).expected(values[:80]) == 90
+    goal, over = Goal(2000, 0.12), []
+    for _ in range(8):
+        stream = Stream(rng, directions(0, 1.2, 2.0), 0.1, 2000)
+        counts = list(looks(2000))
+        ends = [goal.expected(stream.at(count), "plain") for count in counts]
+        reached = [goal.is_reached(stream.at(count), "plain") for count in counts]
+        assert reached == [end == count for count, end in zip(counts, ends, strict=True)]
+        assert set(ends) <= {*counts, 2000}
+        took = counts[reached.index(True)]
+        over += [end / took for count, end in zip(counts, ends, strict=True) if took / 2 < count < took]
+    assert 0.7 < np.median(over) < 1.4
+    assert goal.expected(None, "plain") == 0, "not known"
+    assert Goal(90, 0.01).expected(stream.at(80), "plain") == 90
+    assert Goal(90).expected(stream.at(80), "plain") == Goal(90).expected(None, "plain") == 90
+    assert needed(stream.at(16), "plain", 1e-4) is None
 
 
-def test_the_conclusion_says_how_narrow_and_which_is_the_widest():
-    rng = np.random.default_rng(0)
-    cosines = np.stack([0.2 + 0.01 * rng.standard_normal(32), -0.4 + 0.1 * rng.standard_normal(32)], 1)
-    width = half_widths(cosines)[1]
-    widest = f"that of trec – spam on branch B: {cosines[:, 1].mean():+.3f} ± {width:.3f}."
-    assert conclude(cosines, ROWS, Goal(32)) == f"32 batches of every task. The widest 95% interval is {widest}"
-    assert "enough to know every mean batch cosine to within ±0.05. The widest" in conclude(
-        cosines, ROWS, Goal(32, 0.05)
+@pytest.mark.parametrize("half_width", [0.3, 0.15])
+def test_intervals_cover_the_truth_where_the_rule_has_stopped(half_width):
+    rng = np.random.default_rng(1)
+    goal, inside, lengths = Goal(600, half_width), [], []
+    for _ in range(150):
+        truth = directions(*rng.uniform(0, np.pi, 3))
+        stream = Stream(rng, truth, 0.1, 600)
+        count = next(count for count in looks(600) if goal.is_reached(stream.at(count), "plain"))
+        _, low, high = stream.at(count).cosines("plain")
+        pairs = np.triu_indices(3, 1)
+        inside += [((low <= truth @ truth.T) & (truth @ truth.T <= high))[pairs]]
+        lengths.append(count)
+    assert np.mean(inside) > 0.92
+    assert len(set(lengths)) > 2
+
+
+def test_the_conclusion_says_what_was_taken_what_is_told_and_how_precisely():
+    stream = Stream(np.random.default_rng(3), directions(0, 0.3, 2.4), 0.2, 64)
+    snapshot = stream.at(64)
+    pairs = pairs_of(snapshot, "plain")
+    assert [pair.verdict for pair in pairs] == ["aligned", "conflict", "conflict"]
+    widest = max(pairs, key=lambda pair: pair.high - pair.low)
+    half = (widest.high - widest.low) / 2
+    taken = "64 batches of every task, in 32 groups of texts: 3 of 3 pairs are told (1 aligned, 2 conflict)."
+    width = f" The widest 95% interval is that of {widest.task_i} – {widest.task_j}: {widest.interval}"
+    assert conclude(snapshot, "plain", Goal(64)) == f"{taken}{width}."
+    assert conclude(snapshot, "plain", Goal(64, half + 0.01)) == f"{taken}{width}, within ±{half + 0.01:g} as asked."
+    more = needed(snapshot, "plain", half / 2)
+    assert 64 < more < 600
+    assert conclude(snapshot, "plain", Goal(64, half / 2)).endswith(f"; ±{half / 2:g} takes about {more:,} batches.")
+    assert conclude(snapshot, "plain", Goal(64, 1e-4)).endswith("; ±0.0001 takes more than 10,000 batches.")
+
+
+def test_the_conclusion_says_what_tells_nothing_and_why():
+    said = conclude(known_snapshot(0), "plain", Goal(24))
+    assert said.startswith("10 batches of every task, in 5 to 12 groups of texts: 1 of 3 pairs are told (1 conflict).")
+    assert said.endswith(" Too little text of c: in fewer than 8 groups it tells nothing.")
+    few = Stream(np.random.default_rng(0), directions(0, 1), 0.2, 16).at(1)
+    assert conclude(few, "plain", Goal(1)) == (
+        "1 batch of every task, in 1 group of texts: 0 of 1 pairs are told. Too little text of a, b: in fewer than 8"
+        " groups it tells nothing: take at least 8 batches."
     )
-    short = conclude(cosines, ROWS, Goal(32, 0.01))
-    assert "not enough to know every mean batch cosine to within ±0.01, which would take about" in short
-    assert f" {np.ceil(32 * (width / 0.01) ** 2):,.0f}. The widest" in short
-    assert conclude(cosines[:1], ROWS, Goal(1)) == "1 batch of every task: an interval takes at least 16."
-    assert conclude([], ROWS, Goal(1)) == "0 batches of every task: nothing was measured."
-
-
-def test_the_conclusion_says_that_a_branch_has_no_gradient():
-    never, some = np.full(16, np.nan), np.linspace(0, 0.1, 16)
-    rows = [Row("A", "trec", "movies"), Row("B", "trec", "movies")]
-    said = conclude(np.stack([never, some], 1), rows, Goal(16))
-    assert said.endswith(
-        " Branch A has no cosine: its gradients were zero, as they are wherever B = 0, and LoRA starts there."
+    snapshot = Stream(np.random.default_rng(0), directions(0, 1), 0.2, 16).at(16)
+    both = {metric: np.concatenate([0 * of, of], axis=1) for metric, of in snapshot.products.items()}
+    silent = replace(snapshot, products=both, blocks=((0, "query", "A"), (0, "query", "B")))
+    assert conclude(silent, "plain", Goal(16)).endswith(
+        " Branch A has no gradient, as wherever B = 0, and LoRA starts there."
     )
-    assert "no cosine could be measured. Branch A" in conclude(np.stack([never, never], 1), rows, Goal(16))
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from ortho_lora.tasks.data import Split, take
 from ortho_lora.training.config import load_config
 from ortho_lora.training.resume import resume
 from ortho_lora.training.session import Training, tasks_of
-from ortho_lora.training.snapshots import grouped_batches, snapshot_steps
+from ortho_lora.training.snapshots import grouped_batches, rounds, snapshot_steps
 from ortho_lora.training.train import train
 
 pytestmark = pytest.mark.usefixtures("threads")
@@ -62,6 +62,19 @@ def test_a_batch_lies_inside_one_group_and_examples_come_round_evenly(films, bat
     if not once:
         present = {hashed(film, 8, seed) for film in films}
         assert max(turns[group] for group in present) - min(turns[group] for group in present) <= 1
+
+
+@given(
+    st.lists(st.sampled_from([f"film {n}" for n in range(40)]), min_size=1, max_size=120),
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.integers(1, 9),
+    st.booleans(),
+)
+def test_fewer_batches_are_the_first_ones_of_more(films, batches, further, size, once):
+    split = split_of(films, groups=True)
+    few, many = (grouped_batches(split, of, size, seed=2, groups=8, once=once) for of in (batches, batches + further))
+    assert (few.indices, few.groups) == (many.indices[:batches], many.groups[:batches])
 
 
 def test_a_text_is_of_one_group_in_every_task():
@@ -161,6 +174,35 @@ def test_one_of_a_run_is_that_of_its_checkpoint(config, whole):
     expected = training.snapshot(12, 0, lambda: None).tables(6)["snapshots"].to_pylist()
     recorded = [row for row in content(whole)[1]["snapshots"] if row["step"] == 6]
     assert recorded == expected
+
+
+def test_it_does_not_matter_in_which_order_batches_of_different_tasks_are_taken(config, whole):
+    """With dropout, so each batch needs random numbers of its own."""
+    training = training_at(whole, config())
+    assert training.config.dropout > 0
+    expected = training.snapshot(9, 3, lambda: None)
+    turns = [turn for of_round in rounds(training.tasks, 9, training.config.batch_size, seed=3) for turn in of_round]
+    assert [turn.held_out for turn in turns[:6]] == [False] * 3 + [True] * 3
+    torch.manual_seed(17)
+    with training.taking(3) as taking:
+        for turn in sorted(turns, key=lambda turn: (turn.name, turn.held_out, turn.number)):
+            taking.take(turn)
+        found = taking.taker.look()
+    for name in ("snapshots", "snapshot_tasks"):
+        assert found.tables(6)[name].equals(expected.tables(6)[name])
+    other = training.snapshot(9, 4, lambda: None).tables(6)["snapshots"]
+    assert not other.equals(expected.tables(6)["snapshots"])
+
+
+def test_dropout_differs_from_batch_to_batch(config, whole):
+    training = training_at(whole, config(dropout=0.5))
+    ((first, *_), *_) = rounds(training.tasks, 1, 4, seed=0)
+    losses = []
+    with training.taking(0) as taking:
+        for number in (0, 0, 1):
+            taking.take(first._replace(number=number))
+        losses = taking.taker.settle()
+    assert losses[0] == losses[1] != losses[2]
 
 
 def test_a_kill_amid_one_loses_it_alone_and_a_resume_takes_it_again(config, whole, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from itertools import product
 from pathlib import Path
 from unittest.mock import patch
 
+import numpy as np
 import torch
 from models import LENGTH, VOCABULARY, WIDTH, tiny_bert
 from torch import nn
@@ -203,6 +204,42 @@ def check_nonfinite(run_dir):
     surgeon.remove()
 
 
+def check_snapshot(*, told):
+    """Of all ranks' batches together, each text in the same group everywhere, however many batches a rank has."""
+    rank, ranks = get_rank(), range(get_world_size())
+    steps = {one: range(10 + one) for one in ranks}
+    labels = {one: {task: [f"film {(3 * one + step) % 40}" for step in steps[one]] for task in TASKS} for one in ranks}
+
+    def batches(*some):
+        return {task: [batch_of(step, task, one) for one in some for step in steps[one]] for task in TASKS}
+
+    def groups(*some):  # without names: in turn, which begins anew on each rank
+        places = {task: [str(step) for one in some for step in steps[one]] for task in TASKS}
+        return {task: [of for one in some for of in labels[one][task]] for task in TASKS} if told else places
+
+    def taken(model, some, given):
+        surgeon = OrthoLoRA(model, TASKS)
+        loss = lambda task, batch: error(model(batch[0]), batch[1], task)  # noqa: E731
+        return surgeon.snapshot(batches(*some), loss, groups=given, seed=3)
+
+    with (
+        patch.object(distributed, "world_size", lambda: 1),
+        patch("ortho_lora.surgery.sums.world_size", lambda: 1),
+        patch("ortho_lora.surgery.groups._MOST_GROUPS", 0 if told else 64),
+    ):
+        expected = taken(start(), ranks, groups(*ranks))
+    for name, model, _ in wrapped(synchronised=True):
+        found = taken(model, [rank], groups(rank) if told else None)
+        assert found.batches.tolist() == expected.batches.tolist() == [21] * 3
+        assert found.groups.tolist() == expected.groups.tolist()
+        np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-5)
+        for metric in ("plain", "adamw"):
+            scale = np.abs(expected.products[metric]).max()
+            np.testing.assert_allclose(
+                found.products[metric], expected.products[metric], rtol=1e-4, atol=1e-5 * scale, err_msg=name
+            )
+
+
 def check_equal_start():
     """Ranks that were initialised apart start together."""
     model = start(seed=get_rank())
@@ -235,6 +272,8 @@ def main():
         check(way, {"method": "joint"}, missing="b")
         check(way, default, missing="b", accumulation=2)
     check(in_turn, default, lora={"use_dora": True})
+    check_snapshot(told=True)
+    check_snapshot(told=False)
     check_equal_start()
     check_nonfinite(Path(sys.argv[1]).with_name("nonfinite"))
     check_record(Path(sys.argv[1]))
