@@ -154,7 +154,8 @@ def _take(
     recorder.total = goal.expected(None, metric)
     with training.taking(seed) as taking:
         taker = taking.taker
-        for turns in rounds(training.tasks, goal.batches, training.config.batch_size, seed=seed):
+        batches = rounds(training.tasks, goal.batches, training.config.batch_size, seed=seed, step=training.place.step)
+        for turns in batches:
             for turn in turns:
                 if training.stop.is_set():
                     return taker.look() if taker.taken else None, "stopped"

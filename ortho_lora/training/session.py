@@ -327,7 +327,8 @@ class Training:
             OrthoLoraError: a loss or gradient is not finite.
         """
         with self.taking(seed) as taking:
-            for turn in chain.from_iterable(rounds(self.tasks, batches, self.config.batch_size, seed=seed)):
+            turns = rounds(self.tasks, batches, self.config.batch_size, seed=seed, step=self.place.step)
+            for turn in chain.from_iterable(turns):
                 if self.stop.is_set():
                     return None
                 sign()

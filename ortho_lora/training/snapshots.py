@@ -1,5 +1,6 @@
 """Snapshots of a training: many batches at the place where it is, each of one group of texts."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -26,7 +27,7 @@ class GroupedBatches:
 
 
 def grouped_batches(
-    split: Split, batches: int, batch_size: int, *, seed: int, groups: int = GROUPS, once: bool = False
+    split: Split, batches: int, batch_size: int, *, seed: int, step: int, groups: int = GROUPS, once: bool = False
 ) -> GroupedBatches:
     """Draw batches, the groups in turn; fewer are the first ones of more.
 
@@ -39,13 +40,14 @@ def grouped_batches(
         batches: how many.
         batch_size: examples of each, at most.
         seed: of the groups, and of the draws.
+        step: of the snapshot, so that another one meets other texts of the same groups.
         groups: m, over all tasks.
         once: take no example twice, so that there may be fewer batches.
     """
     members: dict[int, list[int]] = {}
     for index, origin in enumerate(split.origins):
         members.setdefault(hashed(origin, groups, seed), []).append(index)
-    generator = torch.Generator().manual_seed(seed_of(seed, "snapshot"))
+    generator = torch.Generator().manual_seed(seed_of(seed, "snapshot", str(step)))
     waiting: dict[int, list[int]] = {group: [] for group in sorted(members)}
     found = GroupedBatches([], [])
     rounds = 0
@@ -66,8 +68,11 @@ def grouped_batches(
 
 
 def snapshot_steps(steps: int, snapshots: int) -> list[int]:
-    """After which steps of a run its snapshots are taken: evenly spread, the last at its end."""
-    return sorted({round(steps * place / snapshots) for place in range(1, snapshots + 1)} - {0}) if snapshots else []
+    """After which steps of a run its snapshots are taken: in the middle of as many equal stretches.
+
+    None at its end, where the learning rate has mostly gone to 0 and gradients with it: for that there are probes.
+    """
+    return sorted({math.ceil(steps * (2 * place + 1) / (2 * snapshots)) for place in range(snapshots)})
 
 
 class Turn(NamedTuple):
@@ -80,18 +85,18 @@ class Turn(NamedTuple):
     drawn: Drawn
 
 
-def rounds(tasks: Sequence[TaskData], batches: int, batch_size: int, *, seed: int) -> Iterator[list[Turn]]:
+def rounds(tasks: Sequence[TaskData], batches: int, batch_size: int, *, seed: int, step: int) -> Iterator[list[Turn]]:
     """The batches of a snapshot: in each round one of every task, then one of every task's validation texts.
 
     Args:
         tasks: their data.
         batches: of every task; of validation texts at most as many, and each text once.
         batch_size: examples of each, at most.
-        seed: of the groups of texts, and of the draws.
+        seed, step: as of `grouped_batches`.
     """
     splits = [(task.name, False, task.train) for task in tasks]
     splits += [(task.name, True, task.evaluation["validation"]) for task in tasks]
-    drawn = [grouped_batches(split, batches, batch_size, seed=seed, once=held) for _, held, split in splits]
+    drawn = [grouped_batches(split, batches, batch_size, seed=seed, step=step, once=held) for _, held, split in splits]
     for number in range(batches):
         yield [
             Turn(name, held_out, number, of.groups[number], (split, of.indices[number]))

@@ -11,6 +11,7 @@ from small_runs import table
 from typer.testing import CliRunner
 
 from analysis.conflict.snapshots import snapshot_pairs
+from analysis.diagnosis.diagnose import diagnose
 from analysis.library.runs import list_runs, runs_table
 from analysis.summary import summarise
 from ortho_lora import OrthoLoRA, Recorder
@@ -54,7 +55,7 @@ def content(run_dir):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A finished run with dropout, and a snapshot of 9 batches at its end."""
+    """A finished run with dropout, and a snapshot of 9 batches."""
     return train(config(schedule="constant"), tmp_path_factory.mktemp("runs"), "whole")
 
 
@@ -96,11 +97,13 @@ def test_a_snapshot_is_recorded_and_nothing_else(run, probed):
     assert status.losses.keys() == {"trec", "movies", "movies-flip1"}
 
 
-def test_it_is_the_snapshot_that_a_training_takes_there(run, probed):
+def test_it_is_the_snapshot_that_a_training_takes_there(tmp_path):
     """With dropout, row by row."""
+    run = train(config(steps=1), tmp_path, "one")
+    found = probe(config_of(run), tmp_path, "probed", of=run, goal=Goal(9)).run_dir
     assert read_run(run).config["dropout"] > 0
     for name in ("snapshots", "snapshot_tasks"):
-        pd.testing.assert_frame_equal(table(probed.run_dir, name), table(run, name), check_exact=True)
+        pd.testing.assert_frame_equal(table(found, name), table(run, name), check_exact=True)
 
 
 def test_gradients_are_those_of_autograd_at_the_checkpoint(run, tmp_path):
@@ -114,7 +117,7 @@ def test_gradients_are_those_of_autograd_at_the_checkpoint(run, tmp_path):
 
     def means(task, split, once):
         """Of each group's batches, [32, D]; NaN: none."""
-        grouped = grouped_batches(split, 9, 4, seed=4, once=once)
+        grouped = grouped_batches(split, 9, 4, seed=4, step=3, once=once)
         assert len(set(grouped.groups)) == 9
         found = np.full((32, sum(parameter.numel() for parameter in parameters)), np.nan)
         for group, indices in zip(grouped.groups, grouped.indices, strict=True):
@@ -216,14 +219,14 @@ def test_at_the_start_only_b_is_measured(tmp_path):
 
 def test_it_stops_when_the_intervals_are_narrow(tmp_path):
     reported = []
-    twins = config(tasks=["movies", "movies@1"], snapshots=0)
+    twins = config(tasks=["spam", "spam@1"], snapshots=0)
     found = probe(twins, tmp_path, "x", goal=Goal(60, 0.4), report=reported.append)
     status = read_status(found.run_dir)
     assert status.state == "finished"
     assert found.batches == status.step == status.total in (16, 24, 32, 40)  # as many as it took
     assert ", within ±0.4 as asked. Branch A has" in status.message
     ((one, other, cosine, low, high, verdict),) = found.pairs
-    assert (one, other, verdict) == ("movies", "movies-flip1", "conflict")
+    assert (one, other, verdict) == ("spam", "spam-flip1", "conflict")
     assert low <= cosine <= high < 0
     assert (high - low) / 2 <= 0.4
     assert [of.step for of in reported if of.phase == "probing"] == [
@@ -261,7 +264,7 @@ def test_the_command_prints_json(run):
     pairs = found.pop("pairs")
     assert found == {"probe": str(run.parent / "json"), "step": 3, "batches": 9, "metric": "adamw"}
     assert [list(pair) for pair in pairs] == [["task_i", "task_j", "cosine", "low", "high", "verdict"]] * 3
-    known = snapshot_pairs(run)
+    known = snapshot_pairs(run.parent / "json")
     for pair, row in zip(pairs, known.to_dict("records"), strict=True):
         assert (pair["task_i"], pair["task_j"], pair["verdict"]) == (row["task_i"], row["task_j"], row["verdict"])
         for name in ("cosine", "low", "high"):
@@ -350,8 +353,17 @@ def test_the_record_is_read_like_that_of_a_run(run, probed):
     assert frame.loc["whole", "method"] == "ortho-lora"
     document = summarise(probed.run_dir)
     assert (document["probe"], document["step"], document["total"]) == ("at step 3 of run whole", 9, 9)
-    assert document["snapshots"] == summarise(run)["snapshots"]
     assert [(of["task_i"], of["task_j"], of["verdict"]) for of in document["snapshots"]] == [
         (pair.task_i, pair.task_j, pair.verdict) for pair in probed.pairs
     ]
     json.dumps(document, allow_nan=False)
+    diagnosis = diagnose(probed.run_dir)
+    assert (diagnosis.probe, diagnosis.snapshots, diagnosis.outcomes) == ("at step 3 of run whole", (3,), ())
+    assert diagnosis.summary.startswith("Probe at step 3 of run whole: ")
+    assert [(of.task_i, of.task_j, of.verdict) for of in diagnosis.pairs] == [
+        (pair.task_i, pair.task_j, pair.verdict) for pair in probed.pairs
+    ]
+    for pair, said in zip(diagnosis.pairs, probed.pairs, strict=True):
+        for one, other in ((pair.cosine, said.cosine), (pair.low, said.low), (pair.high, said.high)):
+            assert (one is None) == (other is None)
+            assert one is None or one == pytest.approx(other, abs=1e-6)

@@ -44,7 +44,7 @@ def split_of(origins, groups=False):
 )
 def test_a_batch_lies_inside_one_group_and_examples_come_round_evenly(films, batches, size, once, seed):
     split = split_of(films, groups=True)
-    found = grouped_batches(split, batches, size, seed=seed, groups=8, once=once)
+    found = grouped_batches(split, batches, size, seed=seed, step=3, groups=8, once=once)
     for indices, group in zip(found.indices, found.groups, strict=True):
         assert 0 < len(indices) <= size
         assert len(set(indices)) == len(indices)
@@ -73,7 +73,9 @@ def test_a_batch_lies_inside_one_group_and_examples_come_round_evenly(films, bat
 )
 def test_fewer_batches_are_the_first_ones_of_more(films, batches, further, size, once):
     split = split_of(films, groups=True)
-    few, many = (grouped_batches(split, of, size, seed=2, groups=8, once=once) for of in (batches, batches + further))
+    few, many = (
+        grouped_batches(split, of, size, seed=2, step=0, groups=8, once=once) for of in (batches, batches + further)
+    )
     assert (few.indices, few.groups) == (many.indices[:batches], many.groups[:batches])
 
 
@@ -81,8 +83,8 @@ def test_a_text_is_of_one_group_in_every_task():
     shared = [f"a text {n}" for n in range(50)]
     one, other = split_of(shared), split_of([text.upper() for text in reversed(shared)])
     of_text = []
-    for split in (one, other):
-        found = grouped_batches(split, 64, 4, seed=3, once=True)
+    for split, step in ((one, 0), (other, 1)):  # and at every place
+        found = grouped_batches(split, 64, 4, seed=3, step=step, once=True)
         of_text.append(
             {split.keys[i]: group for of, group in zip(found.indices, found.groups, strict=True) for i in of}
         )
@@ -90,10 +92,11 @@ def test_a_text_is_of_one_group_in_every_task():
     assert len(of_text[0]) == 50
 
 
-def test_they_are_spread_over_a_run_and_end_it():
-    assert snapshot_steps(200, 4) == [50, 100, 150, 200]
-    assert snapshot_steps(7, 2) == [4, 7]
+def test_they_are_spread_over_a_run_and_none_at_its_end():
+    assert snapshot_steps(200, 4) == [25, 75, 125, 175]
+    assert snapshot_steps(7, 2) == [2, 6]
     assert snapshot_steps(2, 5) == [1, 2]
+    assert snapshot_steps(1, 1) == [1]
     assert snapshot_steps(9, 0) == []
 
 
@@ -118,7 +121,7 @@ def whole(config, tmp_path_factory):
 def test_a_training_does_not_notice_them(config, whole, tmp_path):
     _, tables, tensors = content(whole)
     _, without, same = content(train(config(snapshots=0), tmp_path, "without"))
-    assert {row["step"] for row in tables["snapshots"]} == {row["step"] for row in tables["snapshot_tasks"]} == {3, 6}
+    assert {row["step"] for row in tables["snapshots"]} == {row["step"] for row in tables["snapshot_tasks"]} == {2, 5}
     assert not without.pop("snapshots") + without.pop("snapshot_tasks")
     assert {name: rows for name, rows in tables.items() if name in without} == without
     assert tensors == same
@@ -154,7 +157,7 @@ def training_at(run_dir, settings):
 
 def group_means(training, place, split, once):
     """Mean gradient over each group's batches, all blocks in a row, [m, D]; NaN where there is none."""
-    grouped = grouped_batches(split, 12, training.config.batch_size, seed=5, once=once)
+    grouped = grouped_batches(split, 12, training.config.batch_size, seed=5, step=6, once=once)
     name, parameters = training.tasks[place].name, [b.parameter for b in training.groups[0].surgeon.blocks]
     order = list(dict.fromkeys(grouped.groups))
     rows = []
@@ -168,12 +171,11 @@ def group_means(training, place, split, once):
     return torch.stack(rows)
 
 
-def test_one_of_a_run_is_that_of_its_checkpoint(config, whole):
-    training = training_at(whole, config())
-    assert training.place.step == 6
-    expected = training.snapshot(12, 0, lambda: None).tables(6)["snapshots"].to_pylist()
-    recorded = [row for row in content(whole)[1]["snapshots"] if row["step"] == 6]
-    assert recorded == expected
+def test_one_of_a_run_is_that_of_its_checkpoint(config, tmp_path):
+    run = train(config(steps=1), tmp_path, "one")
+    training = training_at(run, config(steps=1))
+    expected = training.snapshot(12, 0, lambda: None).tables(1)["snapshots"].to_pylist()
+    assert content(run)[1]["snapshots"] == expected
 
 
 def test_it_does_not_matter_in_which_order_batches_of_different_tasks_are_taken(config, whole):
@@ -181,7 +183,7 @@ def test_it_does_not_matter_in_which_order_batches_of_different_tasks_are_taken(
     training = training_at(whole, config())
     assert training.config.dropout > 0
     expected = training.snapshot(9, 3, lambda: None)
-    turns = [turn for of_round in rounds(training.tasks, 9, training.config.batch_size, seed=3) for turn in of_round]
+    turns = [turn for of_round in rounds(training.tasks, 9, 4, seed=3, step=6) for turn in of_round]
     assert [turn.held_out for turn in turns[:6]] == [False] * 3 + [True] * 3
     torch.manual_seed(17)
     with training.taking(3) as taking:
@@ -196,7 +198,7 @@ def test_it_does_not_matter_in_which_order_batches_of_different_tasks_are_taken(
 
 def test_dropout_differs_from_batch_to_batch(config, whole):
     training = training_at(whole, config(dropout=0.5))
-    ((first, *_), *_) = rounds(training.tasks, 1, 4, seed=0)
+    ((first, *_), *_) = rounds(training.tasks, 1, 4, seed=0, step=6)
     losses = []
     with training.taking(0) as taking:
         for number in (0, 0, 1):
@@ -210,25 +212,25 @@ def test_a_kill_amid_one_loses_it_alone_and_a_resume_takes_it_again(config, whol
 
     def fail(self, *args):
         calls[self.place.step] += 1
-        if calls[6] == 20:
+        if calls[5] == 20:
             raise PowerCutError
         return plain(self, *args)
 
     with monkeypatch.context() as patch, pytest.raises(PowerCutError):  # noqa: PT012
         patch.setattr(Training, "_loss_of", fail)
         train(config(), tmp_path, "cut")
-    assert {row["step"] for row in content(tmp_path / "cut")[1]["snapshots"]} == {3}
+    assert {row["step"] for row in content(tmp_path / "cut")[1]["snapshots"]} == {2}
     resume(tmp_path / "cut")
     assert content(tmp_path / "cut")[0] == content(whole)[0]
 
 
 def test_who_stops_amid_one_stops_at_once_and_it_is_taken_later(config, whole, tmp_path):
     def stop(status):
-        if status.step == 3 and status.phase == "snapshot":
+        if status.step == 2 and status.phase == "snapshot":
             signal.raise_signal(signal.SIGINT)
 
     train(config(), tmp_path, "stopped", report=stop)
-    assert (read_status(tmp_path / "stopped").state, read_status(tmp_path / "stopped").step) == ("stopped", 3)
+    assert (read_status(tmp_path / "stopped").state, read_status(tmp_path / "stopped").step) == ("stopped", 2)
     assert not content(tmp_path / "stopped")[1]["snapshots"]
     resume(tmp_path / "stopped")
     assert content(tmp_path / "stopped")[0] == content(whole)[0]
