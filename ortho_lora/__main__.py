@@ -226,7 +226,7 @@ def _conclude(said: Path | str) -> None:
 
 
 def _print_pairs(pairs: Sequence[Pair]) -> None:
-    table = Table(box=SIMPLE_HEAD)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in ("tasks", "verdict"):
         table.add_column(name)
     for name in ("cosine", "95% interval"):
