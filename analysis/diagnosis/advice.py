@@ -32,7 +32,11 @@ def advise(info: RunInfo, pairs: Sequence[Pair], outcomes: Sequence[Outcome]) ->
     short = [pair for pair in pairs if pair.verdict == "not enough data"]
     suggestions = [*_separate(info, pairs), *_rank(info, conflicts, outcomes), *_weights(pairs)]
     if short:
-        more = "Record more steps" if short[0].branches[0].snapshot is None else "Take a snapshot of more batches"
+        more = (
+            "Take snapshots (snapshots: 4), or probe this run,"
+            if short[0].branches[0].snapshot is None
+            else "Take a snapshot of more batches"
+        )
         suggestions.append(
             Suggestion(
                 "more data",

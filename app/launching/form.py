@@ -23,7 +23,7 @@ GROUPS = {
     ),
     "Evaluation, recording": (
         "eval_every", "eval_examples", "selection_share", "eval_batch_size", "snapshots", "snapshot_batches",
-        "record_every", "checkpoint_every", "flush_rows", "flush_seconds",
+        "snapshot_held_out", "record_every", "checkpoint_every", "flush_rows", "flush_seconds",
     ),
     "Machine": ("gradient_mode", "precision", "device", "threads"),
 }  # fmt: skip

@@ -86,9 +86,11 @@ class Config(Strict):
     eval_batch_size: int = Field(64, ge=1)
     """Examples a forward pass in evaluation."""
     snapshots: int = Field(0, ge=0, le=1000)
-    """How often to measure, at one place, how the tasks' mean gradients agree; spread over the run, one at its end."""
+    """How often to measure, at one place, how the tasks' mean gradients agree, each amid an equal part of the run."""
     snapshot_batches: int = Field(64, ge=8, le=100_000)
-    """Batches of every task in a snapshot, which costs about as many steps; and at most as many of held-out texts."""
+    """Batches of every task in a snapshot, which costs about as many steps."""
+    snapshot_held_out: int | None = Field(None, ge=0, le=100_000)
+    """Batches of every task's validation texts beside them, which cost as much, at most; null: as many; 0: none."""
     record_every: int = Field(1, ge=1)
     """Steps between records of gradients; losses are recorded in every step."""
     checkpoint_every: int | None = Field(100, ge=1)

@@ -305,20 +305,24 @@ class Training:
         """Take a snapshot; none where the run is stopped meanwhile."""
         started = time.perf_counter()
         self._say("running", "snapshot")
-        found = self.snapshot(self.config.snapshot_batches, self.config.seed, self._say_progress)
+        batches, held_out = self.config.snapshot_batches, self.config.snapshot_held_out
+        found = self.snapshot(batches, self.config.seed, self._say_progress, held_out)
         if found is not None:
             self.recorder.add_snapshot(self.place.step, found)
             self.recorder.flush()
             self.place.snapshot = self.place.step
             self.place.snapshot_seconds = time.perf_counter() - started
 
-    def snapshot(self, batches: int, seed: int, sign: Callable[[], object]) -> Snapshot | None:
+    def snapshot(
+        self, batches: int, seed: int, sign: Callable[[], object], held_out: int | None = None
+    ) -> Snapshot | None:
         """How the tasks' mean gradients agree here, and with those of held-out texts; nothing of the training changes.
 
         Args:
-            batches: of every task; of held-out texts at most as many, and each text once.
+            batches: of every task.
             seed: of the groups of texts, of the draws, and of dropout.
             sign: called before each batch.
+            held_out: batches of validation texts, as of `rounds`.
 
         Returns:
             None: it was stopped.
@@ -326,8 +330,9 @@ class Training:
         Raises:
             OrthoLoraError: a loss or gradient is not finite.
         """
-        with self.taking(seed) as taking:
-            turns = rounds(self.tasks, batches, self.config.batch_size, seed=seed, step=self.place.step)
+        with self.taking(seed, held_out=held_out != 0) as taking:
+            size, step = self.config.batch_size, self.place.step
+            turns = rounds(self.tasks, batches, size, seed=seed, step=step, held_out=held_out)
             for turn in chain.from_iterable(turns):
                 if self.stop.is_set():
                     return None
@@ -336,12 +341,17 @@ class Training:
             return taking.taker.look()
 
     @contextmanager
-    def taking(self, seed: int) -> Iterator[Taking]:
-        """A snapshot to be taken turn by turn; all that it changes is put back at the end. `seed`: as of `rounds`."""
+    def taking(self, seed: int, *, held_out: bool = True) -> Iterator[Taking]:
+        """A snapshot to be taken turn by turn; all that it changes is put back at the end.
+
+        Args:
+            seed: as of `rounds`.
+            held_out: whether there are turns of validation texts.
+        """
         surgeon, dropout = self.groups[0].surgeon, self.config.encoder_dropout
         with unchanged(self.model) as put_back, surgeon.collector.looking_away():
             taker = Taker(
-                surgeon.blocks, surgeon.tasks, surgeon.tasks, GROUPS, optimizer=self.optimizer,
+                surgeon.blocks, surgeon.tasks, surgeon.tasks if held_out else (), GROUPS, optimizer=self.optimizer,
                 loss_weights=surgeon.loss_weights, seed=seed,
             )  # fmt: skip
             yield Taking(taker, self.model, self._loss_of, put_back, encoder_dropout=dropout, seed=seed)

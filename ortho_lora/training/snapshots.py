@@ -85,22 +85,28 @@ class Turn(NamedTuple):
     drawn: Drawn
 
 
-def rounds(tasks: Sequence[TaskData], batches: int, batch_size: int, *, seed: int, step: int) -> Iterator[list[Turn]]:
+def rounds(
+    tasks: Sequence[TaskData], batches: int, batch_size: int, *, seed: int, step: int, held_out: int | None = None
+) -> Iterator[list[Turn]]:
     """The batches of a snapshot: in each round one of every task, then one of every task's validation texts.
 
     Args:
         tasks: their data.
-        batches: of every task; of validation texts at most as many, and each text once.
+        batches: of every task.
         batch_size: examples of each, at most.
         seed, step: as of `grouped_batches`.
+        held_out: batches of validation texts, at most, and each text once; None: as many as of the others; 0: none.
     """
+    most = {False: batches, True: batches if held_out is None else held_out}
     splits = [(task.name, False, task.train) for task in tasks]
-    splits += [(task.name, True, task.evaluation["validation"]) for task in tasks]
-    drawn = [grouped_batches(split, batches, batch_size, seed=seed, step=step, once=held) for _, held, split in splits]
-    for number in range(batches):
+    splits += [(task.name, True, task.evaluation["validation"]) for task in tasks if most[True]]
+    drawn = [
+        grouped_batches(split, most[held], batch_size, seed=seed, step=step, once=held) for _, held, split in splits
+    ]
+    for number in range(max(most.values())):
         yield [
-            Turn(name, held_out, number, of.groups[number], (split, of.indices[number]))
-            for (name, held_out, split), of in zip(splits, drawn, strict=True)
+            Turn(name, held, number, of.groups[number], (split, of.indices[number]))
+            for (name, held, split), of in zip(splits, drawn, strict=True)
             if number < len(of.indices)
         ]
 

@@ -81,7 +81,7 @@ def test_too_few_steps_are_called_that(add, open_page):
     test = open_page("diagnosis")
     assert not test.exception
     assert "not enough data" in test.warning[0].value
-    assert "Record more steps" in words(test)
+    assert "Take snapshots" in words(test)
 
 
 def test_a_probe_is_told_in_its_own_words(add, open_page):

@@ -178,6 +178,24 @@ def test_one_of_a_run_is_that_of_its_checkpoint(config, tmp_path):
     assert content(run)[1]["snapshots"] == expected
 
 
+def test_held_out_texts_can_be_left_out_or_be_few(config, whole):
+    training = training_at(whole, config())
+    every, none, few = (training.snapshot(9, 3, lambda: None, held_out) for held_out in (None, 0, 2))
+    assert (none.targets, few.targets) == ((), every.targets)
+    assert few.target_batches.tolist() == [2, 2, 2]
+    for other in (none, few):
+        scale = np.abs(every.products["plain"]).max()
+        np.testing.assert_allclose(other.products["plain"], every.products["plain"], atol=1e-6 * scale)
+    turns = [turn for of_round in rounds(training.tasks, 1, 4, seed=3, step=6, held_out=3) for turn in of_round]
+    assert [turn.held_out for turn in turns].count(True) == 9
+    assert not table_of_targets(none)
+    assert table_of_targets(few)
+
+
+def table_of_targets(snapshot):
+    return [row for row in snapshot.tables(0)["snapshots"].to_pylist() if row["target"]]
+
+
 def test_it_does_not_matter_in_which_order_batches_of_different_tasks_are_taken(config, whole):
     """With dropout, so each batch needs random numbers of its own."""
     training = training_at(whole, config())
