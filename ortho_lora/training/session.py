@@ -354,7 +354,8 @@ class Training:
                 surgeon.blocks, surgeon.tasks, surgeon.tasks if held_out else (), GROUPS, optimizer=self.optimizer,
                 loss_weights=surgeon.loss_weights, seed=seed,
             )  # fmt: skip
-            yield Taking(taker, self.model, self._loss_of, put_back, encoder_dropout=dropout, seed=seed)
+            chance = seed_of(seed, "snapshot", "dropout", str(self.place.step))
+            yield Taking(taker, self.model, self._loss_of, put_back, encoder_dropout=dropout, seed=chance)
 
     def _loss_of(self, name: str, drawn: Drawn) -> Tensor:
         split = take(*drawn)

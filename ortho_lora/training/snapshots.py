@@ -150,6 +150,6 @@ class Taking:
                 use_dropout(self.model, encoder=self.encoder_dropout)
             self._evaluates = turn.held_out
         purpose = "held out" if turn.held_out else "learned"
-        torch.manual_seed(seed_of(self.seed, "snapshot", "dropout", turn.name, purpose, str(turn.number)))
+        torch.manual_seed(seed_of(self.seed, turn.name, purpose, str(turn.number)))
         self.taker.take(turn.name, turn.group, self.loss_of(turn.name, turn.drawn), held_out=turn.held_out)
         self.put_back()
