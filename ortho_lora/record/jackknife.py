@@ -64,9 +64,11 @@ class Cosines:
         low, high = np.minimum(*ends), np.maximum(*ends)
         # Where the scale is not clear of 0 it is all rho but those between the ends, which are on both sides of 0 where
         # 0 is not among them; then the sign is the product's.
+        # Where they lie beyond -1 and 1, no rho agrees with a scale so small: only the sign is known.
         bounded, signed = curve > 0, rest > 0
-        found_low = np.where(bounded, low, np.where(signed & (self.product > 0), high, -1.0))
-        found_high = np.where(bounded, high, np.where(signed & (self.product < 0), low, 1.0))
+        least, most = np.where(high > 1, 0.0, high), np.where(low < -1, 0.0, low)
+        found_low = np.where(bounded, low, np.where(signed & (self.product > 0), least, -1.0))
+        found_high = np.where(bounded, high, np.where(signed & (self.product < 0), most, 1.0))
         unknown = np.isnan(self.product)
         return np.where(unknown, np.nan, np.clip(found_low, -1, 1)), np.where(
             unknown, np.nan, np.clip(found_high, -1, 1)

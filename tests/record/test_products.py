@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from ortho_lora.record.jackknife import Cosines
 from ortho_lora.record.products import FEWEST_GROUPS, cosines, of_means, transfers
 
 
@@ -121,3 +122,12 @@ def test_the_effect_of_a_step_on_held_out_texts_is_told_with_its_error(rng):
         inside += low[0] <= truth <= high[0]
     assert np.mean(values) == pytest.approx(truth, abs=4 * np.std(values) / 20)
     assert 364 <= inside <= 396
+
+
+@pytest.mark.parametrize(("product", "ends"), [(-1.0, (-1.0, 0.0)), (1.0, (0.0, 1.0))])
+def test_where_no_cosine_agrees_with_a_scale_so_small_only_the_sign_is_known(product, ends):
+    scale, variance = np.array([0.1]), np.array([0.01])
+    found = Cosines(np.array([product]), scale, variance, np.zeros(1), variance, np.array([15.0]))
+    assert np.isnan(found.value)
+    assert tuple(float(end[0]) for end in found.interval()) == ends
+    assert found.p_value() < 1e-6
