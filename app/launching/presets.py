@@ -15,11 +15,14 @@ PRESETS = {
         "Three real tasks, and a twin of one of them whose labels are flipped in 7 of 10 texts: one true conflict among"
         " tasks that merely differ. About a minute on two cores.",
         {
-            "tasks": ["trec", "tweets", "movies", "movies@0.7"],
+            "tasks": ["trec", "tweets", "spam", "spam@0.7"],
             "dropout": 0.0,  # so that the twin sees exactly what its original sees
-            "steps": 60,
+            "steps": 40,
             "learning_rate": 2e-3,
-            "eval_examples": 256,
+            "snapshots": 1,
+            "snapshot_batches": 40,
+            "snapshot_held_out": 0,
+            "eval_examples": 128,
         },
     ),
     "Paper": Preset(

@@ -86,7 +86,7 @@ class Config(Strict):
     eval_batch_size: int = Field(64, ge=1)
     """Examples a forward pass in evaluation."""
     snapshots: int = Field(0, ge=0, le=1000)
-    """How often to measure, at one place, how the tasks' mean gradients agree, each amid an equal part of the run."""
+    """How often to measure, at one place, how mean gradients agree: amid each of so many equal parts of the run."""
     snapshot_batches: int = Field(64, ge=8, le=100_000)
     """Batches of every task in a snapshot, which costs about as many steps."""
     snapshot_held_out: int | None = Field(None, ge=0, le=100_000)
@@ -154,8 +154,6 @@ class Config(Strict):
             raise ValueError(f"warmup_steps is {self.warmup_steps}: expected fewer than the {self.steps} steps")
         if self.method == "single" and (self.rule or self.scope or self.branches):
             raise ValueError("method 'single' has nothing to project: leave rule, scope and branches out")
-        if self.snapshots and (self.method == "single" or len(self.tasks) < 2):
-            raise ValueError(f"snapshots is {self.snapshots}: expected 0 where no two tasks share an adapter")
         if self.order == "mean" and len(self.tasks) > LARGEST_MEAN:
             raise ValueError(
                 f"order 'mean' goes through every order of {len(self.tasks)} tasks: expected at most {LARGEST_MEAN}"
@@ -167,6 +165,11 @@ class Config(Strict):
     def effective(self) -> Method:
         """The method with the parts of it that are given apart."""
         return METHODS[self.method].changed(self.rule, self.scope, self.branches)
+
+    @property
+    def snapshots_taken(self) -> int:
+        """None where no two tasks share an adapter: there are no gradients to compare."""
+        return 0 if self.method == "single" or len(self.tasks) < 2 else self.snapshots
 
     @property
     def label(self) -> str:

@@ -32,7 +32,7 @@ class Estimate(BaseModel):
         """Seconds of a run; a batch of a snapshot, of held-out texts too, is taken to cost as much as a step."""
         evaluations = len({*range(0, config.steps, config.eval_every), config.steps})
         held_out = config.snapshot_batches if config.snapshot_held_out is None else config.snapshot_held_out
-        steps = config.steps + config.snapshots * (config.snapshot_batches + held_out)
+        steps = config.steps + config.snapshots_taken * (config.snapshot_batches + held_out)
         return self.loading + steps * self.step + evaluations * self.evaluation
 
 

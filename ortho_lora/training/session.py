@@ -100,7 +100,7 @@ class Training:
         self.groups = [Group(name, of, self._surgeon(name, of)) for name, of in zip(names, members, strict=True)]
         self.mode = _gradient_mode(config, self.groups)
         self.sampler = TaskSampler(tasks, config.batch_size, config.seed)
-        self.snapshot_steps = snapshot_steps(config.steps, config.snapshots)
+        self.snapshot_steps = snapshot_steps(config.steps, config.snapshots_taken)
         self.subsets = evaluation_subsets(tasks, config.eval_examples)
         lora = [block.parameter for group in self.groups for block in group.surgeon.blocks]
         heads = self.model.head_parameters()
@@ -144,6 +144,8 @@ class Training:
         self.recorder = recorder
         try:
             log.info("%s on %s, %s gradients", config.label, self.device, self.mode)
+            if config.snapshots > config.snapshots_taken:
+                log.info("no snapshots: no two tasks share an adapter")
             while not self.stop.is_set():
                 if self._evaluation_is_due():
                     self._evaluate()

@@ -329,9 +329,9 @@ def test_a_run_without_a_checkpoint_is_refused(tmp_path, run, probed):
 def test_what_shares_no_adapter_is_refused_before_anything_is_loaded(tmp_path, monkeypatch, run):
     monkeypatch.setattr("ortho_lora.training.probe.tasks_of", lambda *of: pytest.fail("data were loaded"))
     with pytest.raises(OrthoLoraError, match="'single' gives each task an adapter of its own, where no gradients meet"):
-        probe(config(method="single", snapshots=0), tmp_path / "runs")
+        probe(config(method="single"), tmp_path / "runs")
     with pytest.raises(OrthoLoraError, match="tasks: only trec given, expected at least two"):
-        probe(config(tasks=["trec"], snapshots=0), tmp_path / "runs")
+        probe(config(tasks=["trec"]), tmp_path / "runs")
     with pytest.raises(OrthoLoraError, match="run 'whole' exists in"):
         probe(config(), run.parent, "whole")
     assert not (tmp_path / "runs").exists()
