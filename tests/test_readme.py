@@ -193,7 +193,7 @@ def test_the_record_is_read_as_shown(tmp_path, monkeypatch, capsys):
 def test_the_record_is_exported_and_reported_as_shown(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     problem = Problem(tiny_bert(), [4, 4])
-    problem.tasks = ["movies", "movies-flip0.7"]
+    problem.tasks = ["spam", "spam-flip0.7"]
     for run in ("demo", "joint", "mine"):
         with Recorder(f"runs/{run}") as recorder:
             surgeon = OrthoLoRA(problem.model, problem.tasks, recorder=recorder)

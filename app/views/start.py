@@ -19,9 +19,8 @@ from ortho_lora.record.schema import default_runs_dir
 
 LATEST = 5
 SHIPPED = {
-    "branch": "B", "task_i": "movies", "task_j": "movies-flip0.7", "verdict": "conflict", "steps": 60, "q": 0.001,
-    "cosine": -0.39, "cosine_low": -0.47, "cosine_high": -0.30, "more": 0.0, "cos_before": -0.39, "cos_low": -0.43,
-    "cos_high": -0.35, "rate_before": 0.85, "rate_low": 0.81, "rate_high": 0.88, "shares_texts": True,
+    "branch": "both", "task_i": "tweets", "task_j": "spam-flip0.7", "verdict": "conflict", "snapshot": 20, "steps": 0,
+    "q": 0.0002, "cosine": -0.15, "cosine_low": -0.26, "cosine_high": -0.08, "more": 0.0, "shares_texts": False,
 }  # fmt: skip
 """As of `queries.task_matrix`, of the demo run (examples/demo.yaml, seed 0), for where there is no run."""
 
@@ -76,7 +75,8 @@ def _worst(runs: list[Run]) -> tuple[Run | None, dict[Any, Any]]:
             continue  # its own pages say what is wrong with it
         found = found[(found["steps"] > 0) | found["snapshot"].notna()]
         if len(found):
-            return run, worst_row(found)
+            real = found[~found["shares_texts"].astype(bool)]  # a twin is no news
+            return run, worst_row(real if len(real) else found)
     return None, SHIPPED
 
 

@@ -99,10 +99,10 @@ def test_changes_are_named_and_put_back(open_page):
     test = open_page("launch")
     test.number_input(key="launch-steps").set_value(20)
     test.text_input(key="launch-clip").set_value("1").run()
-    assert "Steps: 60 → 20" in words(test)
+    assert "Steps: 40 → 20" in words(test)
     assert "Clip: null → 1" in words(test)
     button(test, "Put back").click().run()
-    assert test.number_input(key="launch-steps").value == 60
+    assert test.number_input(key="launch-steps").value == 40
     assert "Changed from" not in words(test)
 
 
@@ -112,7 +112,7 @@ def test_changes_are_named_and_put_back(open_page):
         ("launch-learning_rate", "-1", "learning_rate: -1 given; input should be greater than 0"),
         ("launch-learning_rate", "fast", "learning_rate: 'fast' given"),
         ("launch-learning_rate", "[1", "learning_rate: '[1' given"),
-        ("launch-warmup_steps", 60, "warmup_steps is 60: expected fewer than the 60 steps"),
+        ("launch-warmup_steps", 40, "warmup_steps is 40: expected fewer than the 40 steps"),
         ("launch-tasks", ["trek"], "'trek' given, expected one of trec, spam, tweets, movies, news; nearest: 'trec'"),
         ("launch-tasks", ["movies@2"], "less than or equal to 1"),
         ("launch-tasks", ["movies@much"], "rho: 'much' given"),
@@ -332,9 +332,9 @@ def test_estimate_is_of_the_form_as_it_is(open_page, monkeypatch):
     monkeypatch.setattr("app.launching.timing.estimate", lambda config: Estimate(loading=10, step=2, evaluation=5))
     test = open_page("launch")
     button(test, "Estimate the time").click().run()
-    assert "About 2 min" in words(test)  # 10 + 60 x 2 + 4 x 5
+    assert "About 3 min" in words(test)  # 10 + (40 + 40) x 2 + 3 x 5
     test.number_input(key="launch-steps").set_value(1000).run()
-    assert "About 38 min" in words(test)
+    assert "About 39 min" in words(test)  # 10 + (1000 + 40) x 2 + 51 x 5
     test.number_input(key="launch-batch_size").set_value(64).run()
     assert "changed since the time was estimated" in words(test)
 

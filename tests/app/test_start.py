@@ -21,7 +21,7 @@ def test_without_a_run_the_picture_is_the_shipped_one_and_says_so(runs_dir, open
     test = open_page("start")
     assert not test.exception
     assert "the demo run that comes with this project" in words(test)
-    assert "movies against movies\\-flip0\\.7" in words(test)
+    assert "tweets against spam\\-flip0\\.7" in words(test)
     assert "make app" in words(test)
     assert not runs_dir.exists()  # looking writes nothing
 
