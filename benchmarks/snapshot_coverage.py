@@ -11,22 +11,27 @@ share half of their noise. Norms lie between 1 and 20.
 - covered: intervals that hold the true cosine, of all pairs of different tasks.
 - narrow: of those narrower than 0.5, and how many of all those are.
 - width: their median.
-- bias: mean error of U_ij over all pairs, in standard errors of U_ij (of one snapshot, not of the mean).
+- bias: mean error of U_ij over all pairs, norms taken out, in its standard deviation from snapshot to snapshot.
 - wrong: pairs at a cosine of 0 or more told as conflicts, or at 0 or less as aligned, by the judge, of those told.
+
+A second table pools all settings, by the true cosine.
 """
 
 import itertools
 import json
+from collections.abc import Sequence
 from typing import Annotated, NamedTuple
 
 import numpy as np
 import typer
+from numpy.typing import NDArray
 
 from ortho_lora.record.jackknife import Floats
 from ortho_lora.record.judge import Estimates, judge
 from ortho_lora.record.products import cosines, of_means
 
 BATCH, DIMENSIONS, MOST_GROUPS = 16, 128, 32
+COUNTS = (16, 64, 256)  # of batches
 
 
 class Setting(NamedTuple):
@@ -52,36 +57,72 @@ class Shares(NamedTuple):
     told: float
 
 
+class Pairs(NamedTuple):
+    """Of a snapshot, or of many."""
+
+    truth: Floats  # the cosine
+    low: Floats  # the interval's ends
+    high: Floats
+    p: Floats
+    error: Floats  # of U_ij, norms taken out
+
+    @property
+    def inside(self) -> NDArray[np.bool_]:
+        return (self.low <= self.truth) & (self.truth <= self.high)
+
+    @property
+    def narrow(self) -> NDArray[np.bool_]:
+        return self.high - self.low < 0.5
+
+
 SETTINGS = [
-    *(Setting(n, share) for share in (0.01, 0.05, 0.2) for n in (16, 64, 256)),
-    *(Setting(n, 0.05, tasks) for tasks in (2, 10) for n in (16, 64, 256)),
-    *(Setting(n, 0.05, texts=texts) for texts in (250, 1000) for n in (64, 256)),
-    *(Setting(n, share, texts=texts, shared=True) for share in (0.05, 0.2) for texts in (250, 5000) for n in (64, 256)),
+    *(Setting(n, share) for share in (0.01, 0.05, 0.2) for n in COUNTS),
+    *(Setting(n, 0.05, tasks) for tasks in (2, 10) for n in COUNTS),
+    *(Setting(n, 0.05, texts=texts) for texts in (250, 1000) for n in COUNTS),
+    *(Setting(n, share, texts=texts, shared=True) for share in (0.05, 0.2) for texts in (250, 5000) for n in COUNTS),
 ]
+TRUTHS = (-1.0, -0.9, -0.6, -0.3, 0.0, 0.3, 0.6, 0.9, 1.0)
 
 
-def simulate(setting: Setting, snapshots: int, rng: np.random.Generator) -> Shares:
+def simulate(setting: Setting, snapshots: int, rng: np.random.Generator) -> list[Pairs]:
     """Take so many snapshots, each of tasks of its own."""
-    found = [_snapshot(setting, rng) for _ in range(snapshots)]
-    truth, low, high, _, error = (np.concatenate(of) for of in zip(*found, strict=True))
-    inside, narrow = (low <= truth) & (truth <= high), high - low < 0.5
-    verdicts = [judge(Estimates(*of[1:4])).verdict for of in found]
-    verdict = np.concatenate(verdicts)
+    return [_snapshot(setting, rng) for _ in range(snapshots)]
+
+
+def together(found: Sequence[Pairs]) -> Pairs:
+    """The pairs of all snapshots."""
+    return Pairs(*(np.concatenate(of) for of in zip(*found, strict=True)))
+
+
+def shares(found: Sequence[Pairs]) -> Shares:
+    """What came of the snapshots of a setting; each is judged by itself."""
+    pairs = together(found)
+    verdict = np.concatenate([judge(Estimates(of.low, of.high, of.p)).verdict for of in found])
     told = (verdict == "conflict") | (verdict == "aligned")
-    wrong = ((verdict == "conflict") & (truth >= 0)) | ((verdict == "aligned") & (truth <= 0))
+    wrong = ((verdict == "conflict") & (pairs.truth >= 0)) | ((verdict == "aligned") & (pairs.truth <= 0))
     return Shares(
-        float(inside.mean()),
-        float(inside[narrow].mean()) if narrow.any() else np.nan,
-        float(narrow.mean()),
-        float(np.median(high - low)),
-        float(error.mean()),
+        float(pairs.inside.mean()),
+        float(pairs.inside[pairs.narrow].mean()) if pairs.narrow.any() else np.nan,
+        float(pairs.narrow.mean()),
+        float(np.median(pairs.high - pairs.low)),
+        float(pairs.error.mean() / pairs.error.std()),
         float(wrong.sum() / max(told.sum(), 1)),
         float(told.mean()),
     )
 
 
-def _snapshot(setting: Setting, rng: np.random.Generator) -> tuple[Floats, Floats, Floats, Floats, Floats]:
-    """Of each pair: the true cosine, the interval's ends, p, and the error of U_ij in standard errors."""
+def by_truth(pairs: Pairs) -> list[dict[str, float]]:
+    """Coverage where the true cosine lies between two."""
+    found = []
+    for low, high in itertools.pairwise(TRUTHS):
+        here = (low <= pairs.truth) & (pairs.truth < high)
+        narrow = here & pairs.narrow
+        covered, of_narrow = (float(pairs.inside[of].mean()) if of.any() else np.nan for of in (here, narrow))
+        found.append({"from": low, "to": high, "pairs": float(here.sum()), "covered": covered, "narrow": of_narrow})
+    return found
+
+
+def _snapshot(setting: Setting, rng: np.random.Generator) -> Pairs:
     tasks, size = setting.tasks, setting.texts
     angle = rng.uniform(0, np.pi, tasks)
     if tasks > 2:
@@ -109,10 +150,9 @@ def _snapshot(setting: Setting, rng: np.random.Generator) -> tuple[Floats, Float
     has = (~np.isnan(means[..., 0])).sum(axis=0)
     cosine = cosines(products, has)
     pairs = np.ravel_multi_index(np.transpose(list(itertools.combinations(range(tasks), 2))), (tasks, tasks))
-    truth, scale = (true @ true.T).ravel()[pairs], np.outer(norms, norms).ravel()[pairs]
+    truth, scale = np.round(true @ true.T, 12).ravel()[pairs], np.outer(norms, norms).ravel()[pairs]
     low, high = (ends[pairs] for ends in cosine.interval())
-    error = (cosine.product[pairs] - truth * scale) / np.sqrt(cosine.product_variance[pairs])
-    return truth, low, high, cosine.p_value()[pairs], error
+    return Pairs(truth, low, high, cosine.p_value()[pairs], cosine.product[pairs] / scale - truth)
 
 
 def _noise(size: int, tasks: int, rng: np.random.Generator) -> Floats:
@@ -131,17 +171,24 @@ def main(
 ) -> None:
     """Print a table: a row a setting."""
     rng = np.random.default_rng(seed)
-    found = []
+    found, pooled = [], []
     if not as_json:
-        print(" ".join(f"{name:>8}" for name in (*Setting._fields, *Shares._fields)))
+        print(" ".join(f"{name:>12}" for name in (*Setting._fields, *Shares._fields)))
     for setting in SETTINGS:
-        shares = simulate(setting, max(snapshots // 10, 1) if quick else snapshots, rng)
-        found.append(setting._asdict() | shares._asdict())
+        of_setting = simulate(setting, max(snapshots // 10, 1) if quick else snapshots, rng)
+        told = shares(of_setting)
+        pooled.append(together(of_setting))
+        found.append(setting._asdict() | told._asdict())
         if not as_json:
-            shown = [*map(str, setting), *(f"{value:.3f}" for value in shares)]
-            print(" ".join(f"{value:>8}" for value in shown), flush=True)
+            shown = [*map(str, setting), *(f"{value:.3f}" for value in told)]
+            print(" ".join(f"{value:>12}" for value in shown), flush=True)
+    of_truths = by_truth(together(pooled))
     if as_json:
-        print(json.dumps(found))
+        print(json.dumps({"settings": found, "by_truth": of_truths}))
+        return
+    print(" ".join(f"{name:>12}" for name in of_truths[0]))
+    for row in of_truths:
+        print(" ".join(f"{value:>12.3f}" for value in row.values()))
 
 
 if __name__ == "__main__":
