@@ -123,29 +123,27 @@ def by_truth(pairs: Pairs) -> list[dict[str, float]]:
 
 
 def _snapshot(setting: Setting, rng: np.random.Generator) -> Pairs:
-    tasks, size = setting.tasks, setting.texts
+    tasks = setting.tasks
     angle = rng.uniform(0, np.pi, tasks)
     if tasks > 2:
         angle[1] = angle[0] + np.pi / 2  # a pair that has nothing to do with each other
     true = np.zeros((tasks, DIMENSIONS))
     true[:, 0], true[:, 1] = np.cos(angle), np.sin(angle)
-    noise = _noise(size, 1 if setting.shared else tasks, rng)
-    if setting.shared:
-        noise = (noise + _noise(size, tasks, rng)) / np.sqrt(2)
     spread = np.sqrt(BATCH * (1 / setting.share - 1) / DIMENSIONS)  # a batch of different texts has 1 / BATCH of it
     norms = np.exp(rng.uniform(0, np.log(20), tasks)) if setting.unequal else np.ones(tasks)
-    groups = min(MOST_GROUPS, setting.batches)
-    group_of = rng.integers(groups, size=size)
-    means = np.full((groups, tasks, DIMENSIONS), np.nan)
-    for group in range(groups):
-        texts = np.flatnonzero(group_of == group)
-        if not len(texts):
-            continue
-        drawn = BATCH * (setting.batches // groups)
-        for task in range(tasks):
-            rounds = [rng.permutation(texts) for _ in range(-(-drawn // len(texts)))]
-            chosen = np.concatenate(rounds)[:drawn]
-            means[group, task] = norms[task] * (true[task] + spread * noise[chosen, task].mean(axis=0))
+    chosen = _drawn(setting, rng)
+    means = np.empty((len(chosen), tasks, DIMENSIONS))
+    used = np.unique(chosen)
+    length = np.exp(0.5 * rng.standard_normal((len(used), 1), dtype=np.float32) - 0.25)
+    common = _tails(len(used) if setting.shared else 0, rng)
+    for task in range(tasks):
+        own, places = np.unique(chosen[:, task], return_inverse=True)
+        noise, at = _tails(len(own), rng), np.searchsorted(used, own)
+        if setting.shared:
+            noise = (noise + common[at]) / np.sqrt(2)
+        of_batches = (noise * length[at])[places.reshape(len(chosen), -1)]  # [groups, texts, DIMENSIONS]
+        means[:, task] = norms[task] * (true[task] + spread * of_batches.mean(axis=1))
+    means[chosen[..., 0] < 0] = np.nan
     products = of_means(means)
     has = (~np.isnan(means[..., 0])).sum(axis=0)
     cosine = cosines(products, has)
@@ -155,12 +153,25 @@ def _snapshot(setting: Setting, rng: np.random.Generator) -> Pairs:
     return Pairs(truth, low, high, cosine.p_value()[pairs], cosine.product[pairs] / scale - truth)
 
 
-def _noise(size: int, tasks: int, rng: np.random.Generator) -> Floats:
-    """Of each text and task, [size, tasks, DIMENSIONS], of variance 1."""
-    tails = rng.standard_normal((size, tasks, DIMENSIONS), dtype=np.float32)
-    tails *= np.sqrt(1 / rng.chisquare(3, (size, tasks, 1)).astype(np.float32))  # the whole text's length has the tail
-    length = np.exp(0.5 * rng.standard_normal((size, 1, 1), dtype=np.float32) - 0.25)
-    return np.asarray(tails * length)
+def _drawn(setting: Setting, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Texts of all batches of each group and task, [groups, tasks, texts]; -1 where a group has none."""
+    groups = min(MOST_GROUPS, setting.batches)
+    group_of, count = rng.integers(groups, size=setting.texts), BATCH * (setting.batches // groups)
+    chosen = np.full((groups, setting.tasks, count), -1)
+    for group in range(groups):
+        texts = np.flatnonzero(group_of == group)
+        for task in range(setting.tasks if len(texts) else 0):
+            rounds = [rng.permutation(texts) for _ in range(-(-count // len(texts)))]
+            chosen[group, task] = np.concatenate(rounds)[:count]
+    return chosen
+
+
+def _tails(texts: int, rng: np.random.Generator) -> Floats:
+    """Noise of each text, [texts, DIMENSIONS], of variance 1: its whole length has the tail."""
+    return np.asarray(
+        rng.standard_normal((texts, DIMENSIONS), dtype=np.float32)
+        * np.sqrt(1 / rng.chisquare(3, (texts, 1)).astype(np.float32))
+    )
 
 
 def main(
