@@ -1,14 +1,13 @@
 """The default model on packaged tasks, stepped in the ways that the benchmarks compare."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter
-from typing import TypeVar
 
 import torch
 from peft import PeftModel
@@ -72,7 +71,6 @@ def workload(tasks: int, *, rank: int = 8, batch_size: int = 16, batches: int = 
 
 
 Step = Callable[[Batch], object]
-On = TypeVar("On")  # what is stepped on: a batch, or several
 
 
 def _optimizer(load: Workload) -> torch.optim.Optimizer:
@@ -160,12 +158,7 @@ def torchjd(load: Workload) -> Iterator[Step]:
     yield step
 
 
-def seconds(
-    steps: Mapping[str, Callable[[On], object]],
-    batches: Sequence[On],
-    rounds: int,
-    clock: Callable[[], float] = perf_counter,
-) -> dict[str, list[float]]:
+def seconds(steps: dict[str, Step], batches: Sequence[Batch], rounds: int) -> dict[str, list[float]]:
     """Times of each way of stepping, in turn on the same batch, so that what else the machine does hits all alike."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for step in steps.values():
@@ -175,9 +168,9 @@ def seconds(
         for place, batch in enumerate(batches):
             shift = (turn * len(batches) + place) % len(names)
             for name in names[shift:] + names[:shift]:
-                start = clock()
+                start = perf_counter()
                 steps[name](batch)
-                times[name].append(clock() - start)
+                times[name].append(perf_counter() - start)
     return times
 
 

@@ -171,16 +171,17 @@ class _Cells:
     """Cells of one snapshot: their products, [1 + m, cells, T, T], and what these say of each pair i < j."""
 
     def __init__(self, rows: pd.DataFrame, by: Sequence[By], known: pd.DataFrame) -> None:
+        """Take rows in the order of cells, of pairs by name, and of groups, all of them before those without one."""
         self.names = known["task"].astype(str).to_numpy()
         self.batches = known["batches"].to_numpy(np.float64)
-        place = {name: index for index, name in enumerate(self.names)}
-        i, j = (rows[name].astype(str).map(place).to_numpy() for name in ("task_i", "task_j"))
-        group = rows["group"].to_numpy() + 1
-        cell = rows.groupby(["step", *by], sort=False, observed=True).ngroup().to_numpy()
         self.cells = rows[["step", *by]].drop_duplicates(ignore_index=True)
         size = len(self.names)
-        products = np.full((group.max() + 1, len(self.cells), size, size), np.nan)
-        products[group, cell, i, j] = products[group, cell, j, i] = rows["product"]
+        i, j = np.transpose(
+            sorted(zip(*np.triu_indices(size), strict=True), key=lambda pair: tuple(self.names[[*pair]]))
+        )
+        of_pairs = rows["product"].to_numpy().reshape(len(self.cells), len(i), -1)  # [cells, pairs, 1 + m]
+        products = np.empty((of_pairs.shape[-1], len(self.cells), size, size))
+        products[:, :, i, j] = products[:, :, j, i] = np.moveaxis(of_pairs, -1, 0)
         self.i, self.j = np.triu_indices(size, 1)
         pairs = (np.arange(len(self.cells))[:, None] * size**2 + self.i * size + self.j).ravel()
         self.cosines = _chosen(cosines(products, known["groups"].to_numpy(np.int64)), pairs)
@@ -222,10 +223,11 @@ def _together(run: Path, selection: Selection, metric: MetricName, by: tuple[By,
 
 def _rows(run: Path, selection: Selection, metric: MetricName, by: tuple[str, ...]) -> pd.DataFrame:
     table = "snapshots" if "module" in by else SNAPSHOT_CELLS
-    columns = ", ".join((*by, "task_i", "task_j"))
+    keys = ", ".join((*by, "task_i", "task_j", '"group"'))
+    # The order of rows stands for pairs and groups: to hand so many names over takes longer than to add products up.
     sql = f"""
-        SELECT {columns}, coalesce("group", -1) AS "group", sum(product) AS product
-        FROM {table} WHERE NOT target AND metric = $metric GROUP BY ALL ORDER BY ALL
+        SELECT {", ".join((*by, "sum(product) AS product"))} FROM {table} WHERE NOT target AND metric = $metric
+        GROUP BY {keys} ORDER BY {keys} NULLS FIRST
     """
     return ask_once(run, (table,), sql, selection, {"metric": metric}, "by_layer")
 

@@ -6,7 +6,7 @@ to one of w sums with a random sign, whose products are those of the gradients w
 the sums at w coordinates chosen at random, because AdamW's metric is only known at the end. Both take the same share.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,7 @@ BYTES = 2**30
 """That sums may take, by default."""
 _FLOAT, _INDEX = 4, 8
 _LEAST_WIDTH = 64
+_MEANS_BYTES = 32 * 2**20  # of group means that are multiplied at a time
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,13 @@ class BlockSums:
         """Add a batch's gradient, of the parameter's shape."""
         flat = gradient.detach().reshape(-1).float()
         at = flat if self.coordinates is None else flat[self.coordinates]
-        self.chosen[group, column] += at
+        self.chosen[group, column].add_(at)
         if column < len(self.squares):
             self.squares[column].addcmul_(at, at)
         if self._place is not None:
             width = self.sketch.shape[-1]
             both = torch.zeros(2 * width, dtype=torch.float32, device=flat.device).index_add_(0, self._place, flat)
-            self.sketch[group, column] += both[:width] - both[width:]
+            self.sketch[group, column].add_(both[:width]).sub_(both[width:])
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -150,7 +151,7 @@ class Sums:
             found.append(of_block)
             scales.append(scale)
         *matrices, factors = to_cpu([*found, torch.stack([scale.to(scales[0].device) for scale in scales])])
-        stacked = torch.stack(matrices, dim=2) * factors[:, None, None]  # [3, m, N, C, C]
+        stacked = torch.stack(matrices, dim=2).mul_(factors[:, None, None])  # [3, m, N, C, C]
         return stacked[0], stacked[1], stacked[2]
 
 
@@ -191,17 +192,17 @@ def _products(sums: Tensor, batches: Tensor, root: Tensor | None) -> tuple[Tenso
     largest = torch.where(largest > 0, largest, torch.ones_like(largest))
     weights = (1 / batches.clamp(min=1)).to(sums) / largest  # sums are zero where there is no batch
 
-    def mean(group: int) -> Tensor:
-        scaled = sums[group] * weights[group, :, None]
-        return scaled if root is None else scaled * root
+    def means() -> Iterator[Tensor]:
+        """Of some groups at a time, [groups, C, w]: of all where that takes little memory beside the sums."""
+        together = max(1, _MEANS_BYTES // (_FLOAT * sums[0].numel()))
+        for some, of_some in zip(sums.split(together), weights.split(together), strict=True):
+            scaled = some * of_some[..., None]
+            yield scaled if root is None else scaled.mul_(root)
 
-    total = mean(0)
-    for group in range(1, len(sums)):
-        total += mean(group)
+    total = sum((some.sum(0) for some in means()), start=torch.zeros_like(sums[0]))
     found = []
     with torch.autocast(sums.device.type, enabled=False):
-        for group in range(len(sums)):
-            one = mean(group)
-            cross, same = one @ total.mT, one @ one.mT
+        for some in means():
+            cross, same = some @ total.mT, some @ some.mT
             found.append(torch.stack([cross, cross.mT, same]))
-    return torch.stack(found, dim=1), largest.double().square() if sums.device.type != "mps" else largest.square()
+    return torch.cat(found, dim=1), largest.double().square() if sums.device.type != "mps" else largest.square()
