@@ -1,0 +1,193 @@
+"""What memory a snapshot takes where its sums do not fit, and what the sketches kept instead cost in error.
+
+Memory: a model with 40 million LoRA parameters in 448 matrices and 8 tasks, random weights, under the default limit.
+Peaks are above what was allocated before, from the allocations that torch's profiler saw: of a snapshot, of its passes
+alone, of the same passes where nothing is kept of their gradients, and of plain passes, which leave every `.grad`.
+
+Error: gradients of the default model on packaged texts, at its own rank and at a large one, added to exact sums and to
+sketches as wide as those of the large model. Of the cosines of all pairs:
+
+- difference: between sketch and exact, root mean square over pairs and seeds of the sketch, in widths of the interval.
+- widths: the interval's width with a sketch, in widths of the exact one, the same way averaged.
+
+python benchmarks/snapshot_memory.py [--layers 32] [--rank 175] [--tasks 8] [--batches 64] [--seeds 8] [--json]
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+
+import numpy as np
+import pandas as pd
+import torch
+from memory import peak
+from peft import LoraConfig, PeftMixedModel, PeftModel, get_peft_model
+from torch import Tensor, nn
+from workload import workload
+
+from ortho_lora import OrthoLoRA
+from ortho_lora.record.jackknife import Cosines
+from ortho_lora.record.products import across_groups, cosines
+from ortho_lora.surgery.adamw import Metric
+from ortho_lora.surgery.groups import GROUPS
+from ortho_lora.surgery.sums import BYTES, Extent, Sums, widths
+
+MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+WIDTH, ROWS = 512, 4
+REACH = "reach: sums within the limit; difference <= 0.02"
+
+
+class Layer(nn.Module):
+    """As many linear layers as a decoder's has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in MODULES:
+            self.add_module(name, nn.Linear(WIDTH, WIDTH))
+
+    def forward(self, states: Tensor) -> Tensor:
+        for module in self.children():
+            states = states + module(states).tanh()
+        return states
+
+
+def adapted(layers: int, rank: int) -> PeftModel | PeftMixedModel:
+    """A model whose passes cost little beside its adapter's."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*(Layer() for _ in range(layers)))
+    return get_peft_model(model, LoraConfig(r=rank, target_modules=list(MODULES), init_lora_weights=False))
+
+
+def memory(layers: int, rank: int, tasks: int) -> dict[str, float]:
+    """Bytes."""
+    model, names = adapted(layers, rank), [f"task{place}" for place in range(tasks)]
+    surgeon = OrthoLoRA(model, names)
+    parameters = [block.parameter for block in surgeon.blocks]
+    sizes, extent = [parameter.numel() for parameter in parameters], Extent(GROUPS, tasks, 0)
+    kept = widths(sizes, extent, BYTES)
+    sums = sum(
+        extent.exact_bytes(size) if width is None else extent.sketch_bytes(size, width)
+        for size, width in zip(sizes, kept, strict=True)
+    )
+
+    def batches() -> Iterator[Tensor]:
+        """As many as tell the peak; of all groups, because nobody knows how many will come."""
+        yield from (torch.randn(ROWS, WIDTH) for _ in range(2))
+
+    def loss_of(name: str, some: Tensor) -> Tensor:
+        return model(some).square().mean()
+
+    def snapshot(batch: object) -> None:
+        surgeon.snapshot({name: batches() for name in names}, loss_of)
+
+    def passes(batch: object) -> None:
+        """Its passes, and nothing made of the sums."""
+
+        def ending() -> Iterator[Tensor]:
+            yield from batches()
+            raise EOFError
+
+        with suppress(EOFError):
+            surgeon.snapshot({name: ending() if name == names[-1] else batches() for name in names}, loss_of)
+
+    def backward(batch: object) -> None:
+        with surgeon.collector.looking_away():
+            for some in batches():
+                loss_of("", some).backward()
+
+    def drop(parameter: Tensor) -> None:
+        parameter.grad = None
+
+    above = {
+        "snapshot, less its sums": peak(snapshot, None) - sums,
+        "its passes, less its sums": peak(passes, None) - sums,
+    }
+    handles = [parameter.register_post_accumulate_grad_hook(drop) for parameter in parameters]
+    above["passes that keep nothing"] = peak(backward, None)
+    for handle in handles:
+        handle.remove()
+    backward(None)
+    model.zero_grad()
+    above["plain passes"] = peak(lambda batch: (backward(batch), model.zero_grad()), None)
+    return {
+        "parameters": sum(sizes),
+        "blocks": len(sizes),
+        "exact sums": sum(map(extent.exact_bytes, sizes)),
+        "limit": BYTES,
+        "sums": sums,
+        "width": min(width or size for width, size in zip(kept, sizes, strict=True)),
+        **{f"above: {name}": of for name, of in above.items()},
+        "gradients of a batch": 4 * sum(sizes),
+        "gradient of a block": 4 * max(sizes),
+    }
+
+
+def estimates(sums: Sums, metric: Metric | None) -> Cosines:
+    """Of all ordered pairs, of the whole model."""
+    has = (sums.batches > 0).double().numpy()
+    products = across_groups(*(of.numpy() for of in sums.products(metric)), (has, has), apart=False)
+    return cosines(products.sum(1), has.sum(0).astype(np.int64))
+
+
+def errors(tasks: int, rank: int, batches: int, width: int, seeds: int) -> list[dict[str, object]]:
+    """Sketches of so many seeds, of the same gradients, against exact sums."""
+    load = workload(tasks, rank=rank, batches=batches)
+    parameters = [p for name, p in load.encoder.named_parameters() if "lora_" in name]
+    extent = Extent(GROUPS, tasks, 0)
+    narrow = sum(extent.sketch_bytes(parameter.numel(), width) for parameter in parameters)
+    exact, *sketches = (
+        Sums(parameters, extent, seed=seed, limit_bytes=narrow if seed else 10**11) for seed in range(seeds + 1)
+    )
+    for place, batch in enumerate(load.batches):
+        for task in range(tasks):
+            load.model.zero_grad()
+            some = batch.part(task, 0, batch.sizes[task])
+            some.losses(load.model.loss, load.model.pooled(some.tokens()))[task].backward()
+            for sums in (exact, *sketches):
+                for block, parameter in zip(sums.blocks, parameters, strict=True):
+                    assert parameter.grad is not None
+                    block.add(task, place % GROUPS, parameter.grad)
+                sums.batches[place % GROUPS, task] += 1
+    found = []
+    chosen = np.ravel_multi_index(np.triu_indices(tasks, 1), (tasks, tasks))
+    for name, metric in (("plain", None), ("adamw", Metric(parameters, None, [1.0] * tasks))):
+        truth = estimates(exact, metric)
+        low, high = truth.interval()
+        wide = (high - low)[chosen]
+        of_sketches = [estimates(sums, metric) for sums in sketches]
+        differences = np.array([(of.product / of.scale - truth.product / truth.scale)[chosen] for of in of_sketches])
+        ends = np.array([np.subtract(*of.interval()[::-1])[chosen] for of in of_sketches])
+        found.append(
+            {
+                "rank": rank, "block": parameters[0].numel(), "sketch": sketches[0].widths[0], "metric": name,
+                "interval": np.median(wide), "difference": np.sqrt(np.square(differences / wide).mean()),
+                "widths": np.sqrt(np.square(ends / wide).mean()),
+            }
+        )  # fmt: skip
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, default=32)
+    parser.add_argument("--rank", type=int, default=175)
+    parser.add_argument("--tasks", type=int, default=8)
+    parser.add_argument("--batches", type=int, default=64, help="of each of 4 tasks, for the error")
+    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    given = parser.parse_args()
+    taken = memory(given.layers, given.rank, given.tasks)
+    width = int(taken["width"])
+    if not given.json:
+        print("\n".join(f"{name:40}{value:>16,}" for name, value in taken.items()))
+    found = [row for rank in (8, 64) for row in errors(4, rank, given.batches, width, given.seeds)]
+    if given.json:
+        print(json.dumps({"reach": REACH, "memory": taken, "errors": found}, default=float))
+        return
+    print(pd.DataFrame(found).round(4).to_string(index=False))
+    print(REACH)
+
+
+if __name__ == "__main__":
+    main()
