@@ -181,11 +181,11 @@ def main(
     seed: int = 0,
 ) -> None:
     """Print a table: a row a setting."""
-    rng = np.random.default_rng(seed)
     found, pooled = [], []
     if not as_json:
         print(" ".join(f"{name:>12}" for name in (*Setting._fields, *Shares._fields)))
-    for setting in SETTINGS:
+    for place, setting in enumerate(SETTINGS):
+        rng = np.random.default_rng([seed, place])
         of_setting = simulate(setting, max(snapshots // 10, 1) if quick else snapshots, rng)
         told = shares(of_setting)
         pooled.append(together(of_setting))

@@ -10,7 +10,7 @@ sketches as wide as those of the large model. Of the cosines of all pairs:
 - difference: between sketch and exact, root mean square over pairs and seeds of the sketch, in widths of the interval.
 - widths: the interval's width with a sketch, in widths of the exact one, the same way averaged.
 
-python benchmarks/snapshot_memory.py [--layers 32] [--rank 175] [--tasks 8] [--batches 64] [--seeds 8] [--json]
+python benchmarks/snapshot_memory.py [--layers 32] [--rank 175] [--tasks 8] [--batches 64] [--ranks 8 64] [--seeds 8] [--json]
 """
 
 import argparse
@@ -174,6 +174,7 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=175)
     parser.add_argument("--tasks", type=int, default=8)
     parser.add_argument("--batches", type=int, default=64, help="of each of 4 tasks, for the error")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[8, 64], help="of the default model, for the error")
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     given = parser.parse_args()
@@ -181,7 +182,7 @@ def main() -> None:
     width = int(taken["width"])
     if not given.json:
         print("\n".join(f"{name:40}{value:>16,}" for name, value in taken.items()))
-    found = [row for rank in (8, 64) for row in errors(4, rank, given.batches, width, given.seeds)]
+    found = [row for rank in given.ranks for row in errors(4, rank, given.batches, width, given.seeds)]
     if given.json:
         print(json.dumps({"reach": REACH, "memory": taken, "errors": found}, default=float))
         return
