@@ -10,7 +10,7 @@ sketches as wide as those of the large model. Of the cosines of all pairs:
 - difference: between sketch and exact, root mean square over pairs and seeds of the sketch, in widths of the interval.
 - widths: the interval's width with a sketch, in widths of the exact one, the same way averaged.
 
-python benchmarks/snapshot_memory.py [--layers 32] [--rank 175] [--tasks 8] [--batches 64] [--ranks 8 64] [--seeds 8] [--json]
+python benchmarks/snapshot_memory.py [--layers 32] [--rank 175] [--tasks 8] [--batches 64] [--ranks 8 64] [--seeds 8]
 """
 
 import argparse

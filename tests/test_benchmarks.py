@@ -20,7 +20,9 @@ SMALL = {
     "snapshot_coverage": ["--snapshots", "1"],
     "snapshot_cost": ["--tasks", "2", "--batches", "2", "--batch-size", "2", "--rounds", "1"],
     "on_gpu": ["--device", "cpu", "--tiny", "--batches", "8", "--rounds", "1"],
-    "snapshot_memory": ["--layers", "1", "--rank", "4", "--tasks", "2", "--batches", "2", "--ranks", "8", "--seeds", "1"],
+    "snapshot_memory": [
+        "--layers", "1", "--rank", "4", "--tasks", "2", "--batches", "2", "--ranks", "8", "--seeds", "1",
+    ],
     "questions": ["--snapshots", "1", "--layers", "1", "--repeats", "1"],
     "pages": [
         "--steps",
