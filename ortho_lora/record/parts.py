@@ -12,6 +12,8 @@ from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.files import replace_text, sync_directory
 from ortho_lora.record.manifest import Manifest, Part, read_manifest
 
+_SOUGHT = ("step", "metric", "target")  # what readers skip rows by
+_SOUGHT_ROWS = 2**17  # of a row group of snapshots: a question is of one metric, and of tasks or of targets
 FEWEST_TOGETHER = 32
 """Small parts that are put together while a run goes on."""
 
@@ -29,8 +31,8 @@ def write_part(path: Path, table: pa.Table) -> Part:
                 compression_level=1,
                 use_dictionary=[field.name for field in schema if not pa.types.is_floating(field.type)],
                 use_byte_stream_split=[field.name for field in schema if pa.types.is_floating(field.type)],
-                row_group_size=max(table.num_rows, 1),
-                write_statistics=["step"],  # what readers skip parts by
+                row_group_size=_SOUGHT_ROWS if "target" in schema.names else max(table.num_rows, 1),
+                write_statistics=[name for name in _SOUGHT if name in schema.names],
             )
             file.flush()
             os.fsync(file.fileno())

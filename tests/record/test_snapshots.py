@@ -4,12 +4,14 @@ import itertools
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from infos import INFO
 
 from analysis.reading.database import Selection, ask
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.record.manifest import read_manifest
+from ortho_lora.record import parts
+from ortho_lora.record.manifest import part_files, read_manifest
 from ortho_lora.record.recorder import Recorder
 from ortho_lora.record.snapshots import METRICS, Snapshot
 from ortho_lora.record.tables import SNAPSHOTS_BY_LAYER
@@ -77,6 +79,23 @@ def test_rows_are_a_block_pair_and_group_each(run):
     assert one["product"].tolist() == [taken.products["plain"][6, taken.blocks.index((3, "query", "B")), 0, 1]]
     assert rows.query("task_j == 'c' and not target")["product"].isna().all()
     assert not rows.query("target")["product"].isna().any()
+
+
+def test_a_part_tells_which_of_its_rows_are_of_which_metric_and_of_targets(tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "_SOUGHT_ROWS", 80)
+    with Recorder(tmp_path / "x") as recorder:
+        recorder.begin(INFO)
+        recorder.add_snapshot(4, snapshot(4))
+    file = pq.ParquetFile(part_files(tmp_path / "x", "snapshots")[0])
+    groups = [file.metadata.row_group(place) for place in range(file.num_row_groups)]
+    assert sum(group.num_rows for group in groups) == snapshot(4).row_count
+    for column in ("metric", "target"):
+        told = [group.column(file.schema_arrow.names.index(column)).statistics for group in groups]
+        alike = [of.min for of in told if of.min == of.max]
+        assert len(alike) > len(groups) / 2
+        assert len(set(alike)) == 2
+    found = ask(tmp_path / "x", ["snapshot_cells"], SUMS, None, {"target": False})
+    np.testing.assert_allclose(found["product"], snapshot(4).products["adamw"][:, :, 0, 1].sum(1))
 
 
 def test_a_step_has_one_snapshot(tmp_path):
