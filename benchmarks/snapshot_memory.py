@@ -4,16 +4,21 @@ Memory: a model with 40 million LoRA parameters in 448 matrices and 8 tasks, ran
 Peaks are above what was allocated before, from the allocations that torch's profiler saw: of a snapshot, of its passes
 alone, of the same passes where nothing is kept of their gradients, and of plain passes, which leave every `.grad`.
 
-Error: gradients of the default model on packaged texts, at its own rank and at a large one, added to exact sums and to
-sketches as wide as those of the large model. Of the cosines of all pairs:
+Error: gradients of the default model (24 matrices) on packaged texts after some joint steps, at its own rank and at a
+large one, added to exact sums and to sketches as wide as those of the large model, or 8 times. Of the cosines of all
+pairs on the whole model, root mean squares over pairs and seeds of the sketch:
 
-- difference: between sketch and exact, root mean square over pairs and seeds of the sketch, in widths of the interval.
-- widths: the interval's width with a sketch, in widths of the exact one, the same way averaged.
+- absolute: difference between sketch and exact.
+- difference: the same in widths of the exact interval.
+- widths: of the interval with a sketch, in widths of the exact one.
+
+It falls as the root of what is kept of all matrices that carry gradient.
 
 python benchmarks/snapshot_memory.py [--layers 32] [--rank 175] [--tasks 8] [--batches 64] [--ranks 8 64] [--seeds 8]
 """
 
 import argparse
+import itertools
 import json
 from collections.abc import Iterator
 from contextlib import suppress
@@ -24,7 +29,7 @@ import torch
 from memory import peak
 from peft import LoraConfig, PeftMixedModel, PeftModel, get_peft_model
 from torch import Tensor, nn
-from workload import workload
+from workload import joint, workload
 
 from ortho_lora import OrthoLoRA
 from ortho_lora.record.jackknife import Cosines
@@ -34,7 +39,7 @@ from ortho_lora.surgery.groups import GROUPS
 from ortho_lora.surgery.sums import BYTES, Extent, Sums, widths
 
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-WIDTH, ROWS = 512, 4
+WIDTH, ROWS, TASKS = 512, 4, 4
 REACH = "reach: sums within the limit; difference <= 0.02"
 
 
@@ -130,42 +135,54 @@ def estimates(sums: Sums, metric: Metric | None) -> Cosines:
     return cosines(products.sum(1), has.sum(0).astype(np.int64))
 
 
-def errors(tasks: int, rank: int, batches: int, width: int, seeds: int) -> list[dict[str, object]]:
-    """Sketches of so many seeds, of the same gradients, against exact sums."""
-    load = workload(tasks, rank=rank, batches=batches)
+def errors(rank: int, steps: int, batches: int, width: int, seeds: int) -> list[dict[str, object]]:
+    """Sketches of so many seeds, of the same gradients, against exact sums, after so many joint steps."""
+    load = workload(TASKS, rank=rank, batch_size=8, batches=max(steps, batches))
+    with joint(load) as step:
+        for batch in load.batches[:steps]:
+            step(batch)
     parameters = [p for name, p in load.encoder.named_parameters() if "lora_" in name]
-    extent = Extent(GROUPS, tasks, 0)
-    narrow = sum(extent.sketch_bytes(parameter.numel(), width) for parameter in parameters)
-    exact, *sketches = (
-        Sums(parameters, extent, seed=seed, limit_bytes=narrow if seed else 10**11) for seed in range(seeds + 1)
-    )
-    for place, batch in enumerate(load.batches):
-        for task in range(tasks):
+    extent = Extent(GROUPS, TASKS, 0)
+
+    def fitting(width: int) -> int:
+        return sum(extent.sketch_bytes(parameter.numel(), width) for parameter in parameters)
+
+    exact = Sums(parameters, extent, limit_bytes=10**11)
+    sketches = {
+        wide: [Sums(parameters, extent, seed=seed, limit_bytes=fitting(wide)) for seed in range(seeds)]
+        for wide in (width, 8 * width)
+        if 2 * wide < parameters[0].numel()
+    }
+    for place, batch in enumerate(load.batches[:batches]):
+        for task in range(TASKS):
             load.model.zero_grad()
             some = batch.part(task, 0, batch.sizes[task])
             some.losses(load.model.loss, load.model.pooled(some.tokens()))[task].backward()
-            for sums in (exact, *sketches):
+            for sums in (exact, *itertools.chain(*sketches.values())):
                 for block, parameter in zip(sums.blocks, parameters, strict=True):
                     assert parameter.grad is not None
                     block.add(task, place % GROUPS, parameter.grad)
                 sums.batches[place % GROUPS, task] += 1
-    found = []
-    chosen = np.ravel_multi_index(np.triu_indices(tasks, 1), (tasks, tasks))
-    for name, metric in (("plain", None), ("adamw", Metric(parameters, None, [1.0] * tasks))):
-        truth = estimates(exact, metric)
-        low, high = truth.interval()
-        wide = (high - low)[chosen]
-        of_sketches = [estimates(sums, metric) for sums in sketches]
-        differences = np.array([(of.product / of.scale - truth.product / truth.scale)[chosen] for of in of_sketches])
-        ends = np.array([np.subtract(*of.interval()[::-1])[chosen] for of in of_sketches])
-        found.append(
-            {
-                "rank": rank, "block": parameters[0].numel(), "sketch": sketches[0].widths[0], "metric": name,
-                "interval": np.median(wide), "difference": np.sqrt(np.square(differences / wide).mean()),
-                "widths": np.sqrt(np.square(ends / wide).mean()),
-            }
-        )  # fmt: skip
-    return found
+    return [
+        {"rank": rank, "of a block": parameters[0].numel(), "kept": wide, "metric": name, **compared(exact, of, metric)}
+        for wide, of in sketches.items()
+        for name, metric in (("plain", None), ("adamw", Metric(parameters, None, [1.0] * TASKS)))
+    ]
+
+
+def compared(exact: Sums, sketches: list[Sums], metric: Metric | None) -> dict[str, float]:
+    """Of all pairs and sketches."""
+    chosen = np.ravel_multi_index(np.triu_indices(TASKS, 1), (TASKS, TASKS))
+    truth, *found = (estimates(sums, metric) for sums in (exact, *sketches))
+    cosine, *others = (np.clip(of.product / of.scale, -1, 1)[chosen] for of in (truth, *found))
+    wide, *widths = (np.subtract(*of.interval()[::-1])[chosen] for of in (truth, *found))
+    difference = np.array(others) - cosine
+    return {
+        "interval": float(np.median(wide)),
+        "absolute": float(np.sqrt(np.square(difference).mean())),
+        "difference": float(np.sqrt(np.square(difference / wide).mean())),
+        "widths": float(np.sqrt(np.square(np.array(widths) / wide).mean())),
+    }
 
 
 def main() -> None:
@@ -173,6 +190,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--rank", type=int, default=175)
     parser.add_argument("--tasks", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=60, help="joint ones before the error is measured")
     parser.add_argument("--batches", type=int, default=64, help="of each of 4 tasks, for the error")
     parser.add_argument("--ranks", type=int, nargs="+", default=[8, 64], help="of the default model, for the error")
     parser.add_argument("--seeds", type=int, default=8)
@@ -182,7 +200,7 @@ def main() -> None:
     width = int(taken["width"])
     if not given.json:
         print("\n".join(f"{name:40}{value:>16,}" for name, value in taken.items()))
-    found = [row for rank in given.ranks for row in errors(4, rank, given.batches, width, given.seeds)]
+    found = [row for rank in given.ranks for row in errors(rank, given.steps, given.batches, width, given.seeds)]
     if given.json:
         print(json.dumps({"reach": REACH, "memory": taken, "errors": found}, default=float))
         return
