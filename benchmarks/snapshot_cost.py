@@ -1,9 +1,9 @@
 """What a snapshot of n batches costs beside n joint forward-backward passes over the very same batches.
 
-A snapshot makes a pass a task, so it pads less than one joint pass over all tasks; `passes by length` are those that
-`train` makes, and `a pass a task` those of the snapshot itself with nothing kept of their gradients. No way takes an
-optimizer's step. Ways take turns batch by batch. The end of a snapshot (`products`, of both metrics) is in its time,
-and timed by itself too. Times are those of the processor, which other work on the machine changes less.
+A snapshot goes through the tasks one by one, and in `train` of each through passes by length, as a joint step does over
+all tasks together; `its own passes` are the same with nothing kept of their gradients. No way takes an optimizer's
+step. Ways take turns batch by batch. The end of a snapshot (`products`, of both metrics) is in its time, and timed by
+itself too. Times are those of the processor, which other work on the machine changes less.
 
 python benchmarks/snapshot_cost.py [--tasks 4] [--batches 32] [--batch-size 16] [--rounds 3] [--json]
 """
@@ -23,7 +23,7 @@ from ortho_lora import OrthoLoRA
 from ortho_lora.surgery.adamw import Metric
 from ortho_lora.surgery.groups import GROUPS
 from ortho_lora.surgery.sums import Extent, Sums
-from ortho_lora.training.batches import Batch
+from ortho_lora.training.batches import Batch, Pass, split_by_length
 from ortho_lora.training.session import TOKENS_OF_A_PASS
 
 REACH = "reach: snapshot / joint, one pass a batch <= 1.05"
@@ -47,8 +47,11 @@ def joint(load: Workload, tokens_of_a_pass: int) -> Way:
 
 def alone(load: Workload, batch: Batch, task: int) -> Tensor:
     """The loss of a task on its texts of a batch."""
-    some = batch.part(task, 0, batch.sizes[task])
-    return some.losses(load.model.loss, load.model.pooled(some.tokens()))[task]
+    lengths = [len(row["input_ids"]) for row in batch._rows[task]]
+    parts = split_by_length(lengths, TOKENS_OF_A_PASS["cpu"])
+    passes = [Pass(batch, [(task, place) for place in part]) for part in parts]
+    found = [some.losses(load.model.loss, load.model.pooled(some.tokens()))[task] for some in passes]
+    return torch.stack(found).sum()
 
 
 def by_task(load: Workload) -> Way:
@@ -104,7 +107,7 @@ def compare(tasks: int, batches: int, batch_size: int, rounds: int) -> pd.DataFr
     ways = {
         "joint, one pass a batch": joint(plain, ONE_PASS),
         "joint, passes by length": joint(plain, TOKENS_OF_A_PASS["cpu"]),
-        "a pass a task": by_task(plain),
+        "its own passes": by_task(plain),
     }
     seconds(ours, ours.batches[:1], ways)  # warms up
     found = pd.DataFrame([seconds(ours, ours.batches, ways) for _ in range(rounds)])

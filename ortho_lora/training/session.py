@@ -31,7 +31,7 @@ from ortho_lora.tasks.data import TaskData, take
 from ortho_lora.tasks.loading import load_tasks
 from ortho_lora.training import device
 from ortho_lora.training.attach import attach, layers_past_examples
-from ortho_lora.training.batches import Batch, Pass, TaskSampler, seed_of
+from ortho_lora.training.batches import Batch, Pass, TaskSampler, seed_of, split_by_length
 from ortho_lora.training.checkpoint import Checkpoint, Place, replace_directory
 from ortho_lora.training.config import Config
 from ortho_lora.training.evaluation import encode, evaluate, evaluation_subsets, record_evaluation
@@ -247,7 +247,7 @@ class Training:
             return {surgeon.tasks[place]: loss for place, loss in found.items()}
 
         if self.mode == "fused":
-            passes = batch.passes(TOKENS_OF_A_PASS["cpu" if self.device.type == "cpu" else "accelerator"])
+            passes = batch.passes(self._tokens_of_a_pass)
             for some in passes:
                 with surgeon.mixed_batch(some.task_of_example, some.half_of_example, weight_of_example=1):
                     measured = surgeon.backward(losses(some), accumulate=some is not passes[-1])
@@ -359,12 +359,18 @@ class Training:
             chance = seed_of(seed, "snapshot", "dropout", str(self.place.step))
             yield Taking(taker, self.model, self._loss_of, put_back, encoder_dropout=dropout, seed=chance)
 
+    @property
+    def _tokens_of_a_pass(self) -> int:
+        return TOKENS_OF_A_PASS["cpu" if self.device.type == "cpu" else "accelerator"]
+
     def _loss_of(self, name: str, drawn: Drawn) -> Tensor:
         split = take(*drawn)
         rows = tokenize(self.tokenizer, split.texts, split.text_pairs, max_length=self.config.max_length)
-        labels = torch.from_numpy(split.labels).to(self.device)
+        parts = split_by_length([len(row["input_ids"]) for row in rows], self._tokens_of_a_pass)
+        labels = torch.from_numpy(split.labels[list(chain(*parts))]).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-            pooled = self.model.pooled(pad(self.tokenizer, rows, device=self.device))
+            inputs = (pad(self.tokenizer, [rows[index] for index in part], device=self.device) for part in parts)
+            pooled = torch.cat([self.model.pooled(some) for some in inputs])
             return self.model.loss(self.groups[0].surgeon.tasks.index(name), pooled, labels)
 
     def _checkpoint(self) -> None:
