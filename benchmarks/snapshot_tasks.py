@@ -29,9 +29,8 @@ import itertools
 import json
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Any, NamedTuple
@@ -44,7 +43,7 @@ from torch import Tensor
 
 from analysis.statistics.cosines import of_steps
 from analysis.statistics.judge import TOLD, Estimates, judge
-from analysis.statistics.series import Floats, means
+from analysis.statistics.series import FEWEST_STEPS, Floats, means
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.jackknife import Cosines
 from ortho_lora.record.snapshots import METRICS, MetricName, Snapshot
@@ -57,7 +56,7 @@ from ortho_lora.training.batches import Batch
 from ortho_lora.training.config import load_config
 from ortho_lora.training.model import use_dropout
 from ortho_lora.training.session import Training, tasks_of
-from ortho_lora.training.snapshots import grouped_batches
+from ortho_lora.training.snapshots import GroupedBatches, grouped_batches
 
 PACKAGED = "trec,spam,tweets,movies,news"
 CLEAR, NARROW = 3.0, 0.5
@@ -103,63 +102,55 @@ class Course:
                 self.training.optimizer.step()
                 self.training.scheduler.step()
 
-    def draws(
-        self, half: int, batches: int, batch_size: int
-    ) -> tuple[list[TaskData], dict[str, list], dict[str, list]]:
-        """The tasks with one half of their texts, and by task batches of them and what group each is of."""
+    def draws(self, half: int, batches: int, batch_size: int) -> dict[str, tuple[TaskData, GroupedBatches]]:
+        """By task: the task with one half of its texts, and batches of these."""
         apart = [_half_of_texts(task, half) for task in self.training.tasks]
-        drawn = [grouped_batches(task.train, batches, batch_size, seed=0) for task in apart]
-        named = partial(zip, self.names, strict=True)
-        return apart, dict(named(of.indices for of in drawn)), dict(named(of.groups for of in drawn))
+        return {task.name: (task, grouped_batches(task.train, batches, batch_size, seed=0)) for task in apart}
 
-    def loss(self, task: TaskData, batch: Sequence[int], start: int = 0, end: int | None = None) -> Tensor:
+    def loss(self, task: TaskData, batch: Sequence[int], start: int, end: int) -> Tensor:
         """What examples `start` to `end` of a batch contribute to its mean loss."""
-        config, device = self.training.config, self.training.device
-        some = Batch([task], [batch], self.training.tokenizer, config.max_length, device).part(
-            0, start, len(batch) if end is None else end
-        )
-        place = self.names.index(task.name)
-        losses = some.losses(
-            lambda _, *of: self.training.model.loss(place, *of), self.training.model.pooled(some.tokens())
-        )
-        return losses[0]
+        model, place = self.training.model, self.names.index(task.name)
+        whole = Batch([task], [batch], self.training.tokenizer, self.training.config.max_length, self.training.device)
+        some = whole.part(0, start, end)
+        return some.losses(lambda _, *of: model.loss(place, *of), model.pooled(some.tokens()))[0]
 
     def snapshot(self, half: int, batches: int, batch_size: int) -> Snapshot:
         """Of one half of the texts."""
-        apart, drawn, groups = self.draws(half, batches, batch_size)
-        by_name = dict(zip(self.names, apart, strict=True))
+        draws = self.draws(half, batches, batch_size)
         with unchanged(self.training.model):
             torch.manual_seed(half)
             return self.surgeon.snapshot(
-                drawn, lambda name, batch: self.loss(by_name[name], batch),
-                optimizer=self.training.optimizer, groups=groups,
-            )  # fmt: skip
+                {name: drawn.indices for name, (_, drawn) in draws.items()},
+                lambda name, batch: self.loss(draws[name][0], batch, 0, len(batch)),
+                optimizer=self.training.optimizer,
+                groups={name: drawn.groups for name, (_, drawn) in draws.items()},
+            )
 
     def gathered(self, batches: int, batch_size: int) -> "Gathered":
         """The gradients of so many batches of every task from each half of the texts."""
-        parts, weights, groups = [], [], {name: [] for name in self.names}
+        found: list[tuple[Tensor, Tensor]] = []
+        groups: dict[str, list[int]] = {name: [] for name in self.names}
         with unchanged(self.training.model), self.surgeon.collector.looking_away():
             torch.manual_seed(0)
             for half in (0, 1):
-                apart, drawn, of = self.draws(half, batches, batch_size)
-                found = [[self._parts(task, batch) for batch in drawn[task.name]] for task in apart]
-                parts.append(torch.stack([torch.stack([part for part, _ in row]) for row in found]))
-                weights.append(torch.tensor([[weight for _, weight in row] for row in found], dtype=torch.float64))
-                for name in self.names:
-                    groups[name] += of[name]
-        return Gathered(self, torch.cat(parts, 1), torch.cat(weights, 1), groups)
+                for name, (task, drawn) in self.draws(half, batches, batch_size).items():
+                    found += [self._parts(task, batch) for batch in drawn.indices]
+                    groups[name] += drawn.groups
+        # halves of the texts, tasks, batches -> tasks, batches of both
+        parts, texts = (
+            torch.stack(of).unflatten(0, (2, len(self.names), batches)).transpose(0, 1).flatten(1, 2)
+            for of in zip(*found, strict=True)
+        )
+        return Gathered(self, parts, texts, groups)
 
-    def _parts(self, task: TaskData, batch: Sequence[int]) -> tuple[Tensor, list[int]]:
-        """The gradients of a batch's two halves, which add up to its own, [2, D], and how many texts each has."""
-        cuts = [0, len(batch) // 2, len(batch)]
-        rows = []
-        for start, end in itertools.pairwise(cuts):
-            if start == end:
-                rows.append(torch.zeros_like(rows[0]) if rows else torch.zeros(sum(p.numel() for p in self.parameters)))
-                continue
-            found = torch.autograd.grad(self.loss(task, batch, start, end), self.parameters)
+    def _parts(self, task: TaskData, batch: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The gradients of a batch's two halves, which add up to its own, [2, D], and how many texts each has, [2]."""
+        middle, rows = len(batch) // 2, []
+        for start, end in ((0, middle), (middle, len(batch))):
+            of_none = [torch.zeros_like(parameter) for parameter in self.parameters]
+            found = torch.autograd.grad(self.loss(task, batch, start, end), self.parameters) if end > start else of_none
             rows.append(torch.cat([gradient.flatten() for gradient in found]))
-        return torch.stack(rows), [cuts[1], len(batch) - cuts[1]]
+        return torch.stack(rows), torch.tensor([middle, len(batch) - middle], dtype=torch.float64)
 
 
 def _half_of_texts(task: TaskData, half: int) -> TaskData:
@@ -171,8 +162,8 @@ class Gathered(NamedTuple):
     """Gradients of n batches of T tasks at one place, D numbers each."""
 
     course: Course
-    parts: Tensor  # [T, n, 2, D], which add up to the batch's
-    weights: Tensor  # [T, n, 2], texts
+    parts: Tensor  # [T, n, 2, D], of the halves of batches, which add up to the batch's
+    texts: Tensor  # [T, n, 2]
     groups: dict[str, list[int]]  # by task, of each batch
 
     def root(self, metric: MetricName) -> Tensor:
@@ -182,35 +173,31 @@ class Gathered(NamedTuple):
             return torch.ones(whole.shape[-1])
         known = Metric(parameters, self.course.training.optimizer, [1.0] * len(whole))
         number = torch.full((len(whole), 1), float(whole.shape[1]))
-        roots = [
-            known.root(index, None, Moments(of.mean(1), of.square().mean(1), number))
-            for index, of in enumerate(whole.split([parameter.numel() for parameter in parameters], dim=-1))
-        ]
-        return torch.cat(roots)
+        of_blocks = whole.split([parameter.numel() for parameter in parameters], dim=-1)
+        moments = [Moments(of.mean(1), of.square().mean(1), number) for of in of_blocks]
+        return torch.cat([known.root(index, None, of) for index, of in enumerate(moments)])
 
-    def raw(self, metric: MetricName, times: float = 1) -> tuple[Floats, Floats]:
-        """Of batches this many times as large, 0.5, 1 or 2: cosines of each pair, [pairs, n / times], and agreement of
-        the halves of each task's, [T, n / times]; NaN where there is none."""
-        tasks, _, _, size = self.parts.shape
-        merged = self.parts.view(tasks, -1, max(int(2 * times), 1), size)  # [T, n / times, parts, D]
-        weights = self.weights.view(tasks, merged.shape[1], -1)
-        if merged.shape[2] == 1:
-            merged, weights = torch.nn.functional.pad(merged, (0, 0, 0, 1)), torch.nn.functional.pad(weights, (0, 1))
-        middle, root = merged.shape[2] // 2, self.root(metric)
-        halves = torch.stack([merged[:, :, :middle].sum(2), merged[:, :, middle:].sum(2)], 2)
-        of_halves = torch.stack([weights[..., :middle].sum(-1), weights[..., middle:].sum(-1)], -1)
-        matrices = torch.stack([gram((halves[:, k] * root).flatten(0, 1)) for k in range(halves.shape[1])])
-        whole, shared = of_tasks(matrices), half_products(matrices, of_halves.transpose(0, 1).flatten(1))
-        square = whole.diagonal(dim1=-2, dim2=-1)
+    def raw(self, metric: MetricName, times: float = 1) -> Floats:
+        """Cosines of batches this many times as large, 0.5, 1 or 2, [pairs, n / times]."""
+        tasks, size = len(self.parts), self.parts.shape[-1]
+        of_batches = self.parts.reshape(tasks, -1, round(2 * times), size).sum(2) * self.root(metric)
         i, j = np.triu_indices(tasks, 1)
-        return cosines(whole)[:, i, j].T.numpy(), (shared / (2 * square - shared)).T.numpy()
+        return cosines(gram(of_batches.transpose(0, 1)))[:, i, j].T.numpy()
+
+    def halves(self, metric: MetricName) -> Floats:
+        """How the halves of batches agree, as `of_steps` has it, [T, n]; NaN where a batch has no two."""
+        root = self.root(metric)
+        matrices = torch.stack([gram((batch * root).flatten(0, 1)) for batch in self.parts.unbind(1)])  # [n, 2T, 2T]
+        shared = half_products(matrices, self.texts.transpose(0, 1).flatten(1))
+        square = of_tasks(matrices).diagonal(dim1=-2, dim2=-1)
+        return (shared / (2 * square - shared)).T.numpy()
 
     def snapshot(self, chosen: slice) -> Snapshot:
         """Of some of the batches: of losses that are linear in the parameters, with these gradients."""
-        whole, names = self.parts.sum(2), self.course.names
+        names, parameters = self.course.names, self.course.parameters
         return self.course.surgeon.snapshot(
-            dict(zip(names, whole[:, chosen], strict=True)),
-            lambda _, gradient: torch.nn.utils.parameters_to_vector(self.course.parameters) @ gradient,
+            dict(zip(names, self.parts[:, chosen].sum(2), strict=True)),
+            lambda _, gradient: torch.nn.utils.parameters_to_vector(parameters) @ gradient,
             optimizer=self.course.training.optimizer,
             groups={name: of[chosen] for name, of in self.groups.items()},
         )
@@ -224,65 +211,62 @@ def estimates(snapshot: Snapshot, metric: MetricName) -> Cosines:
     return Cosines(*(getattr(found, name)[chosen] for name in Cosines.__dataclass_fields__))
 
 
-def corrected(gathered: Gathered, raw: tuple[Floats, Floats], chosen: slice) -> Cosines:
+def corrected(tasks: Sequence[TaskData], raw: Floats, halves: Floats) -> Cosines:
     """Of each pair, from cosines of batches and of their halves."""
-    series, halves = (values[:, chosen] for values in raw)
     i, j = np.triu_indices(len(halves), 1)
-    sources = [task.twin_of or task.name for task in gathered.course.training.tasks]
+    sources = [task.twin_of or task.name for task in tasks]
     shared = np.array([sources[one] == sources[other] for one, other in zip(i, j, strict=True)])
-    return of_steps(series, halves[i], halves[j], shares_texts=shared, independent=True)
-
-
-def z_of(found: Cosines) -> Floats:
-    """Of the cosine being 0."""
-    return found.product / np.sqrt(found.product_variance)
+    return of_steps(raw, halves[i], halves[j], shares_texts=shared, independent=True)
 
 
 def decided(gathered: Gathered) -> list[dict[str, Any]]:
     """A row a metric, way and number of batches: how many pairs are decided, the mean over disjoint subsets."""
-    count = gathered.parts.shape[1]
-    sizes = [count // parts for parts in (8, 4, 2, 1) if count // parts >= 8]
-    subsets = {size: [slice(at, at + size) for at in range(0, count - size + 1, size)] for size in sizes}
-    taken = {(size, at.start): gathered.snapshot(at) for size, of in subsets.items() for at in of}
-    found = []
-    for metric in METRICS:
-        raw = gathered.raw(metric)
-        ways: dict[str, Callable[[int, slice], list[float]]] = {
-            "raw": lambda _, at, raw=raw: [_clear(_raw_z(raw[0][:, at])), np.nan, np.nan],
-            "corrected": lambda _, at, raw=raw: _counts(corrected(gathered, raw, at)),
-            "snapshot": lambda size, at, metric=metric: _counts(estimates(taken[size, at.start], metric)),
-        }
-        for way, count_of in ways.items():
-            for size in sizes:
-                counts = np.mean([count_of(size, at) for at in subsets[size]], axis=0).tolist()
-                row = {"metric": metric, "way": way, "batches": size, "subsets": len(subsets[size])}
-                found.append(row | dict(zip(("decided", "narrow", "told"), counts, strict=True)))
-    return found
+    count, tasks, found = gathered.parts.shape[1], gathered.course.training.tasks, []
+    series = {metric: (gathered.raw(metric), gathered.halves(metric)) for metric in METRICS}
+    for size in (count // parts for parts in (8, 4, 2, 1) if count // parts >= FEWEST_STEPS):
+        for start in range(0, count - size + 1, size):
+            chosen = slice(start, start + size)
+            snapshot = gathered.snapshot(chosen)
+            for metric in METRICS:
+                raw, halves = (values[:, chosen] for values in series[metric])
+                ways = {"corrected": corrected(tasks, raw, halves), "snapshot": estimates(snapshot, metric)}
+                of_ways = {"raw": {"decided": _clear(_mean(raw)[1])}} | {way: _counts(of) for way, of in ways.items()}
+                found += [{"metric": metric, "way": way, "batches": size, **of} for way, of in of_ways.items()]
+    means_of = pd.DataFrame(found).groupby(["metric", "way", "batches"], sort=False).mean()
+    return means_of.reset_index().to_dict("records")
 
 
-def _raw_z(series: Floats) -> Floats:
+def _mean(series: Floats) -> tuple[Floats, Floats]:
+    """Of raw cosines, and its z."""
     found = means(series, independent=True)
-    return found.value / found.error
+    return found.value, found.value / found.error
 
 
-def _clear(z: Floats) -> float:
-    return float((np.abs(z) > CLEAR).sum())
+def _z(found: Cosines) -> Floats:
+    """Of the cosine being 0."""
+    return found.product / np.sqrt(found.product_variance)
 
 
-def _counts(found: Cosines) -> list[float]:
-    """Pairs that are decided, whose interval is narrow, and that the judge tells."""
+def _clear(z: Floats) -> int:
+    return int((np.abs(z) > CLEAR).sum())
+
+
+def _counts(found: Cosines) -> dict[str, int]:
     low, high = found.interval()
     told = np.isin(judge(Estimates.of(found)).verdict, TOLD)
-    return [_clear(z_of(found)), float((high - low < NARROW).sum()), float(told.sum())]
+    return {"decided": _clear(_z(found)), "narrow": int((high - low < NARROW).sum()), "told": int(told.sum())}
 
 
 def by_batch_size(gathered: Gathered, snapshots: dict[int, Snapshot]) -> list[dict[str, Any]]:
     """A row a metric and size of batches: raw cosines of all the texts, and a snapshot of half of them."""
     size, found = gathered.course.training.config.batch_size, []
     for metric, (of_size, snapshot) in itertools.product(METRICS, sorted(snapshots.items())):
-        series, of = gathered.raw(metric, of_size / size)[0], estimates(snapshot, metric)
-        row = {"metric": metric, "batch_size": of_size}
-        for way, values, z in (("raw", series.mean(1), _raw_z(series)), ("snapshot", of.value, z_of(of))):
+        row: dict[str, Any] = {"metric": metric, "batch_size": of_size}
+        of = estimates(snapshot, metric)
+        for way, (values, z) in {
+            "raw": _mean(gathered.raw(metric, of_size / size)),
+            "snapshot": (of.value, _z(of)),
+        }.items():
             known = np.abs(values[~np.isnan(values)])
             row |= {f"{way}_decided": _clear(z), f"{way}_mean": float(known.mean()) if len(known) else np.nan}
         found.append(row)
@@ -291,15 +275,13 @@ def by_batch_size(gathered: Gathered, snapshots: dict[int, Snapshot]) -> list[di
 
 def pairs_of(gathered: Gathered, snapshot: Snapshot) -> list[dict[str, Any]]:
     """A row a metric and pair."""
-    names, found = gathered.course.names, []
+    found = []
     for metric in METRICS:
-        raw = gathered.raw(metric)[0]
-        of = estimates(snapshot, metric)
-        columns = {
-            "raw": raw.mean(axis=1), "raw_z": _raw_z(raw), "cosine": of.value, "low": of.interval()[0],
-            "high": of.interval()[1], "z": z_of(of), "verdict": judge(Estimates.of(of)).verdict,
-        }  # fmt: skip
-        for place, (one, other) in enumerate(itertools.combinations(names, 2)):
+        (raw, raw_z), of = _mean(gathered.raw(metric)), estimates(snapshot, metric)
+        low, high = of.interval()
+        numbers = {"raw": raw, "raw_z": raw_z, "cosine": of.value, "low": low, "high": high, "z": _z(of)}
+        columns = {**numbers, "verdict": judge(Estimates.of(of)).verdict}
+        for place, (one, other) in enumerate(itertools.combinations(gathered.course.names, 2)):
             values = {name: column[place].item() for name, column in columns.items()}
             found.append({"metric": metric, "task_i": one, "task_j": other, **values})
     return found
@@ -310,38 +292,26 @@ def agreement(what: str, one: Snapshot, other: Snapshot) -> list[dict[str, Any]]
     found = []
     for metric in METRICS:
         both = [estimates(of, metric) for of in (one, other)]
-        verdicts = [judge(Estimates.of(of)).verdict for of in both]
         known = ~np.isnan(both[0].value) & ~np.isnan(both[1].value)
-        values = [of.value[known] for of in both]
-        errors = [_error(of)[known] for of in both]
+        first, second = (of.value[known] for of in both)
+        error = np.hypot(*(_error(of)[known] for of in both))
+        verdicts = [judge(Estimates.of(of)).verdict for of in both]
         told = [np.isin(verdict, TOLD) for verdict in verdicts]
-        against = [np.isin(verdict, ("aligned", "no conflict worth the name")) for verdict in verdicts]
-        conflicts = [verdict == "conflict" for verdict in verdicts]
-        contradict = (conflicts[0] & against[1]) | (conflicts[1] & against[0])
-        found.append(
-            {
-                "what": what,
-                "metric": metric,
-                "decided": _clear(z_of(both[0])),
-                "known": int(known.sum()),
-                "correlation": float(np.corrcoef(*values)[0, 1]) if known.sum() > 2 else np.nan,
-                "difference": float(np.sqrt(np.mean((values[0] - values[1]) ** 2 / (errors[0] ** 2 + errors[1] ** 2))))
-                if known.any()
-                else np.nan,
-                "told": int((told[0] | told[1]).sum()),
-                "in_both": int((told[0] & told[1]).sum()),
-                "contradict": int(contradict.sum()),
-            }
-        )
+        conflict = [verdict == "conflict" for verdict in verdicts]
+        denied = [np.isin(verdict, ("aligned", "no conflict worth the name")) for verdict in verdicts]
+        row = {"what": what, "metric": metric, "decided": _clear(_z(both[0])), "known": int(known.sum())}
+        row["correlation"] = float(np.corrcoef(first, second)[0, 1]) if known.sum() > 2 else np.nan
+        row["difference"] = float(np.sqrt((((first - second) / error) ** 2).mean())) if known.any() else np.nan
+        row |= {"told": int((told[0] | told[1]).sum()), "in_both": int((told[0] & told[1]).sum())}
+        row["contradict"] = int(((conflict[0] & denied[1]) | (conflict[1] & denied[0])).sum())
+        found.append(row)
     return found
 
 
 def _error(found: Cosines) -> Floats:
-    """Of the cosine: that of product - cosine scale, over the scale."""
+    """Of the cosine, where it is known: that of product - cosine scale, over the scale."""
     square = found.product_variance - 2 * found.value * found.covariance + found.value**2 * found.scale_variance
-    return np.divide(
-        np.sqrt(np.maximum(square, 0)), found.scale, out=np.full(len(square), np.nan), where=found.scale > 0
-    )
+    return np.sqrt(square) / found.scale
 
 
 def main(
