@@ -20,7 +20,7 @@ SMALL = {
     "snapshot_coverage": ["--snapshots", "1"],
     "snapshot_tasks": [
         "--tasks",
-        "trec,movies,movies@1",
+        "movies,movies@1",
         "--batches",
         "16",
         "--batch-size",
