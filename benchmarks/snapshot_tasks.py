@@ -105,7 +105,7 @@ class Course:
     def draws(self, half: int, batches: int, batch_size: int) -> dict[str, tuple[TaskData, GroupedBatches]]:
         """By task: the task with one half of its texts, and batches of these."""
         apart = [_half_of_texts(task, half) for task in self.training.tasks]
-        return {task.name: (task, grouped_batches(task.train, batches, batch_size, seed=0)) for task in apart}
+        return {task.name: (task, grouped_batches(task.train, batches, batch_size, seed=0, step=0)) for task in apart}
 
     def loss(self, task: TaskData, batch: Sequence[int], start: int, end: int) -> Tensor:
         """What examples `start` to `end` of a batch contribute to its mean loss."""
