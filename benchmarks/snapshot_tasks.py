@@ -7,13 +7,13 @@ The default model is trained jointly. At one step on the way (`--at`) the gradie
 at fixed parameters and kept, half of them of one half of the tasks' texts and half of the other. *Decided* counts pairs
 with |z| > 3, the mean over disjoint subsets where fewer than n batches are asked:
 
-- raw: z of the mean over batches of their cosines.
-- corrected: what `analysis.statistics.cosines` makes of the same cosines and those of the batches' halves.
+- raw: mean over batches of their cosines, over its standard error.
+- corrected: what `analysis.statistics.cosines` makes of the same cosines and those of the batches' halves: the sign is
+  that of the same mean, with an error that would do for steps; what the halves tell is the strength.
 - snapshot: `OrthoLoRA.snapshot` of these gradients, z of the product across groups of texts.
 
 Both of the latter have an interval: *narrow* counts pairs whose interval of 95% is narrower than 0.5, *told* those that
-the judge calls conflict or aligned. Corrected cosines share their z with raw ones by construction: what the correction
-tells is the strength, the sign is that of the same mean.
+the judge calls conflict or aligned.
 
 *Agreement* compares two snapshots of n / 2 batches each, of different halves of the texts, so that what they share is
 no noise: of one place, of one step and the last, of trainings from different seeds, with batches of other sizes.
@@ -39,13 +39,14 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
+from scipy import stats
 from torch import Tensor
 
 from analysis.statistics.cosines import of_steps
-from analysis.statistics.judge import TOLD, Estimates, judge
-from analysis.statistics.series import FEWEST_STEPS, Floats, means
+from analysis.statistics.series import FEWEST_STEPS, Floats
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.jackknife import Cosines
+from ortho_lora.record.judge import TOLD, Estimates, judge
 from ortho_lora.record.snapshots import METRICS, MetricName, Snapshot
 from ortho_lora.surgery.adamw import Metric, Moments
 from ortho_lora.surgery.gram import cosines, gram, of_tasks
@@ -216,7 +217,7 @@ def corrected(tasks: Sequence[TaskData], raw: Floats, halves: Floats) -> Cosines
     i, j = np.triu_indices(len(halves), 1)
     sources = [task.twin_of or task.name for task in tasks]
     shared = np.array([sources[one] == sources[other] for one, other in zip(i, j, strict=True)])
-    return of_steps(raw, halves[i], halves[j], shares_texts=shared, independent=True)
+    return of_steps(raw, halves[i], halves[j], shares_texts=shared)
 
 
 def decided(gathered: Gathered) -> list[dict[str, Any]]:
@@ -232,14 +233,14 @@ def decided(gathered: Gathered) -> list[dict[str, Any]]:
                 ways = {"corrected": corrected(tasks, raw, halves), "snapshot": estimates(snapshot, metric)}
                 of_ways = {"raw": {"decided": _clear(_mean(raw)[1])}} | {way: _counts(of) for way, of in ways.items()}
                 found += [{"metric": metric, "way": way, "batches": size, **of} for way, of in of_ways.items()]
-    means_of = pd.DataFrame(found).groupby(["metric", "way", "batches"], sort=False).mean()
-    return means_of.reset_index().to_dict("records")
+    means = pd.DataFrame(found).groupby(["metric", "way", "batches"], sort=False).mean()
+    return means.reset_index().to_dict("records")
 
 
 def _mean(series: Floats) -> tuple[Floats, Floats]:
     """Of raw cosines, and its z."""
-    found = means(series, independent=True)
-    return found.value, found.value / found.error
+    mean = np.nanmean(series, axis=1)
+    return mean, mean / stats.sem(series, axis=1, nan_policy="omit")
 
 
 def _z(found: Cosines) -> Floats:
