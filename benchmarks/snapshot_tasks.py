@@ -372,7 +372,8 @@ def main(
         course = Course(chosen, last, batch_size, seed)
         for step in course.to(sorted({at, last})):
             found += agreement(f"step {step}, seeds {seed} and 0", course.snapshot(1, half, batch_size), one[step])
-    show("agreement of seeds", found)
+    if found:
+        show("agreement of seeds", found)
     show("seconds", [{"a batch of a task": seconds, "in all": perf_counter() - began}])
     if as_json:
         print(json.dumps(tables))
