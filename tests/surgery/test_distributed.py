@@ -36,7 +36,7 @@ def free_port():
 
 
 def launch(launcher, processes, script, *arguments):
-    path = os.pathsep.join([str(HERE.parent), str(HERE)])
+    path = os.pathsep.join(map(str, (HERE.parents[1], HERE.parent, HERE)))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}
     launcher = [free_port() if word == "FREE" else word for word in launcher]
     command = [sys.executable, "-m", *launcher, str(processes), str(WORKERS / script), *map(str, arguments)]

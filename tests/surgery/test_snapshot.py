@@ -11,6 +11,7 @@ from torch import nn
 from ortho_lora import OrthoLoRA, OrthoLoraError
 from ortho_lora.record.products import of_means
 from ortho_lora.surgery.groups import GROUPS, hashed
+from ortho_lora.surgery.measure import Measured
 from ortho_lora.surgery.snapshot import Taker, unchanged
 
 TASKS = ["news", "films", "tweets"]
@@ -227,6 +228,35 @@ def test_groups_without_text_are_none():
     expected = loop.surgeon.snapshot(batches, loop.loss)
     np.testing.assert_array_equal(found.products["plain"], expected.products["plain"])
     assert found.products["plain"].shape[0] == 1 + 9
+
+
+def micro_batch(loop: Loop, way: str, step: int, *, accumulate: bool) -> Measured | None:
+    """A batch of each task, in a pass of its own or all in one."""
+    if way == "in turn":
+        return loop.surgeon.backward(
+            {task: loop.loss(task, loop.batches[task][step]) for task in TASKS}, accumulate=accumulate
+        )
+    tokens = torch.cat([loop.batches[task][step] for task in TASKS])
+    with loop.surgeon.mixed_batch([task for task in TASKS for _ in range(3)], weight_of_example=1):
+        states = loop.states(tokens).split(3)
+        losses = {task: (of @ head).square().mean() for task, of, head in zip(TASKS, states, loop.heads, strict=True)}
+        return loop.surgeon.backward(losses, accumulate=accumulate)
+
+
+@pytest.mark.parametrize("way", ["in turn", "mixed"])
+def test_amid_an_accumulation_gradients_wait_and_it_says_what_it_says_elsewhere(way):
+    after = []
+    for taken in (False, True):
+        loop = Loop(tiny_bert())
+        elsewhere = loop.surgeon.snapshot(loop.batches, loop.loss)
+        assert micro_batch(loop, way, 0, accumulate=True) is None
+        if taken:
+            amid = loop.surgeon.snapshot(loop.batches, loop.loss)
+            for metric, products in elsewhere.products.items():
+                np.testing.assert_array_equal(amid.products[metric], products)
+        measured = micro_batch(loop, way, 1, accumulate=False)
+        after.append([measured.gram, measured.losses, *(block.parameter.grad for block in loop.surgeon.blocks)])
+    assert all(torch.equal(one, other) for one, other in zip(*after, strict=True))
 
 
 def test_held_out_texts_are_looked_at_in_evaluation_mode():
