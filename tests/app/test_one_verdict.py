@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from snapshots import snapshot_tables
 from typer.testing import CliRunner
 
 from analysis import figures
@@ -105,6 +106,42 @@ def test_data_commands_report_and_figures(seed, written, tmp_path):
             axis = axes[sorted({branch for *_, branch in expected}).index(branch)]
             texts = [trace.text[place[0]][place[1]] for trace in maps if trace.xaxis == axis]
             assert any(text.startswith("<b>") for text in texts) == (verdict in TOLD)
+
+
+def test_of_snapshots_too_with_a_task_that_they_lack(records, runs_dir, tmp_path, open_page):
+    halves = records.noisy_halves(np.eye(8)[:4], (12, 1, 2, 2), 1.0, np.random.default_rng(0))
+    tables = records.gradient_tables(halves, NAMES) | snapshot_tables((0, 4), NAMES[:3], (0,))
+    info = records.run_info("looked", [records.task_info(name) for name in NAMES], layers=1)
+    run = records.write_run(runs_dir / "looked", info, records.status(), tables)
+    expected = verdicts(run)
+    snapshot = queries.snapshot_matrix(run)
+    assert {(row.task_i, row.task_j, row.branch): row.verdict for row in snapshot.itertuples()} == {
+        key: verdict for key, verdict in expected.items() if "four" not in key
+    }
+    assert {verdict for key, verdict in expected.items() if "four" in key} == {"not enough data"}
+    (document,) = json.loads(run_command("diagnose", run, "--json"))
+    of_branches = {
+        (pair["task_i"], pair["task_j"], branch["branch"]): branch["verdict"]
+        for pair in document["pairs"]
+        for branch in pair["branches"]
+    }
+    assert of_branches == expected == of_rows(frame_of("verdicts", [run]).to_dict("records"))
+    assert of_rows(json.loads(run_command("summary", run, "--json"))["pairs"]) == expected
+    of_pairs = {(pair["task_i"], pair["task_j"]): pair["verdict"] for pair in document["pairs"]}
+    whole = {key[:2]: verdict for key, verdict in expected.items() if key[2] == "both"}
+    assert {pair: of_pairs[pair] for pair in whole} == whole
+    assert whole["one", "two"] == "aligned"
+    assert "Verdicts on pairs: 1 aligned" in describe(queries.task_matrix(run, ALL))
+
+    write_report([open_run(run.parent, run.name)], tmp_path / "report.html")
+    badges = re.findall(
+        r"<td>(whole|[AB])</td><td><span class=.badge \w+.>([^<]*)</span>", (tmp_path / "report.html").read_text()
+    )
+    assert sorted(badges) == sorted((key[2].replace("both", "whole"), verdict) for key, verdict in expected.items())
+    for page in ("diagnosis", "conflicts"):
+        test = open_page(page)
+        shown = "\n".join(element.value for kind in (test.markdown, test.caption) for element in kind)
+        assert "Whole model: aligned, strong" in shown.replace("\\", "").replace("**", "")
 
 
 @pytest.mark.parametrize("seed", range(4))
