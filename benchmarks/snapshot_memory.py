@@ -151,7 +151,7 @@ def errors(rank: int, steps: int, batches: int, width: int, seeds: int) -> list[
     sketches = {
         wide: [Sums(parameters, extent, seed=seed, limit_bytes=fitting(wide)) for seed in range(seeds)]
         for wide in (width, 8 * width)
-        if 2 * wide < parameters[0].numel()
+        if wide <= parameters[0].numel()
     }
     for place, batch in enumerate(load.batches[:batches]):
         for task in range(TASKS):
@@ -164,8 +164,14 @@ def errors(rank: int, steps: int, batches: int, width: int, seeds: int) -> list[
                     block.add(task, place % GROUPS, parameter.grad)
                 sums.batches[place % GROUPS, task] += 1
     return [
-        {"rank": rank, "of a block": parameters[0].numel(), "kept": wide, "metric": name, **compared(exact, of, metric)}
-        for wide, of in sketches.items()
+        {
+            "rank": rank,
+            "of a block": parameters[0].numel(),
+            "kept": of[0].widths[0] or parameters[0].numel(),
+            "metric": name,
+            **compared(exact, of, metric),
+        }
+        for of in sketches.values()
         for name, metric in (("plain", None), ("adamw", Metric(parameters, None, [1.0] * TASKS)))
     ]
 

@@ -21,7 +21,8 @@ SMALL = {
     "snapshot_cost": ["--tasks", "2", "--batches", "2", "--batch-size", "2", "--rounds", "1"],
     "on_gpu": ["--device", "cpu", "--tiny", "--batches", "8", "--rounds", "1"],
     "snapshot_memory": [
-        "--layers", "1", "--rank", "4", "--tasks", "2", "--batches", "2", "--ranks", "8", "--seeds", "1",
+        "--layers", "1", "--rank", "4", "--tasks", "2", "--steps", "1", "--batches", "2", "--ranks", "8",
+        "--seeds", "1",
     ],
     "questions": ["--snapshots", "1", "--layers", "1", "--repeats", "1"],
     "snapshot_tasks": [
