@@ -216,7 +216,7 @@ def trained(installed, tmp_path_factory):
     config = ROOT / "examples" / "demo.yaml"
     done = subprocess.run(
         [installed / "ortho-lora", "train", "--config", config, "--steps", "2", "--set", "eval_every=2",
-         "--set", "max_length=16", "--set", "batch_size=4", "--set", "eval_examples=8",
+         "--set", "max_length=16", "--set", "batch_size=4", "--set", "eval_examples=8", "--set", "snapshot_batches=8",
          "--runs-dir", runs, "--name", "demo"],
         cwd=runs.parent, env=surroundings(), capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
@@ -228,7 +228,7 @@ def trained(installed, tmp_path_factory):
 def test_the_demo_is_trained_and_looked_at(trained, run):
     document = json.loads(run("ortho-lora", "summary", trained / "demo", "--json").stdout)
     assert (document["state"], document["step"]) == ("finished", 2)
-    assert len(document["pairs"]) == 12  # of four tasks, on two branches
+    assert len(document["pairs"]) == 18  # of four tasks, on the whole model and on two branches
     written = run("ortho-lora", "report", trained / "demo", "-o", trained / "demo.html", "--json")
     assert json.loads(written.stdout)["bytes"] == (trained / "demo.html").stat().st_size
 

@@ -39,7 +39,7 @@ def test_launch_a_run_watch_it_and_see_its_heatmap(browser, server):
         page.get_by_role("tab", name="Evaluation, recording").click()
         page.get_by_label("Evaluation examples", exact=True).fill("48")
         page.get_by_label("Evaluation examples", exact=True).press("Tab")
-        expect(page.get_by_text("Evaluation examples: 256 → 48")).to_be_visible()
+        expect(page.get_by_text("Evaluation examples: 128 → 48")).to_be_visible()
         page.get_by_role("button", name="Start training").click()
         expect(page.get_by_text(re.compile(r"first.*(step \d+ of 40|finished)"))).to_be_visible()
 

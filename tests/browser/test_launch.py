@@ -34,7 +34,7 @@ def test_what_is_being_typed_stays_while_the_page_answers(visitor, server):
     name = page.get_by_label("Name", exact=True)
     name.click()  # now the page hears of the steps
     page.keyboard.type("half a na")
-    expect(page.get_by_text("Steps: 60 → 20")).to_be_visible()
+    expect(page.get_by_text("Steps: 40 → 20")).to_be_visible()
     expect(page.get_by_text(re.compile("mine · ortho-lora · ▶ running, training"))).to_be_visible()
     expect(name).to_have_value("half a na")
     expect(name).to_be_focused()

@@ -64,7 +64,7 @@ def test_second_run_waits_moves_up_without_a_server_and_finishes(visitor, server
         page.get_by_role("tab", name="Evaluation, recording").click()
         page.get_by_label("Evaluation examples", exact=True).fill("8")
         page.get_by_label("Evaluation examples", exact=True).press("Tab")
-        expect(page.get_by_text("Evaluation examples: 256 → 8")).to_be_visible()
+        expect(page.get_by_text("Evaluation examples: 128 → 8")).to_be_visible()
         page.get_by_role("tab", name="Main").click()
         page.get_by_role("button", name="Start training").click()
         expect(page.get_by_text(re.compile(f"{name} · "))).to_be_visible()
