@@ -20,7 +20,7 @@ PRESETS = {
             "steps": 40,
             "learning_rate": 2e-3,
             "snapshots": 1,
-            "snapshot_batches": 40,
+            "snapshot_batches": 32,
             "snapshot_held_out": 0,
             "eval_examples": 128,
         },
