@@ -46,14 +46,15 @@ def strengths(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
             ],
             hovertemplate="%{customdata}<extra></extra>",
         )
-    figure.add_scatter(
-        x=rows["batch_cosine"],
-        y=rows["place"],
-        mode="markers",
-        marker={"symbol": "line-ns", "size": 12, "line": {"width": 2, "color": theme.ink(dark)}},
-        name="batch cosine",
-        hovertemplate="mean batch cosine %{x:+.3f}: what the rule saw<extra></extra>",
-    )
+    if rows["batch_cosine"].notna().any():
+        figure.add_scatter(
+            x=rows["batch_cosine"],
+            y=rows["place"],
+            mode="markers",
+            marker={"symbol": "line-ns", "size": 12, "line": {"width": 2, "color": theme.ink(dark)}},
+            name="batch cosine",
+            hovertemplate="mean batch cosine %{x:+.3f}: what the rule saw<extra></extra>",
+        )
     figure.add_vrect(-1.05, -WORTH, **_shade(dark))
     figure.add_vline(0, line={"color": theme.muted(dark), "width": 1})
     figure.update_xaxes(title_text=f"cosine (shaded: below -{WORTH:g})", range=[-1.05, 1.05], tickformat="+.2f")

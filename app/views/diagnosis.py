@@ -104,11 +104,12 @@ def _pairs(found: Diagnosis) -> None:
         (pair for pair in found.pairs if not chosen or pair.verdict in chosen), key=ORDERS[order]
     )
     frame = verdict_table(pairs)
-    st.caption(
-        "[Cosines](learn#corrected-cosine) with their 95% [intervals](learn#interval), and the mean batch"
-        " [cosine](learn#cosine), which is what the rule saw. The mark beside a name is the verdict."
-    )
     whole = frame[frame["branch"] == WHOLE].reset_index(drop=True)
+    seen = "" if len(whole) else ", and the mean batch [cosine](learn#cosine), which is what the rule saw"
+    st.caption(
+        f"[Cosines](learn#corrected-cosine) with their 95% [intervals](learn#interval){seen}. The mark beside a name is"
+        " the verdict."
+    )
     drawn = whole if len(whole) else frame
     figure.show("verdicts", partial(figures.strengths, drawn), frame, alt=_in_words(pairs))
     shown = pairs
