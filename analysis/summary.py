@@ -12,7 +12,7 @@ from rich.text import Text
 from analysis.conflict.queries import Selection, task_matrix
 from analysis.conflict.snapshots import WHOLE, snapshot_pairs
 from analysis.figures.words import describe
-from analysis.library.names import branch_name, branches_of, interval, number
+from analysis.library.names import branch_title, branches_of, interval, number
 from analysis.library.runs import SPLIT, final_metrics, identified
 from analysis.output.terminal import table_of
 from ortho_lora.errors import plain
@@ -92,7 +92,7 @@ def _metrics(rows: list[dict[str, Any]]) -> Table:
 
 
 def _pairs(rows: list[dict[str, Any]], branch: str) -> Table:
-    title = branch_name(branch).capitalize() if branch == WHOLE else f"Branch {branch}"
+    title = branch_title(branch)
     if (step := rows[0]["snapshot"]) is not None:
         title += f", cosines of snapshots up to step {step}"
     numbers = ["cosine", "95% interval", *(["batch\ncosine", "negative", "after"] if branch != WHOLE else [])]

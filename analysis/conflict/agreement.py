@@ -5,15 +5,14 @@ and the verdict of `record.judge` is on it. Mean cosines of single batches, `cos
 them to 0.
 """
 
-import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from analysis.conflict.snapshots import WHOLE, snapshot_matrix
+from analysis.conflict.steps import BySteps
 from analysis.reading.database import BINNED, Selection, ask, ask_once
 from analysis.statistics.cosines import groups_of, of_steps, pooled
 from analysis.statistics.series import FEWEST_STEPS, Floats, clear_mean, means, p_in_part, rate_interval, row_means
@@ -88,7 +87,7 @@ def with_snapshot(frame: pd.DataFrame, run: Path, selection: Selection) -> pd.Da
     return every.fillna(dict.fromkeys(counts, 0)).astype(dict.fromkeys(counts, np.int64))
 
 
-def _add_after(frame: pd.DataFrame, series: "BySteps") -> None:
+def _add_after(frame: pd.DataFrame, series: BySteps) -> None:
     """Add to the rows of `series` the intervals after projection, and the change that it makes."""
     low, high = means(series["cos_after"]).interval()
     bounds = {
@@ -280,7 +279,7 @@ def agreement(by_step: pd.DataFrame, info: RunInfo, keys: Sequence[str] = PAIR) 
     return frame
 
 
-def _measured(series: "BySteps") -> pd.DataFrame:
+def _measured(series: BySteps) -> pd.DataFrame:
     frame = series.keys
     batches = means(series["cos"])
     frame["steps"] = np.where(np.isnan(series["whole"]), 0.0, series["steps"]).sum(axis=1).astype(np.int64)
@@ -293,7 +292,7 @@ def _measured(series: "BySteps") -> pd.DataFrame:
     return frame
 
 
-def _cosines(series: "BySteps", info: RunInfo) -> Cosines:
+def _cosines(series: BySteps, info: RunInfo) -> Cosines:
     pairs = series.keys[["task_i", "task_j"]].itertuples(index=False, name=None)
     shared = np.array([shares_texts(info.tasks, *pair) for pair in pairs], dtype=bool)
     values = [series[name] for name in ("whole", "half_i", "half_j")]
@@ -390,32 +389,3 @@ def configured(run: Path) -> Callable[[pd.Series], pd.Series]:
         return column.map(place) if column.name in _TASK_COLUMNS else column
 
     return key
-
-
-class BySteps:
-    """A frame with a row for each key and step, as a row for each key and a column for each step."""
-
-    def __init__(self, frame: pd.DataFrame, keys: Sequence[str]) -> None:
-        self._frame = frame
-        self._row = frame.groupby(list(keys), sort=False, observed=True).ngroup().to_numpy()
-        self.steps, self._column = np.unique(frame["step"], return_inverse=True)
-        self._keys = frame[list(keys)].drop_duplicates(ignore_index=True)
-        self._shape = (len(self._keys), len(self.steps))
-        self._chosen: NDArray[np.int64] | slice = slice(None)
-
-    @property
-    def keys(self) -> pd.DataFrame:
-        """Of each row; a copy."""
-        return self._keys.copy()
-
-    def part(self, columns: NDArray[np.int64]) -> "BySteps":
-        """Some of the steps, given by place, of all keys."""
-        part = copy.copy(self)
-        part.steps, part._chosen = self.steps[columns], columns
-        return part
-
-    def __getitem__(self, value: str) -> Floats:
-        """The values of a column, [rows, steps]; NaN where the frame has none."""
-        values = np.full(self._shape, np.nan)
-        values[self._row, self._column] = self._frame[value].to_numpy(np.float64, na_value=np.nan)
-        return values[:, self._chosen]

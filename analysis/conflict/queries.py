@@ -16,6 +16,7 @@ from analysis.conflict.agreement import batches_needed as batches_needed
 from analysis.conflict.agreement import noise as noise
 from analysis.conflict.agreement import task_matrix as task_matrix
 from analysis.conflict.agreement import windows as windows
+from analysis.conflict.snapshots import over_snapshots as over_snapshots
 from analysis.conflict.snapshots import snapshot_blocks as snapshot_blocks
 from analysis.conflict.snapshots import snapshot_layers as snapshot_layers
 from analysis.conflict.snapshots import snapshot_matrix as snapshot_matrix

@@ -7,27 +7,25 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from analysis.library.names import WHOLE as WHOLE
 from analysis.reading.database import Selection, ask_once
 from analysis.reading.rollups import SNAPSHOT_CELLS
-from ortho_lora.record.jackknife import Cosines, Floats
+from ortho_lora.record.jackknife import Floats
 from ortho_lora.record.judge import LEVEL, TOLD, Estimates, judge, times_needed
 from ortho_lora.record.products import cosines
 from ortho_lora.record.schema import read_run
-from ortho_lora.record.snapshots import METRICS, MetricName
+from ortho_lora.record.snapshots import METRICS, MetricName, metric_of
 
 By = Literal["branch", "layer", "module"]
 
 COLUMNS = ("task_i", "task_j", "cosine", "low", "high", "p", "q", "verdict")
 _BLOCK = ("branch", "layer", "module", "task_i", "task_j")
-WHOLE = "both"
-"""Stands for a branch where both count together."""
 
 
-def metric_of(run: Path) -> MetricName:
+def own_metric(run: Path) -> MetricName:
     """The metric of the run's optimizer."""
-    return "plain" if read_run(run).config.get("optimizer") == "sgd" else "adamw"
+    return metric_of(read_run(run).config.get("optimizer"))
 
 
 def snapshot_steps(run: Path) -> list[int]:
@@ -86,10 +84,8 @@ def snapshot_matrix(
         among themselves; more: batches of every task until there is a verdict, if they go on like these, NaN: not
         known, or more than a thousand times as many; steps: 0.
     """
-    selection, metric = selection or Selection(), metric or metric_of(run)
-    counted = together(run, selection) if at is None else _steps_of(run, selection)
-    if at is not None:
-        counted = [step for step in counted if step == at]
+    selection, metric = selection or Selection(), metric or own_metric(run)
+    counted = together(run, selection) if at is None else [step for step in _steps_of(run, selection) if step == at]
     cells_of: tuple[tuple[By, ...], ...] = (("branch",),) if selection.branches else ((), ("branch",))
     frames = []
     for by in cells_of if counted else ():
@@ -104,6 +100,11 @@ def snapshot_matrix(
         return pd.DataFrame({name: pd.Series(dtype="float64") for name in names})
     found = pd.concat(frames, ignore_index=True).rename(columns=columns)
     return found.assign(metric=metric, steps=0)
+
+
+def over_snapshots(run: Path, selection: Selection | None = None, metric: MetricName | None = None) -> pd.DataFrame:
+    """`snapshot_matrix` of each snapshot by itself, below each other; a run has one at least."""
+    return pd.concat([snapshot_matrix(run, selection, metric, at) for at in snapshot_steps(run)], ignore_index=True)
 
 
 def together(run: Path, selection: Selection | None = None) -> list[int]:
@@ -135,7 +136,7 @@ def snapshot_blocks(run: Path, selection: Selection | None = None) -> pd.DataFra
     if matrix.empty:
         return pd.DataFrame(columns=[*_BLOCK, "cosine", "low", "high", "q", "verdict", "clear"])
     keys, chosen = ["branch", "task_i", "task_j"], selection or Selection()
-    cells = _together(run, chosen, metric_of(run), ("branch", "layer", "module"), together(run, chosen))
+    cells = _together(run, chosen, own_metric(run), ("branch", "layer", "module"), together(run, chosen))
     found = cells.frame().drop(columns="verdict")
     found = found.merge(matrix[[*keys, "verdict"]], how="left", on=keys)
     sides = {"conflict": found["high"] <= 0, "aligned": found["low"] >= 0}
@@ -151,7 +152,7 @@ def snapshot_layers(run: Path, selection: Selection | None = None) -> pd.DataFra
         step, branch, layer, task_i, task_j, cosine, low, high, q, verdict: as of `snapshot_pairs`, among the layers and
         pairs of the snapshot; clear: whether that is conflict or aligned.
     """
-    found = snapshot_pairs(run, selection, metric_of(run), ("branch", "layer"))
+    found = snapshot_pairs(run, selection, own_metric(run), ("branch", "layer"))
     return found.drop(columns="p").assign(clear=found["verdict"].isin(TOLD))
 
 
@@ -184,23 +185,19 @@ class _Cells:
         products[:, :, i, j] = products[:, :, j, i] = np.moveaxis(of_pairs, -1, 0)
         self.i, self.j = np.triu_indices(size, 1)
         pairs = (np.arange(len(self.cells))[:, None] * size**2 + self.i * size + self.j).ravel()
-        self.cosines = _chosen(cosines(products, known["groups"].to_numpy(np.int64)), pairs)
+        self.cosines = cosines(products, known["groups"].to_numpy(np.int64)).at(pairs)
         self.clear = ~np.isnan(self.cosines.value)
         power = np.diagonal(products[0], axis1=-2, axis2=-1)  # [cells, T]
         with np.errstate(invalid="ignore", divide="ignore"):
             self.ratio = np.sqrt(power[:, self.i] / power[:, self.j]).ravel()
 
     def frame(self) -> pd.DataFrame:
-        low, high = self.cosines.interval()
-        absent, p = self.cosines.absent, self.cosines.p_value()
-        low, high, p = (np.where(absent, np.nan, of) for of in (low, high, p))
-        found = judge(Estimates(low, high, p))
+        known = Estimates.of_snapshot(self.cosines)
+        found = judge(known)
         frame = self.cells.loc[np.repeat(np.arange(len(self.cells)), len(self.i))].reset_index(drop=True)
         of_pair = {"task_i": np.tile(self.names[self.i], len(self.cells))}
         of_pair["task_j"] = np.tile(self.names[self.j], len(self.cells))
-        return frame.assign(
-            **of_pair, cosine=self.cosines.value, low=low, high=high, p=p, q=found.q, verdict=found.verdict
-        )
+        return frame.assign(**of_pair, cosine=self.cosines.value, **known._asdict(), q=found.q, verdict=found.verdict)
 
     def more(self) -> Floats:
         """As of `snapshot_matrix`."""
@@ -235,7 +232,3 @@ def _rows(run: Path, selection: Selection, metric: MetricName, by: tuple[str, ..
 def _known(run: Path) -> pd.DataFrame:
     sql = "SELECT step, task, groups, batches FROM snapshot_tasks WHERE NOT target"
     return ask_once(run, ("snapshot_tasks",), sql, Selection(), {}, "by_layer")
-
-
-def _chosen(of: Cosines, rows: NDArray[np.int64]) -> Cosines:
-    return Cosines(**{name: values[rows] for name, values in vars(of).items()})

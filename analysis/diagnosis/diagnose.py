@@ -13,7 +13,6 @@ import pandas as pd
 
 from analysis.conflict.agreement import (
     PAIR,
-    BySteps,
     agreement,
     by_window,
     model_steps,
@@ -22,14 +21,8 @@ from analysis.conflict.agreement import (
     with_snapshot,
 )
 from analysis.conflict.queries import blocks, projection_by_pair
-from analysis.conflict.snapshots import (
-    WHOLE,
-    snapshot_blocks,
-    snapshot_matrix,
-    snapshot_norms,
-    snapshot_steps,
-    together,
-)
+from analysis.conflict.snapshots import WHOLE, over_snapshots, snapshot_blocks, snapshot_norms, together
+from analysis.conflict.steps import BySteps
 from analysis.diagnosis.advice import Suggestion, advise
 from analysis.diagnosis.nonfinite import begin_with, nonfinite, told
 from analysis.diagnosis.verdicts import Agreement, Branch, Harm, Pair, Place, Window
@@ -150,8 +143,7 @@ def _over_steps(run: Path, by_step: pd.DataFrame, info: RunInfo, recorded: int) 
 
 def _over_snapshots(run: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Each pair at each snapshot, and on each block."""
-    frames = [snapshot_matrix(run, at=step) for step in snapshot_steps(run)]
-    timed = pd.concat(frames, ignore_index=True)
+    timed = over_snapshots(run)
     return timed.assign(step=timed["snapshot"], step_end=timed["snapshot"], cos=np.nan), snapshot_blocks(run)
 
 

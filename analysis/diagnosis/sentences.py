@@ -6,7 +6,7 @@ from analysis.conflict.snapshots import WHOLE
 from analysis.diagnosis.diagnose import Diagnosis
 from analysis.diagnosis.pairs import batch_sentence, more_words, verdict_sentence
 from analysis.diagnosis.verdicts import Branch, Harm, Pair
-from analysis.library.names import branch_name, branches_of, layer_name, number, snapshots_at, span
+from analysis.library.names import branch_title, branches_of, layer_name, number, snapshots_at, span
 from ortho_lora.record.judge import TOLD, WORTH
 
 HOW_TO_READ = (
@@ -33,8 +33,7 @@ def notes_on(pairs: Sequence[Pair]) -> list[str]:
     notes = []
     for name in branches_of(branch.branch for branch in branches if not branch.measured):
         why = ", as those of A are wherever B = 0, and LoRA starts there" if name == "A" else ""
-        subject = branch_name(name).capitalize() if name == WHOLE else f"Branch {name}"
-        notes.append(f"{subject} has no cosine where the gradients are zero{why}.")
+        notes.append(f"{branch_title(name)} has no cosine where the gradients are zero{why}.")
     if any(branch.cosine is None and branch.measured for branch in branches):
         notes.append(
             "No cosine (–): a task's gradient is not told clearly enough from noise; the interval is all that is known."

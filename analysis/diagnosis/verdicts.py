@@ -141,6 +141,11 @@ def worst_first(pair: Pair) -> tuple[int, float]:
     return list(MARKS).index(pair.verdict), -abs(pair.strongest.at_least) if pair.verdict in TOLD else 0.0
 
 
+def measured(matrix: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `queries.task_matrix` of which there is anything: steps with a cosine, or a snapshot."""
+    return matrix[(matrix["steps"] > 0) | matrix["snapshot"].notna()]
+
+
 def worst_row(matrix: pd.DataFrame) -> dict[Any, Any]:
     """Of `queries.task_matrix`, or `snapshot_matrix`, the row of the worst verdict and of these the lowest cosine.
 

@@ -9,19 +9,28 @@ def layer_name(layer: int) -> str:
     return "other" if layer < 0 else str(layer)
 
 
+WHOLE = "both"
+"""Stands for a branch where both count together: the whole model."""
+
+
 def branch_name(branch: str) -> str:
-    """Like `branch A`; `both` is the whole model."""
-    return "whole model" if branch == "both" else f"branch {branch}"
+    """Like `branch A`."""
+    return "whole model" if branch == WHOLE else f"branch {branch}"
+
+
+def branch_title(branch: str) -> str:
+    """The same where it begins."""
+    return "Whole model" if branch == WHOLE else f"Branch {branch}"
 
 
 def branch_cell(branch: str) -> str:
     """In a column of branches."""
-    return "whole" if branch == "both" else branch
+    return "whole" if branch == WHOLE else branch
 
 
 def branches_of(names: Iterable[str]) -> list[str]:
     """Each once: the whole model first, then A and B."""
-    return sorted({*names}, key=lambda name: (name != "both", name))
+    return sorted({*names}, key=lambda name: (name != WHOLE, name))
 
 
 def span(first: int, last: int) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 from analysis import figures
 from analysis.conflict import queries
 from analysis.diagnosis.diagnose import Diagnosis
-from analysis.diagnosis.verdicts import worst_first, worst_pair
+from analysis.diagnosis.verdicts import measured, worst_first, worst_pair
 from analysis.figures import standalone
 from analysis.library.names import snapshots_at
 from analysis.library.runs import Run, info_of
@@ -95,9 +95,8 @@ def agreement_parts(run: Run, key: str, extent: queries.Extent, diagnosis: Diagn
     )
     if not conflicts:
         text = "No pair is found in conflict; this is the one with the lowest cosine of its verdict."
-        matrix = queries.task_matrix(run.path, Selection())
-        measured = matrix[(matrix["steps"] > 0) | matrix["snapshot"].notna()]
-        pairs = [worst_pair(measured)] if len(measured) else []
+        found = measured(queries.task_matrix(run.path, Selection()))
+        pairs = [worst_pair(found)] if len(found) else []
     parts = [Part(f"{key}-agreement", "Task by task", "", tuple(shown))]
     if pairs:
         layers = [one for place, pair in enumerate(pairs) for one in _of_pair(run, f"{key}-pair{place}", pair, extent)]

@@ -16,6 +16,7 @@ from analysis.conflict.replay import NOTE
 from analysis.diagnosis.diagnose import THEOREM
 from analysis.diagnosis.sentences import HOW_TO_READ, sentences
 from analysis.figures import standalone
+from analysis.library.names import branch_cell
 from analysis.library.runs import Run
 from analysis.report.content import comparison_of, content_of
 from ortho_lora.errors import OrthoLoraError
@@ -84,6 +85,7 @@ def render(runs: Sequence[Run], now: datetime) -> str:
         reading=HOW_TO_READ,
         note=NOTE,
         sentences=sentences,
+        branch_cell=branch_cell,
         told=TOLD,
     )
 

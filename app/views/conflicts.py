@@ -19,7 +19,7 @@ from analysis.library.names import number, snapshots_at
 from analysis.library.runs import Run
 from app.shared import address, figure, glossary, scale, state
 from app.shared.selection import Pair, choose_pair, name_of, of_pair, select_matrix, select_pair
-from ortho_lora.record.snapshots import MetricName
+from ortho_lora.record.snapshots import MetricName, metric_of
 
 VIEWS: dict[str, View] = {"Cosine": "cosine", "Batch cosine": "batch", "Share negative": "rate"}
 METRICS: dict[str, MetricName] = {"as AdamW scales": "adamw", "plain": "plain"}
@@ -81,7 +81,8 @@ def _snapshot(run: Run, extent: Extent, selection: Selection) -> tuple[pd.DataFr
         words = "None chosen: all of them together, or in a record of another loop the last one."
         at = st.segmented_control("Snapshot at step", extent.snapshots, key="snapshot", help=words)
         address.say(snapshot=[at] if at is not None else [])
-        names = list(METRICS) if run.info.config.get("optimizer") != "sgd" else list(METRICS)[::-1]
+        own = metric_of(run.info.config.get("optimizer"))
+        names = sorted(METRICS, key=lambda name: METRICS[name] != own)
         metric = METRICS[
             st.segmented_control("Gradients", names, default=names[0], required=True, key="metric", bind="query-params")
         ]
@@ -127,8 +128,7 @@ def _over_snapshots(run: Run, extent: Extent, selection: Selection, told: pd.Dat
     )
     if len(extent.snapshots) > 1:
         chosen, metric = replace(selection, steps=None), told["metric"].iloc[0]
-        every = [state.ask(queries.snapshot_matrix, run, chosen, metric, at) for at in extent.snapshots]
-        timed = of_pair(pd.concat(every, ignore_index=True), pair)
+        timed = of_pair(state.ask(queries.over_snapshots, run, chosen, metric), pair)
         frame = timed.assign(first=timed["snapshot"], last=timed["snapshot"], batch_cosine=np.nan).rename(
             columns={"cosine_low": "low", "cosine_high": "high"}
         )

@@ -9,7 +9,7 @@ import streamlit as st
 from analysis import figures
 from analysis.conflict import queries
 from analysis.diagnosis.pairs import verdict_sentence
-from analysis.diagnosis.verdicts import Agreement, worst_row
+from analysis.diagnosis.verdicts import Agreement, measured, worst_row
 from analysis.library.runs import Run, list_runs
 from app.launching import launcher
 from app.launching.launcher import Launch
@@ -73,7 +73,7 @@ def _worst(runs: list[Run]) -> tuple[Run | None, dict[Any, Any]]:
             found = state.ask(queries.task_matrix, run, queries.Selection())
         except OrthoLoraError:
             continue  # its own pages say what is wrong with it
-        found = found[(found["steps"] > 0) | found["snapshot"].notna()]
+        found = measured(found)
         if len(found):
             real = found[~found["shares_texts"].astype(bool)]  # a twin is no news
             return run, worst_row(real if len(real) else found)

@@ -74,6 +74,10 @@ class Cosines:
             unknown, np.nan, np.clip(found_high, -1, 1)
         )
 
+    def at(self, rows: NDArray[np.integer]) -> "Cosines":
+        """Of some rows."""
+        return Cosines(**{name: values[rows] for name, values in vars(self).items()})
+
     def with_errors_of(self, times: float, freedom: Floats) -> "Cosines":
         """As of so many times the data, if these go on like this."""
         names = ("product_variance", "covariance", "scale_variance")

@@ -50,6 +50,11 @@ class Estimates(NamedTuple):
     def of(cls, cosines: Cosines) -> "Estimates":
         return cls(*cosines.interval(), cosines.p_value())
 
+    @classmethod
+    def of_snapshot(cls, cosines: Cosines) -> "Estimates":
+        """Of a snapshot, where nothing is known of what has no gradient."""
+        return cls(*(np.where(cosines.absent, np.nan, values) for values in cls.of(cosines)))
+
 
 class Judged(NamedTuple):
     """What is made of it, [rows]."""

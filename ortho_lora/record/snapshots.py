@@ -10,11 +10,17 @@ from numpy.typing import NDArray
 
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.jackknife import Cosines, Effects, Floats
+from ortho_lora.record.judge import Estimates
 from ortho_lora.record.products import cosines, transfers
 from ortho_lora.record.tables import SCHEMAS, SNAPSHOTS_BY_LAYER
 
 MetricName = Literal["plain", "adamw"]
 METRICS = get_args(MetricName)
+
+
+def metric_of(optimizer: object) -> MetricName:
+    """What an optimizer of a configuration, by name, makes of gradients."""
+    return "plain" if optimizer == "sgd" else "adamw"
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +78,8 @@ class Snapshot:
             OrthoLoraError: there is no such metric or block.
         """
         found, shape = self.estimates(metric, branch=branch, layer=layer, module=module), (len(self.tasks),) * 2
-        low, high = (np.where(found.absent, np.nan, end).reshape(shape) for end in found.interval())
-        return found.value.reshape(shape), low, high
+        known = Estimates.of_snapshot(found)
+        return found.value.reshape(shape), known.low.reshape(shape), known.high.reshape(shape)
 
     def effects(self, learning_rate: float, metric: MetricName = "adamw") -> Effects:
         """Of all pairs of a target and a task, [S * T]. Raises as `transfer`."""

@@ -10,7 +10,7 @@ worst setting, against 97.5% and 95.5% after as many batches that were fixed bef
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -107,9 +107,11 @@ def needed(snapshot: "Snapshot", metric: "MetricName", half_width: float) -> int
 def pairs_of(snapshot: "Snapshot", metric: "MetricName") -> tuple[Pair, ...]:
     """What a snapshot tells of each pair, in the order of the tasks."""
     estimates = _estimates(snapshot, metric)
-    low, high = _ends(estimates)
-    verdict = judge(Estimates(low, high, np.where(np.isnan(low), np.nan, estimates.p_value()))).verdict
-    columns = ([None if np.isnan(of) else float(of) for of in column] for column in (estimates.value, low, high))
+    known = Estimates.of_snapshot(estimates)
+    verdict = judge(known).verdict
+    columns = (
+        [None if np.isnan(of) else float(of) for of in column] for column in (estimates.value, known.low, known.high)
+    )
     return tuple(
         Pair(one, other, cosine, start, end, said)
         for (one, other), cosine, start, end, said in zip(
@@ -160,20 +162,14 @@ def _estimates(snapshot: "Snapshot", metric: "MetricName") -> Cosines:
     """Of each pair, over the whole model."""
     size, whole = len(snapshot.tasks), snapshot.estimates(metric)
     rows = np.ravel_multi_index(np.triu_indices(size, 1), (size, size))
-    return Cosines(*(getattr(whole, of.name)[rows] for of in fields(whole)))
-
-
-def _ends(estimates: Cosines) -> tuple[Floats, Floats]:
-    """Of the intervals; NaN where there is too little text, or no gradient."""
-    low, high = (np.where(estimates.absent, np.nan, end) for end in estimates.interval())
-    return low, high
+    return whole.at(rows)
 
 
 def _half_widths(estimates: Cosines) -> Floats:
     """Of the intervals: 1 where a gradient is not clear of its noise, NaN where there is no interval."""
-    low, high = _ends(estimates)
-    unclear = np.isnan(estimates.value) & ~np.isnan(low)
-    return np.where(unclear, 1.0, (high - low) / 2)
+    known = Estimates.of_snapshot(estimates)
+    unclear = np.isnan(estimates.value) & ~np.isnan(known.low)
+    return np.where(unclear, 1.0, (known.high - known.low) / 2)
 
 
 def _widest(estimates: Cosines) -> float:

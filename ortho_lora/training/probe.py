@@ -12,7 +12,7 @@ from ortho_lora.launching.life import log_to, new_run_id, stop_on_signal
 from ortho_lora.record.admission import check_free
 from ortho_lora.record.recorder import Recorder
 from ortho_lora.record.schema import ProbeInfo, State, Status, read_run
-from ortho_lora.record.snapshots import MetricName, Snapshot
+from ortho_lora.record.snapshots import MetricName, Snapshot, metric_of
 from ortho_lora.surgery.projection import check_rule
 from ortho_lora.training.checkpoint import check_exists
 from ortho_lora.training.config import Config, load_config
@@ -102,7 +102,7 @@ def probe(
         )
         with recorder, log_to(recorder.run_dir / "log.txt"):
             log.info("probe %s on %s", place.where, training.device)
-            metric: MetricName = "plain" if config.optimizer == "sgd" else "adamw"  # what the optimizer feels
+            metric = metric_of(config.optimizer)
             try:
                 found, state = _take(training, recorder, goal, metric, place.seed, report)
             except BaseException as error:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from analysis.__main__ import app
 from analysis.conflict import queries
 from analysis.conflict.snapshots import (
-    metric_of,
+    own_metric,
     snapshot_blocks,
     snapshot_layers,
     snapshot_matrix,
@@ -202,11 +202,11 @@ def test_norms_are_those_of_the_true_gradients(run):
 
 
 def test_the_metric_is_the_optimizers(run, tmp_path):
-    assert metric_of(run) == "adamw"
+    assert own_metric(run) == "adamw"
     with Recorder(tmp_path / "x") as recorder:
         recorder.begin(INFO.model_copy(update={"config": INFO.config | {"optimizer": "sgd"}}))
         recorder.add_snapshot(4, known_snapshot(4))
-    assert metric_of(tmp_path / "x") == "plain"
+    assert own_metric(tmp_path / "x") == "plain"
     found = snapshot_matrix(tmp_path / "x").query("branch == 'both'")["cosine"]
     np.testing.assert_array_equal(found, snapshot_pairs(run, Selection(steps=(4, 4)), "plain")["cosine"])
 
