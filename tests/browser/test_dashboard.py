@@ -19,7 +19,7 @@ def server(own_server):
 
 # Numbers travel in binary: what plotly decoded and drew is in its full data.
 DRAWN = """
-() => Array.from(document.querySelector('.js-plotly-plot')._fullData)
+() => Array.from(document.querySelector('.st-key-figure-%s .js-plotly-plot')._fullData)
     .filter(trace => trace.type === 'heatmap' && trace.coloraxis)
     .flatMap(trace => Array.from(trace.z, row => Array.from(row)).flat())
     .filter(Number.isFinite)
@@ -58,17 +58,16 @@ def test_launch_a_run_watch_it_and_see_its_heatmap(browser, server):
 
         go_to(page, "Conflicts")
         page.wait_for_function("() => document.querySelector('.js-plotly-plot .heatmaplayer image')")
-        told = page.evaluate(DRAWN)
+        told = page.evaluate(DRAWN % "task-by-task")
         assert len(told) >= 4  # the twin at least, A and B
         assert min(told) < 0
         assert all(-1 <= value <= 1 for value in told)
-        page.get_by_role("radio", name="Batch cosine").or_(
-            page.get_by_role("button", name="Batch cosine")
-        ).first.click()
-        page.wait_for_function(f"() => ({DRAWN})().length >= 24")
-        numbers = page.evaluate(DRAWN)
+        # The steps' own figure, below the snapshots', begins with batch cosines.
+        shown = page.locator(".st-key-figure-task-by-task-steps .heatmaplayer image")
+        shown.first.wait_for(state="attached")
+        numbers = page.evaluate(DRAWN % "task-by-task-steps")
         assert len(numbers) >= 24  # 6 ordered pairs x A, B x before, after
-        assert all(-1 <= value <= 1 for value in numbers)
+        assert all(-2 <= value <= 2 for value in numbers)  # a difference of two cosines
         assert len(set(numbers)) > 5
 
         for name in ("Projection", "Metrics", "Runs"):
