@@ -25,7 +25,10 @@ def metric_of(optimizer: object) -> MetricName:
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """Of N blocks, T tasks, S held-out targets and m groups of texts; NaN where a task has texts in fewer than 8."""
+    """Of N blocks, T tasks, S held-out targets and m groups of texts; NaN where a task has texts in fewer than 8.
+
+    Where sums are sketched, estimates that tell of the sketch's error stand as if they left groups out.
+    """
 
     tasks: tuple[str, ...]
     targets: tuple[str, ...]  # tasks whose held-out texts were looked at

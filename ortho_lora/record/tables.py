@@ -40,7 +40,7 @@ _SNAPSHOT_PAIR: tuple[Column, ...] = (
     ("task_j", _name, "second task of the pair; of a target any task"),
 )
 _PRODUCT: tuple[Column, ...] = (
-    ("group", pa.int16(), "group of texts that is left out; null: none is"),
+    ("group", pa.int16(), "group of texts that is left out, or beyond them a draw of the sketch's error; null: none"),
     (
         "product",
         pa.float64(),

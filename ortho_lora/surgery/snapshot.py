@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from ortho_lora.errors import OrthoLoraError
+from ortho_lora.record.jackknife import Floats
 from ortho_lora.record.products import across_groups
 from ortho_lora.record.snapshots import Snapshot
+from ortho_lora.surgery import sketched
 from ortho_lora.surgery.adamw import Metric
 from ortho_lora.surgery.arguments import check_loss
 from ortho_lora.surgery.blocks import Block
@@ -122,10 +124,7 @@ class Taker:
                     "snapshot: a gradient is not finite, though every loss is: compute the losses in float32, or"
                     " without a scale."
                 )
-            cross, back, same = (of[..., :size, :size] for of in found)
-            products[name] = across_groups(cross, back, same, (of_tasks, of_tasks), apart=False)
-            cross, back, same = (of[..., size:, :size] for of in found)
-            held_out[name] = across_groups(cross, back, same, (of_targets, of_tasks), apart=True)
+            products[name], held_out[name] = self._of(found, has)
         batches = sums.batches.sum(0).numpy().astype(np.int64)
         means = sums.losses.double().numpy() / np.maximum(batches, 1)
         return Snapshot(
@@ -142,6 +141,27 @@ class Taker:
             target_losses=means[size:],
             exact=sums.exact,
             of_optimizer=self.metric.of_optimizer,
+        )
+
+    def _of(self, found: list[Floats], has: Floats) -> tuple[Floats, Floats]:
+        """Of the tasks, and of targets and tasks, from what `Sums.products` found; `has`: [m, C]."""
+        size = len(self.tasks)
+        tasks, targets = slice(size), slice(size, None)
+
+        def across(one: slice, other: slice, apart: bool) -> Floats:
+            cross, back, same = (of[..., one, other] for of in found)
+            return across_groups(cross, back, same, (has[:, one], has[:, other]), apart=apart)
+
+        of_tasks, of_targets = across(tasks, tasks, False), across(targets, tasks, True)
+        if self.sums.exact:
+            return of_tasks, of_targets
+        beside = of_targets[0]
+        own = across(targets, targets, False)[0]
+        whole = np.block([[of_tasks[0], beside.swapaxes(-1, -2)], [beside, own]])
+        widths = np.array([width or np.inf for width in self.sums.widths])
+        drawn = sketched.left_out(whole, widths, len(has))
+        return np.concatenate([of_tasks, drawn[..., tasks, tasks]]), np.concatenate(
+            [of_targets, drawn[..., targets, tasks]]
         )
 
     def _arrived(self, index: int, column: int, group: int, parameter: Tensor) -> None:
