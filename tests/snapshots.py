@@ -8,11 +8,14 @@ import pandas as pd
 
 from ortho_lora.record.products import of_means
 from ortho_lora.record.snapshots import METRICS, Snapshot
+from ortho_lora.record.vectors import Vectors
 
 GROUPS = 12
 
 
-def known_snapshot(step: int, tasks: Sequence[str] = ("a", "b", "c"), layers: Sequence[int] = (0, 3)) -> Snapshot:
+def known_snapshot(
+    step: int, tasks: Sequence[str] = ("a", "b", "c"), layers: Sequence[int] = (0, 3), vectors: Vectors | None = None
+) -> Snapshot:
     """Of a and b, which conflict at step 0 and agree later, and of c, which has texts in 5 groups of 12 only.
 
     Two tasks are a and b.
@@ -38,6 +41,7 @@ def known_snapshot(step: int, tasks: Sequence[str] = ("a", "b", "c"), layers: Se
         held_out={metric: np.stack(of, axis=1)[..., :size] for metric, of in held_out.items()},
         groups=counted, target_groups=counted[:2], batches=2 * counted, target_batches=counted[:2],
         losses=np.ones(size), target_losses=np.ones(2), exact=True, of_optimizer=True,
+        vectors=vectors,
     )  # fmt: skip
 
 

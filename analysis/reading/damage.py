@@ -151,7 +151,7 @@ def _extent(path: Path, changed: int) -> Part | None:
 @lru_cache(maxsize=2**12)  # parts are never written again
 def _share_rows(part: Path, others: tuple[Path, ...], table: str) -> bool:
     """Whether one of the other parts has a row of the same key: all columns but those that measure."""
-    key = ", ".join(f'"{field.name}"' for field in SCHEMAS[table] if not pa.types.is_floating(field.type))
+    key = ", ".join(f'"{field.name}"' for field in SCHEMAS[table] if _kind(field.type) not in _MEASURED)
     with asking() as connection:
         connection.read_parquet([str(part)]).create_view("part")
         connection.read_parquet([str(path) for path in others]).create_view("others")
@@ -191,6 +191,9 @@ def _deep_damage(part: Path, table: str, rows: int, size: int, modified: int, ch
     return None
 
 
+_MEASURED = ("floats", "lists of floats")
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
@@ -199,6 +202,8 @@ def _kind(kind: pa.DataType) -> str:
     """What a column holds, whatever its width and encoding."""
     if pa.types.is_dictionary(kind):
         return _kind(kind.value_type)
+    if pa.types.is_list(kind):
+        return f"lists of {_kind(kind.value_type)}"
     if pa.types.is_floating(kind):
         return "floats"
     if pa.types.is_integer(kind):

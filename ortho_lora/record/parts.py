@@ -21,6 +21,8 @@ FEWEST_TOGETHER = 32
 def write_part(path: Path, table: pa.Table) -> Part:
     """Write rows in step order as one part: under a temporary name, to disk, and then under its own."""
     schema = table.schema
+    lists = [field.name for field in schema if pa.types.is_list(field.type)]
+    floats = [field.name for field in schema if pa.types.is_floating(field.type)]
     temporary = path.with_name(f".{path.name}")
     try:
         with open(temporary, "wb") as file:
@@ -29,8 +31,8 @@ def write_part(path: Path, table: pa.Table) -> Part:
                 file,
                 compression="zstd",
                 compression_level=1,
-                use_dictionary=[field.name for field in schema if not pa.types.is_floating(field.type)],
-                use_byte_stream_split=[field.name for field in schema if pa.types.is_floating(field.type)],
+                use_dictionary=[name for name in schema.names if name not in {*floats, *lists}],
+                use_byte_stream_split=[*floats, *(f"{name}.list.element" for name in lists)],
                 row_group_size=_SOUGHT_ROWS if "target" in schema.names else max(table.num_rows, 1),
                 write_statistics=[name for name in _SOUGHT if name in schema.names],
             )

@@ -13,6 +13,7 @@ from ortho_lora.record.jackknife import Cosines, Effects, Floats
 from ortho_lora.record.judge import Estimates
 from ortho_lora.record.products import cosines, transfers
 from ortho_lora.record.tables import SCHEMAS, SNAPSHOTS_BY_LAYER
+from ortho_lora.record.vectors import Vectors
 
 MetricName = Literal["plain", "adamw"]
 METRICS = get_args(MetricName)
@@ -43,6 +44,7 @@ class Snapshot:
     target_losses: NDArray[np.float64]  # [S]
     exact: bool  # whether sums were kept as they are; else as sketches
     of_optimizer: bool  # whether AdamW's metric is the optimizer's; else that of the snapshot's own squares
+    vectors: Vectors | None = None  # what other mixtures are asked by; None: there are no targets
 
     def estimates(
         self,
@@ -132,7 +134,8 @@ class Snapshot:
             self, blocks=tuple((layer, "", branch) for layer, branch in layers), products=sums[0], held_out=sums[1]
         )
         of_pairs = {name: of._table(step, name) for name, of in (("snapshots", self), (SNAPSHOTS_BY_LAYER, by_layer))}
-        return {"snapshot_tasks": self._of_tasks(step), **of_pairs}
+        beside = {} if self.vectors is None else {"vectors": self.vectors.table(step)}
+        return {"snapshot_tasks": self._of_tasks(step), **of_pairs, **beside}
 
     def _of_tasks(self, step: int) -> pa.Table:
         names = [*self.tasks, *self.targets]

@@ -76,8 +76,9 @@ class Store:
         if batch.gradients:
             tables |= {name: rows for name in ("pairs", "norms") if len(rows := encode(name, batch.gradients))}
         of_snapshots = [snapshot.tables(step) for step, snapshot in batch.snapshots]
-        for name in of_snapshots[0] if of_snapshots else ():
-            tables[name] = pa.concat_tables([of[name] for of in of_snapshots]).unify_dictionaries()
+        for name in dict.fromkeys(name for of in of_snapshots for name in of):
+            found = [of[name] for of in of_snapshots if name in of]
+            tables[name] = pa.concat_tables(found).unify_dictionaries()
         with ThreadPoolExecutor(1) as pool:  # compresses while sums are formed
             parts = {name: _begun(pool, partial(self._write, name, table)) for name, table in tables.items()}
             for gradients in batch.gradients:

@@ -112,6 +112,19 @@ TABLES: dict[str, pa.Schema] = {
         ("exact", pa.bool_(), "sums of gradients were kept as they are; false: as sketches"),
         ("of_optimizer", pa.bool_(), "`adamw` is the metric of the optimizer; false: of the snapshot's own squares"),
     ),
+    "vectors": _table(
+        _PLACE[0],
+        (
+            "kind",
+            _name,
+            "`gradient`: mean of the task's batches of a group; `held out`: the same of held-out texts; `deviation`:"
+            " standard deviation of its batches; `rate`: learning rate times the coordinates that each stands for;"
+            " `eps`: of AdamW",
+        ),
+        ("task", _name, "task; null where of none"),
+        ("group", pa.int16(), "group of texts; null where of none"),
+        ("values", pa.list_(pa.float32()), "at coordinates chosen at random, the same in all rows of a snapshot"),
+    ),
     "predictions": _table(
         ("step", pa.int32(), "optimizer steps done before the evaluation, which is the last of the run"),
         ("split", _name, "evaluation split, as in `validation`"),

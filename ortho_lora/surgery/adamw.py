@@ -5,6 +5,7 @@
 every block, else the second moment of the weighted sum of the tasks' batch gradients that the snapshot itself saw.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -58,6 +59,12 @@ class Metric:
     def of_optimizer(self) -> bool:
         """Whether it is the optimizer's at this place."""
         return self.states is not None
+
+    def step(self, index: int) -> tuple[float, float]:
+        """Learning rate and eps of a block; where the rate is 0, as before a warm-up, the one that it rises to."""
+        group = self.groups[index]
+        rate = float(group.get("lr", math.nan)) or float(group.get("initial_lr", 0.0))
+        return rate, group.get("eps", EPS)
 
     def root(self, index: int, coordinates: Tensor | None, moments: Moments) -> Tensor:
         """`sqrt(P)` of a block at some coordinates, [w]; None: at all."""

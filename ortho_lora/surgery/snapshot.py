@@ -141,6 +141,7 @@ class Taker:
             target_losses=means[size:],
             exact=sums.exact,
             of_optimizer=self.metric.of_optimizer,
+            vectors=sums.vectors(self.metric, self.tasks, self.targets) if self.targets else None,
         )
 
     def _of(self, found: list[Floats], has: Floats) -> tuple[Floats, Floats]:

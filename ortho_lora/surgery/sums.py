@@ -9,10 +9,12 @@ the sums at w coordinates chosen at random, because AdamW's metric is only known
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 
 from ortho_lora.errors import OrthoLoraError
+from ortho_lora.record.vectors import Vectors, coordinates
 from ortho_lora.surgery.adamw import Metric, Moments
 from ortho_lora.surgery.distributed import world_size
 from ortho_lora.surgery.measure import to_cpu
@@ -104,7 +106,7 @@ class Sums:
         Raises:
             OrthoLoraError: not even narrow sketches fit.
         """
-        self.parameters, self.extent = parameters, extent
+        self.parameters, self.extent, self.seed = parameters, extent, seed
         sizes = [parameter.numel() for parameter in parameters]
         self.widths = widths(sizes, extent, limit_bytes)
         generator = torch.Generator().manual_seed(seed)
@@ -131,6 +133,37 @@ class Sums:
             whole = getattr(self, name).to(self.blocks[0].chosen.device)
             distributed.all_reduce(whole)
             setattr(self, name, whole.cpu())
+
+    @torch.no_grad()
+    def vectors(self, metric: Metric, tasks: Sequence[str], targets: Sequence[str]) -> Vectors:
+        """The gradients at coordinates chosen at random of all blocks, for the record."""
+        extent, of_task = self.extent, self.batches[:, : self.extent.tasks].sum(0)
+        groups = [group for group, any_batch in enumerate((self.batches > 0).any(1).tolist()) if any_batch]
+        sizes = [parameter.numel() for parameter in self.parameters]
+        share = min(1.0, coordinates(extent.groups * extent.columns) / sum(sizes))
+        generator = torch.Generator().manual_seed(self.seed)
+        means, deviations, rates, eps = [], [], [], []
+        for index, (block, size) in enumerate(zip(self.blocks, sizes, strict=True)):
+            kept = block.chosen.shape[-1]
+            some = torch.randperm(kept, generator=generator)[: max(1, round(share * size))].sort().values
+            at = some.to(block.chosen.device)
+            batches = self.batches.to(block.chosen)[groups, :, None]
+            means.append(block.chosen[groups][..., at] / batches)  # nan where there is no batch
+            deviations.append(block.moments(of_task).variance[:, at].sqrt())
+            rate, of_optimizer = metric.step(index)
+            rates.append(torch.full((len(some),), rate * size / len(some)))
+            eps.append(torch.full((len(some),), of_optimizer))
+        found = [torch.cat([one.float().cpu() for one in of], dim=-1).numpy() for of in (means, deviations, rates, eps)]
+        return Vectors(
+            tasks=tuple(tasks),
+            targets=tuple(targets),
+            means=found[0][:, : extent.tasks],
+            held_out=found[0][:, extent.tasks :],
+            deviation=found[1],
+            batches=of_task.numpy().astype(np.int64),
+            rate=found[2],
+            eps=found[3],
+        )
 
     @torch.no_grad()
     def products(self, metric: Metric | None = None) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,0 +1,138 @@
+"""What the snapshots of a run predict that tasks do to each other: in its mixture, and in any other."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.dataset as ds
+
+from analysis.conflict.snapshots import own_metric, together
+from analysis.reading.cache import remembered
+from analysis.reading.damage import counted, sound
+from analysis.reading.database import Selection, ask_once
+from ortho_lora.errors import OrthoLoraError
+from ortho_lora.record.jackknife import Effects, Floats
+from ortho_lora.record.schema import read_run
+from ortho_lora.record.tables import SCHEMAS
+from ortho_lora.record.transfer import Transfer, progress, transfer
+from ortho_lora.record.vectors import Vectors, of_table
+
+COLUMNS = (
+    "step", "source", "target", "nats", "low", "high", "pull", "pull_low", "pull_high",
+    "crowding", "crowding_low", "crowding_high", "share", "q", "verdict",
+)  # fmt: skip
+
+
+def transfer_steps(run: Path) -> list[int]:
+    """After which steps its snapshots were taken that have held-out targets."""
+    return sorted(_vectors(run))
+
+
+def transfer_matrix(run: Path, at: int | None = None) -> pd.DataFrame:
+    """What each source does to each target in the mixture of the run, with it minus without.
+
+    Args:
+        run: directory of the run.
+        at: the step of one snapshot; None: the mean over all that count together (`conflict.snapshots.together`).
+
+    Returns:
+        A row an ordered pair, a task on itself included, in the order of the tasks. step: of the (last) snapshot; nats
+        of the target's validation loss a step, above 0 it harms, with its 95% interval, and apart in pull and crowding;
+        share: of the target's progress alone, NaN where that is not clear of its noise; q: adjusted for the number of
+        pairs; verdict: `harms`, `helps` or `not sure`. No rows without held-out targets.
+    """
+    if not (steps := _counted(run, at)):
+        return pd.DataFrame(columns=COLUMNS)
+    vectors = [_vectors(run)[step] for step in steps]
+    found = transfer(vectors, weights_of(run), own_metric(run))
+    return _frame(steps[-1], vectors[0], found)
+
+
+def over_transfer(run: Path) -> pd.DataFrame:
+    """`transfer_matrix` of each snapshot by itself, below each other; a run has one at least."""
+    return pd.concat([transfer_matrix(run, at) for at in transfer_steps(run)], ignore_index=True)
+
+
+def target_progress(run: Path, mixture: Mapping[str, float] | None = None, at: int | None = None) -> pd.DataFrame:
+    """How each target's validation loss moves a step, in the run's mixture, alone, and in any other.
+
+    Args:
+        run: directory of the run.
+        mixture: loss weights by task, 0 of those that are not named; None: that of the run.
+        at: as of `transfer_matrix`.
+
+    Returns:
+        A row a target: step, target; nats, low, high: in the mixture; alone, alone_low, alone_high: with its own task
+        alone, at its weight in the run. No rows without held-out targets.
+
+    Raises:
+        OrthoLoraError: the mixture names a task that the run does not have, or weighs it below 0.
+    """
+    columns = ["step", "target", "nats", "low", "high", "alone", "alone_low", "alone_high"]
+    chosen = _weights(run, mixture)
+    if not (steps := _counted(run, at)):
+        return pd.DataFrame(columns=columns)
+    vectors, metric = [_vectors(run)[step] for step in steps], own_metric(run)
+    own = transfer(vectors, weights_of(run), metric)
+    told = own.progress if mixture is None else progress(vectors, chosen, metric)
+    values = [steps[-1], vectors[0].targets, *_told(told), *_told(own.alone)]
+    return pd.DataFrame(dict(zip(columns, values, strict=True)))
+
+
+def weights_of(run: Path) -> Floats:
+    """Of the losses of its tasks, [T]."""
+    return np.array([task.loss_weight for task in read_run(run).tasks])
+
+
+def _weights(run: Path, mixture: Mapping[str, float] | None) -> Floats:
+    names = [task.name for task in read_run(run).tasks]
+    for name, weight in (mixture or {}).items():
+        if name not in names:
+            raise OrthoLoraError(f"mixture: task {name!r}: expected one of {', '.join(names)}.")
+        if not 0 <= weight < np.inf:
+            raise OrthoLoraError(f"mixture: weight {weight:g} of task {name!r} given, expected 0 or more.")
+    return weights_of(run) if mixture is None else np.array([mixture.get(name, 0.0) for name in names])
+
+
+def _counted(run: Path, at: int | None) -> list[int]:
+    there = transfer_steps(run)
+    return [step for step in (together(run) if at is None else [at]) if step in there]
+
+
+@remembered("manifest.json", most=8)
+def _vectors(run: Path) -> dict[int, Vectors]:
+    """By the step of the snapshot."""
+    manifest = sound(run, counted(run), ["vectors"], deep=True)
+    files = [str(run / "vectors" / part.name) for part in manifest.of("vectors")]
+    if not files:
+        return {}
+    rows = ds.dataset(files, schema=SCHEMAS["vectors"]).to_table()
+    sql = "SELECT step, target, task, batches FROM snapshot_tasks"
+    known = ask_once(run, ("snapshot_tasks",), sql, Selection(), {}, "by_layer")
+    steps, found = rows["step"].to_numpy(), {}
+    for step in np.unique(steps).tolist():
+        of_step = known[known["step"] == step]
+        tasks, targets = (of_step[of_step["target"] == held] for held in (False, True))
+        if len(targets):
+            found[step] = of_table(
+                rows.filter(steps == step), _names(tasks), _names(targets), tasks["batches"].to_numpy()
+            )
+    return found
+
+
+def _names(rows: pd.DataFrame) -> Sequence[str]:
+    return [str(name) for name in rows["task"]]
+
+
+def _frame(step: int, vectors: Vectors, found: Transfer) -> pd.DataFrame:
+    target, source = np.indices((len(vectors.targets), len(vectors.tasks))).reshape(2, -1)
+    effects = [values for of in (found.nats, found.pull, found.crowding) for values in _told(of)]
+    names = np.array(vectors.tasks)[source], np.array(vectors.targets)[target]
+    values = [step, *names, *effects, found.share, found.q, found.verdict]
+    return pd.DataFrame(dict(zip(COLUMNS, values, strict=True)))
+
+
+def _told(effects: Effects) -> tuple[Floats, Floats, Floats]:
+    """Value and 95% interval; NaN where nothing is told of the error."""
+    return np.where(np.isnan(effects.freedom), np.nan, effects.value), *effects.interval()

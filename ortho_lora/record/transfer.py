@@ -1,0 +1,141 @@
+"""What tasks do to each other in a mixture, to first order, from the vectors of a snapshot; numpy.
+
+AdamW divides a step by the root of the second moment of the *sum*, so a partner acts twice: by its own gradient (pull),
+and by the metric that all of them share (crowding). For loss weights w, mean gradients mu, batch variances s and the
+gradients h of held-out texts, coordinate by coordinate,
+
+    v = sum_j w_j^2 s_j + (sum_j w_j mu_j)^2        P = 1 / (sqrt(v) + eps)
+    progress_i = -learning_rate <h_i, P sum_j w_j mu_j>
+
+in nats of i's validation loss a step; below 0 it falls. P is taken as known: its own noise is that of all batches of
+all tasks. Everything else is linear in products across texts, so the jackknife over groups gives its error.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ortho_lora.record.jackknife import Effects, Floats, effects
+from ortho_lora.record.judge import LEVEL, false_discovery
+from ortho_lora.record.products import freedom, of_means
+from ortho_lora.record.snapshots import MetricName
+from ortho_lora.record.vectors import Singles, Vectors
+
+VERDICTS = ("harms", "helps", "not sure")
+
+
+@dataclass(frozen=True, eq=False)
+class Transfer:
+    """Of S targets and T sources in one mixture, in nats a step; NaN where a task has too little text."""
+
+    nats: Effects  # with the source minus without it, target by target, [S * T]
+    pull: Effects  # of it what the source's own gradient does, [S * T]
+    crowding: Effects  # and what it does through the metric, [S * T]
+    progress: Effects  # of each target in the mixture, [S]
+    alone: Effects  # and with its own task alone, [S]
+
+    @property
+    def q(self) -> Floats:
+        """p-values of `nats`, adjusted for their number, [S * T]."""
+        return false_discovery(self.nats.p_value())
+
+    @property
+    def verdict(self) -> list[str]:
+        """One of VERDICTS for each of `nats`; of those told at most 5% are told by chance."""
+        told = self.q <= LEVEL
+        return np.where(told, np.where(self.nats.value > 0, *VERDICTS[:2]), VERDICTS[2]).tolist()
+
+    @property
+    def share(self) -> Floats:
+        """`nats` by each target's progress alone, [S * T]; NaN where that is not clear of its noise."""
+        _, high = self.alone.interval()
+        size = np.where(high < 0, -self.alone.value, np.nan)
+        return self.nats.value / np.repeat(size, len(self.nats.value) // len(size))
+
+
+def second_moment(vectors: Vectors, weights: Floats) -> Floats:
+    """`v` of a mixture's gradient, [w]; the noise of the means' squares is taken off."""
+    variance = weights[:, None] ** 2 * vectors.deviation.astype(np.float64) ** 2
+    mean = weights @ _mean(vectors.means)
+    return np.asarray((variance * (1 - 1 / np.maximum(vectors.batches, 1))[:, None]).sum(0) + mean**2)
+
+
+def terms(vectors: Vectors, weights: Floats, metric: MetricName = "adamw") -> Floats:
+    """`-learning_rate <h_i, P w_j mu_j>`, of all groups and without each, [1 + m, S, T]."""
+    scale = -vectors.rate.astype(np.float64)
+    if metric == "adamw":
+        scale = scale / (np.sqrt(second_moment(vectors, weights)) + vectors.eps)
+    found = of_means(vectors.held_out * scale, vectors.means.astype(np.float64))
+    return np.asarray(found * weights, np.float64)
+
+
+def progress(vectors: Sequence[Vectors], weights: Floats, metric: MetricName = "adamw") -> Effects:
+    """Of each target in a mixture, [S], the mean over places.
+
+    Args:
+        vectors: of one or several places, of the same groups of texts.
+        weights: of the tasks' losses, [T]; 0 leaves a task out.
+        metric: what the optimizer makes of gradients.
+    """
+    return _effects(vectors, _progress(vectors, weights, metric), of_targets=True)
+
+
+def transfer(vectors: Sequence[Vectors], weights: Floats, metric: MetricName = "adamw") -> Transfer:
+    """What each source does to each target in a mixture; arguments as of `progress`."""
+    tasks, targets = vectors[0].tasks, vectors[0].targets
+    whole = np.mean([terms(of, weights, metric) for of in vectors], axis=0)  # [1 + m, S, T]
+    total = _sum(whole, weights)
+    without = np.stack([_progress(vectors, _without(weights, place), metric) for place in range(len(tasks))], axis=-1)
+    # A task of too little text is known to nobody but itself: others' effects are those beside the rest.
+    nats = np.where(np.isnan(whole), np.nan, total[..., None] - without)
+    alone = np.stack(
+        [
+            _progress(vectors, np.where(np.arange(len(tasks)) == tasks.index(name), weights, 0.0), metric)[:, place]
+            for place, name in enumerate(targets)
+        ],
+        axis=-1,
+    )
+    return Transfer(
+        nats=_effects(vectors, nats),
+        pull=_effects(vectors, whole),
+        crowding=_effects(vectors, nats - whole),
+        progress=_effects(vectors, total, of_targets=True),
+        alone=_effects(vectors, alone, of_targets=True),
+    )
+
+
+def _progress(vectors: Sequence[Vectors], weights: Floats, metric: MetricName) -> Floats:
+    """[1 + m, S]"""
+    if not weights.any():
+        return np.zeros((1 + len(vectors[0].means), len(vectors[0].targets)))
+    return np.asarray(np.mean([_sum(terms(of, weights, metric), weights) for of in vectors], axis=0))
+
+
+def _sum(found: Floats, weights: Floats) -> Floats:
+    """Over the sources of a mixture that are known, [1 + m, S]; NaN where none is."""
+    known = ~np.isnan(found) & (weights != 0)
+    return np.where(known.any(-1), np.where(known, found, 0.0).sum(-1), np.nan)
+
+
+def _without(weights: Floats, place: int) -> Floats:
+    left = weights.copy()
+    left[place] = 0.0
+    return left
+
+
+def _mean(means: Singles) -> Floats:
+    """Over groups, [T, w]; 0 where a task has no text at all."""
+    there = ~np.isnan(means[..., 0])  # [m, T]
+    return np.asarray(np.nan_to_num(means).sum(0, dtype=np.float64) / np.maximum(there.sum(0), 1)[:, None])
+
+
+def _effects(vectors: Sequence[Vectors], found: Floats, *, of_targets: bool = False) -> Effects:
+    """Of [1 + m, S, T], or [1 + m, S]."""
+    has_targets, has_tasks = ((~np.isnan(of[..., 0])).sum(0) for of in (vectors[0].held_out, vectors[0].means))
+    degrees = freedom(has_targets, has_tasks).reshape(len(has_targets), len(has_tasks))
+    if of_targets:
+        degrees = np.nanmax(degrees, axis=1, initial=-np.inf) if degrees.size else degrees[:, 0]
+        degrees = np.where(np.isinf(degrees), np.nan, degrees)
+    rows = found.reshape(len(found), -1).T
+    return effects(rows[:, 0], rows[:, 1:], degrees.ravel())
