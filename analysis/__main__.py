@@ -101,6 +101,29 @@ def replay(
 
 
 @app.command()
+def transfer(
+    run_dir: Annotated[Path, typer.Argument(help=_RUN_HELP)],
+    mixture: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="TASK or TASK=WEIGHT, may be repeated: how each target would do in a mixture of these alone."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help=_JSON_HELP)] = False,
+) -> None:
+    """What one task does to another's validation loss, in nats a step, predicted from snapshots with held-out texts."""
+    from rich.console import Console
+
+    from analysis.output import transfer as output
+
+    chosen = _mixture(mixture) if mixture else None
+    if as_json:
+        typer.echo(json.dumps(output.document(run_dir, chosen), indent=1, allow_nan=False))
+    else:
+        output.print_transfer(Console(), run_dir, chosen)
+
+
+@app.command()
 def report(
     run_dirs: Annotated[list[Path], typer.Argument(help="Directories of runs; several are also compared.")],
     output: Annotated[
@@ -204,6 +227,17 @@ def study(
         typer.echo(f"wrote {plain(str(path))}", err=True)
 
 
+def _mixture(given: Sequence[str]) -> dict[str, float]:
+    found = {}
+    for one in given:
+        name, separator, weight = one.rpartition("=")
+        try:
+            found[name if separator else one] = float(weight) if separator else 1.0
+        except ValueError:
+            raise OrthoLoraError(f"--mixture: {one!r} given, expected TASK or TASK=WEIGHT, as in trec=0.5.") from None
+    return found
+
+
 def _runs(run_dirs: Sequence[Path]) -> "list[Run]":
     """Different runs that can be read."""
     from analysis.library.runs import identified
@@ -220,7 +254,7 @@ def _runs(run_dirs: Sequence[Path]) -> "list[Run]":
 
 def join(joint: typer.Typer) -> None:
     """Add these commands to `ortho-lora`, whose `study` trains one."""
-    for command in (summary, diagnose, replay, report, export):
+    for command in (summary, diagnose, transfer, replay, report, export):
         joint.command()(command)
     joint.command("results")(study)
 

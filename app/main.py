@@ -10,7 +10,7 @@ if (root := str(Path(__file__).resolve().parents[1])) not in sys.path:
     sys.path.append(root)
 
 from app.shared import address, figure, links, state
-from app.views import conflicts, diagnosis, launch, layers, learn, metrics, projection, runs, start, study
+from app.views import conflicts, diagnosis, launch, layers, learn, metrics, projection, runs, start, study, transfer
 
 st.set_page_config(page_title="Ortho-LoRA", page_icon=str(Path(__file__).with_name("icon.svg")), layout="wide")
 state.spare_imports()
@@ -25,6 +25,7 @@ pages = {
     ],
     "Look": [
         st.Page(conflicts.page, title="Conflicts", icon=":material/grid_on:", url_path="conflicts"),
+        st.Page(transfer.page, title="Transfer", icon=":material/swap_horiz:", url_path="transfer"),
         st.Page(layers.page, title="Layers", icon=":material/layers:", url_path="layers"),
         st.Page(projection.page, title="Projection", icon=":material/call_split:", url_path="projection"),
         st.Page(metrics.page, title="Metrics", icon=":material/show_chart:", url_path="metrics"),

@@ -24,7 +24,7 @@ FLOORS = {  # from the ground up; a package imports those of lower floors and it
         {"reading", "statistics"},
         {"library"},
         {"conflict", "outcomes"},
-        {"diagnosis"},
+        {"diagnosis", "transfer"},
         {"figures", "output"},
         {"study", "report", "summary"},
         {"__init__", "__main__"},

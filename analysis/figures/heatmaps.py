@@ -69,7 +69,7 @@ def task_heatmap(
     titles = [branch_name(branch) if value == "cosine" else f"branch {branch}, {WORDS[m]}" for branch, m in places]
     columns = len(branches) if len(shown) == 1 else len(shown)
     rows = len(places) // columns
-    height = _matrix_height(len(tasks), rows)
+    height = matrix_height(len(tasks), rows)
     figure = theme.panels(titles, rows, columns, vertical_spacing=40 / height)
     for index, (branch, moment) in enumerate(places):
         row, col = index // columns + 1, index % columns + 1
@@ -140,7 +140,7 @@ def projection_pairs(
             | {"tickformat": ".0%"},
         }
     )
-    return theme.finish(figure, dark=dark, height=_matrix_height(len(tasks), 1) + 20)
+    return theme.finish(figure, dark=dark, height=matrix_height(len(tasks), 1) + 20)
 
 
 def gram_heatmap(frame: pd.DataFrame, tasks: Sequence[str], *, dark: bool = False) -> go.Figure:
@@ -174,7 +174,7 @@ def gram_heatmap(frame: pd.DataFrame, tasks: Sequence[str], *, dark: bool = Fals
         said = f"norm of {theme.label(task)}'s gradient before projection: {norm:.3g}"
         _on_diagonal(figure, 1, 1, task, f"<i>‖{norm:.2g}‖</i>", said, len(tasks))
     figure.update_layout(coloraxis=cosine_colours("cosine", 1.0))
-    return theme.finish(figure, dark=dark, height=_matrix_height(len(tasks), 1))
+    return theme.finish(figure, dark=dark, height=matrix_height(len(tasks), 1))
 
 
 _BARS = {"cosine": "cosine", "batch": "batch cosine", "rate": "share negative"}
@@ -348,5 +348,5 @@ def _cell(tasks: int) -> int:
     return _CELL if tasks <= WITH_NUMBERS else max(15, _CELL * WITH_NUMBERS // tasks)
 
 
-def _matrix_height(tasks: int, rows: int) -> int:
+def matrix_height(tasks: int, rows: int) -> int:
     return rows * (max(tasks, 3) * _cell(tasks) + 40) + 90

@@ -19,6 +19,8 @@ AGREEMENT = "RdBu"
 """Diverging: low is red and means conflict, high is blue and means agreement, white is neither."""
 CONFLICT_RATE = "RdBu_r"
 """Diverging: high is red and means conflict; white is the half that chance gives."""
+HARM = "RdBu_r"
+"""Diverging: high is red, the loss rises; low is blue, it falls."""
 AMOUNT = "YlOrBr"
 """Sequential: more is darker."""
 

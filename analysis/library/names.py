@@ -60,3 +60,10 @@ def number(value: float | None, style: str = "+.2f") -> str:
 def interval(low: float | None, high: float | None, style: str = "+.2f") -> str:
     """Like `-0.31 to +0.12`."""
     return "–" if low is None or high is None or isnan(low) else f"{low:{style}} to {high:{style}}"
+
+
+def nats_unit(largest: float) -> tuple[float, str]:
+    """In what small losses are told, and how many of it are a nat: `mnat` (thousandths), or what fits the largest."""
+    if not largest < 1:  # also not known
+        return 1.0, "nat"
+    return (1e3, "mnat") if largest >= 1e-4 or largest == 0 else (1e6, "µnat")

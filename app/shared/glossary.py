@@ -140,6 +140,17 @@ TERMS = {
         "Magnitude similarity",
         "2 n_i n_j / (n_i² + n_j²) of two norms: 1 where they are equal, near 0 where one drowns the other.",
     ),
+    "transfer": Term(
+        "Transfer",
+        "What training on one task does to another's validation loss, in nats a step: with the task in the mixture"
+        " minus without it, to first order, from held-out texts of the other. Below 0 it helps.",
+    ),
+    "pull": Term(
+        "Pull and crowding",
+        "AdamW divides a step by the root of the second moment of the tasks' *summed* gradient. So a task acts on"
+        " another twice: by its own gradient (*pull*), and by what it does to the step sizes that all tasks share"
+        " (*crowding*): large gradients of one make the others' steps small.",
+    ),
     "dial": Term(
         "Conflict dial",
         "A *twin* of a task draws the same texts in the same step under the same head, its labels flipped with"

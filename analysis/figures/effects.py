@@ -1,0 +1,125 @@
+"""Heatmap of what each task does to each other's validation loss."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from analysis.figures import theme
+from analysis.figures.hatching import draw_cells
+from analysis.figures.heatmaps import WITH_NUMBERS, add_targets, matrix_height
+from analysis.library.names import interval, nats_unit, number
+from analysis.transfer.words import unit_of
+
+Part = Literal["nats", "pull", "crowding"]
+TITLES: dict[Part, str] = {"nats": "with the source minus without it", "pull": "of it pull", "crowding": "and crowding"}
+
+
+def effect_heatmap(
+    frame: pd.DataFrame, *, parts: Sequence[Part] = ("nats", "pull", "crowding"), dark: bool = False
+) -> go.Figure:
+    """Sources in columns, targets in rows; red harms, and what is not sure is pale and not bold.
+
+    Invisible markers on the cells take clicks; their `customdata` is source and target.
+
+    Args:
+        frame: of `predicted.transfer_matrix`.
+        parts: the panels.
+    """
+    theme.need_rows(frame)
+    sources, targets = (list(dict.fromkeys(frame[name])) for name in ("source", "target"))
+    factor, unit = unit_of(frame)
+    figure = theme.panels([TITLES[part] for part in parts], 1, len(parts))
+    many = max(len(sources), len(targets)) > WITH_NUMBERS
+    x, y = ([theme.label(name) for name in of] for of in (sources, targets))
+    shape = len(targets), len(sources)
+    rows = frame.to_dict("records")
+    for col, part in enumerate(parts, 1):
+        cells = [_cell(row, part, factor, unit) for row in rows]
+        values = np.array([cell.value for cell in cells]).reshape(shape)
+        sure = np.array([cell.sure for cell in cells]).reshape(shape)
+        hover = np.array([cell.hover for cell in cells], dtype=object).reshape(shape)
+        style = "+.1f" if np.nanmax(np.abs(values), initial=0.0) >= 10 else "+.2f"
+        shown = ["" if many or np.isnan(cell.value) else number(cell.value, style) for cell in cells]
+        text = [f"<b>{of}</b>" if cell.sure and of else of for of, cell in zip(shown, cells, strict=True)]
+        missing = np.isnan(values)
+        drawn = {"texttemplate": "%{text}", "textfont": {"size": 10 if len(sources) > 6 else 12}}
+        drawn |= {"hovertext": hover, "hoverinfo": "text"}
+        draw_cells(
+            figure, 1, col, np.where(sure, values, _PALE * values), missing, x, y,
+            drawn | {"text": np.array(text, dtype=object).reshape(shape)},
+            drawn | {"text": np.where(missing, "–", "")}, gap=1 if many else 2, lines=1 if many else 3,
+            coloraxis="coloraxis", dark=dark,
+        )  # fmt: skip
+        of = [(row["source"], row["target"]) for row in rows]
+        across, down = ([theme.label(pair[place]) for pair in of] for place in (0, 1))
+        add_targets(figure, 1, col, across, down, of, [cell.hover for cell in cells], 12 if many else 30)
+        axis: dict[str, Any] = {"type": "category", "showgrid": False, "dtick": 1, "row": 1, "col": col}
+        figure.update_xaxes(tickangle=-90 if many else -35, range=[-0.5, len(x) - 0.5], **axis)
+        figure.update_yaxes(range=[len(y) - 0.5, -0.5], **axis)
+    figure.update_yaxes(title_text="target", row=1, col=1)
+    size = frame["nats"].abs()
+    others = size[frame["source"] != frame["target"]].max()  # a task on itself would outshine them
+    limit = factor * (others if others > 0 else size.max())
+    bar = theme.colour_bar(f"{unit} a step")
+    figure.update_layout(
+        coloraxis={"colorscale": theme.HARM, "cmin": -limit, "cmax": limit, "colorbar": bar},
+        clickmode="event+select",
+        hovermode="closest",
+    )
+    return theme.finish(figure, dark=dark, height=matrix_height(len(targets), 1))
+
+
+def progress_dots(mixtures: Mapping[str, pd.DataFrame], *, dark: bool = False) -> go.Figure:
+    """How each target's validation loss moves a step in some mixtures, with 95% intervals; left of 0 it falls.
+
+    Args:
+        mixtures: by name, of `predicted.target_progress`; the same targets in all.
+    """
+    first = next(iter(mixtures.values()))
+    theme.need_rows(first)
+    factor, unit = nats_unit(max(float(frame["nats"].abs().max()) for frame in mixtures.values()))
+    figure = go.Figure()
+    targets = [theme.label(target) for target in first["target"]]
+    middle = (len(mixtures) - 1) / 2
+    for place, (name, frame) in enumerate(mixtures.items()):
+        value, low, high = (factor * frame[column] for column in ("nats", "low", "high"))
+        figure.add_scatter(
+            x=value,
+            y=np.arange(len(targets)) + 0.18 * (place - middle),
+            name=theme.label(name),
+            mode="markers",
+            marker={"size": 9},
+            error_x={"type": "data", "symmetric": False, "array": high - value, "arrayminus": value - low, "width": 0},
+            text=targets,
+            hovertemplate=f"<b>%{{text}}</b>, {theme.label(name)}: %{{x:+.3g}} {unit} a step<extra></extra>",
+        )
+    figure.add_vline(0, line=theme.reference(dark))
+    figure.update_xaxes(title_text=f"{unit} of validation loss a step: left of 0 it falls", tickformat="+~g")
+    ticks = np.arange(len(targets))
+    figure.update_yaxes(tickvals=ticks, ticktext=targets, range=[len(targets) - 0.5, -0.5], showgrid=False)
+    return theme.finish(figure, dark=dark, height=max(220, 44 * len(targets) + 110))
+
+
+class _Cell(NamedTuple):
+    value: float
+    sure: bool
+    hover: str
+
+
+def _cell(row: Mapping[Any, Any], part: Part, factor: float, unit: str) -> _Cell:
+    """What is said of one source and target."""
+    prefix = "" if part == "nats" else f"{part}_"
+    value, low, high = (factor * row[name] for name in (part, f"{prefix}low", f"{prefix}high"))
+    names = f"<b>{theme.label(row['source'])}</b> on <b>{theme.label(row['target'])}</b>"
+    hover = f"{names}<br>{number(value)} {unit} a step, 95% interval {interval(low, high)}"
+    if part != "nats":
+        return _Cell(value, bool(low > 0 or high < 0), hover)
+    share = "" if np.isnan(row["share"]) else f", {100 * row['share']:+.0f}% of its own progress alone"
+    return _Cell(value, row["verdict"] != "not sure", f"{hover}<br>{row['verdict']}{share}")
+
+
+_PALE = 0.15
+"""Of the colour that a number would have if it were sure."""

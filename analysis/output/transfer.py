@@ -1,0 +1,98 @@
+"""Predicted transfer as text for a terminal, and as a document."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.text import Text
+
+from analysis.library.names import interval, number
+from analysis.library.runs import identified
+from analysis.output.terminal import table_of
+from analysis.transfer.predicted import over_transfer, target_progress, transfer_matrix, transfer_steps
+from analysis.transfer.words import MEANING, missing, told_of_targets, unit_of
+from ortho_lora.errors import OrthoLoraError, plain
+
+
+def document(run_dir: Path, mixture: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """Ready for JSON; None: not known.
+
+    Returns:
+        run; unit: of all numbers; transfer: `predicted.transfer_matrix` of each snapshot; together: the same of all
+        that count together; targets: `predicted.target_progress`, of them together, in the mixture asked.
+
+    Raises:
+        OrthoLoraError: not a run, it has no snapshot with held-out targets, or the mixture is none of its tasks.
+    """
+    run = _checked(run_dir)
+    return {
+        "run": str(run),
+        "unit": "nats of the target's validation loss a step",
+        "transfer": _records(over_transfer(run)),
+        "together": _records(transfer_matrix(run)),
+        "targets": _records(target_progress(run, mixture)),
+    }
+
+
+def print_transfer(console: Console, run_dir: Path, mixture: Mapping[str, float] | None = None) -> None:
+    """The matrix, and a sentence a target; of another mixture how its targets would do. Raises as `document`."""
+    run = _checked(run_dir)
+    progress = target_progress(run, mixture)
+    matrix = transfer_matrix(run)
+    factor, unit = unit_of(matrix)
+    if mixture is not None:
+        _print_mixture(console, progress, target_progress(run), mixture, factor, unit)
+        return
+    steps = transfer_steps(run)
+    console.print(
+        Text(plain(f"{run.name}: {unit} a step, at {'steps' if len(steps) > 1 else 'step'} "), "bold"), end=""
+    )
+    console.print(Text(", ".join(map(str, steps)), "bold"))
+    sources = list(dict.fromkeys(matrix["source"]))
+    table = table_of(["target"], [plain(source) for source in sources])
+    for target, rows in matrix.groupby("target", sort=False):
+        table.add_row(Text(plain(str(target))), *(_cell(row, factor) for row in rows.to_dict("records")))
+    console.print(table)
+    console.print(Text(f"{MEANING} Bold: sure."))
+    for line in told_of_targets(matrix, progress):
+        console.print(Text(plain(line)))
+
+
+def _print_mixture(
+    console: Console,
+    progress: pd.DataFrame,
+    now: pd.DataFrame,
+    mixture: Mapping[str, float],
+    factor: float,
+    unit: str,
+) -> None:
+    said = ", ".join(f"{name} {weight:g}" for name, weight in mixture.items())
+    console.print(Text(plain(f"Mixture of {said}: {unit} a step"), "bold"))
+    table = table_of(["target"], ["in this mixture", "95% interval", "in the run's", "alone"])
+    for row, of_run in zip(progress.to_dict("records"), now.to_dict("records"), strict=True):
+        values = (number(factor * of[name]) for of, name in ((row, "nats"), (of_run, "nats"), (row, "alone")))
+        here, there, alone = values
+        ends = interval(factor * row["low"], factor * row["high"])
+        table.add_row(Text(plain(str(row["target"]))), here, ends, there, alone)
+    console.print(table)
+
+
+def _cell(row: Mapping[Any, Any], factor: float) -> Text:
+    return Text(number(factor * row["nats"]), "bold" if row["verdict"] != "not sure" else "dim")
+
+
+def _checked(run_dir: Path) -> Path:
+    run, info = identified(run_dir)
+    if transfer_matrix(run.path)["nats"].isna().all():
+        raise OrthoLoraError(missing(info.run_id, held_out=bool(transfer_steps(run.path))))
+    return run.path
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [
+        {name: None if isinstance(value, float) and np.isnan(value) else value for name, value in row.items()}
+        for row in frame.to_dict("records")
+    ]

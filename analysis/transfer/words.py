@@ -1,0 +1,82 @@
+"""What predicted transfer says, in words."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.library.names import interval, nats_unit, number
+
+MEANING = (
+    "A cell: what training on the column's task does to the row's validation loss, per step of this mixture, with the"
+    " task minus without it, to first order; above 0 it harms. Pull: by its own gradient; crowding: through AdamW's"
+    " step sizes, which all tasks share."
+)
+
+
+def unit_of(frame: pd.DataFrame) -> tuple[float, str]:
+    """As `names.nats_unit`, of a `transfer_matrix`."""
+    return nats_unit(float(np.nanmax(frame["nats"].abs(), initial=0.0)))
+
+
+def told_of_targets(matrix: pd.DataFrame, progress: pd.DataFrame) -> list[str]:
+    """A sentence a target: its progress, and who harms and who helps it most, of those that are sure.
+
+    Args:
+        matrix: of `predicted.transfer_matrix`.
+        progress: of `predicted.target_progress`, of the same snapshot.
+    """
+    factor, unit = unit_of(matrix)
+    found = []
+    for row in progress.to_dict("records"):
+        others = matrix[(matrix["target"] == row["target"]) & (matrix["source"] != row["target"])]
+        own = matrix[(matrix["target"] == row["target"]) & (matrix["source"] == row["target"])]
+        parts = [f"{row['target']}: {_nats(row, 'nats', factor, unit)} a step"]
+        if not np.isnan(row["alone"]):
+            parts[0] += f", alone {number(factor * row['alone'])}"
+        if len(own) and own["verdict"].iloc[0] == "harms":
+            parts.append("its own texts harm it: it overfits")
+        for verdict, sign in (("harms", -1), ("helps", 1)):
+            sure = others[others["verdict"] == verdict].sort_values("nats", ascending=sign > 0)
+            if len(sure):
+                first = sure.iloc[0]
+                parts.append(f"{first['source']} {verdict} it most ({number(factor * first['nats'])} {unit})")
+        if not (others["verdict"] != "not sure").any():
+            parts.append("no other task is sure to change it")
+        found.append("; ".join(parts) + ".")
+    return found
+
+
+def described(matrix: pd.DataFrame) -> str:
+    """A `transfer_matrix` in one sentence, for who does not see it."""
+    factor, unit = unit_of(matrix)
+    others = matrix[matrix["source"] != matrix["target"]]
+    sure = others[others["verdict"] != "not sure"]
+    said = f"What each of {matrix['source'].nunique()} tasks does to the validation loss of"
+    said += f" {matrix['target'].nunique()}: {len(sure)} of {len(others)} effects are sure"
+    if sure.empty:
+        return f"{said}."
+    worst, best = sure.loc[sure["nats"].idxmax()], sure.loc[sure["nats"].idxmin()]
+    named = (
+        f"{row['source']} on {row['target']} {number(factor * row['nats'])} {unit} a step" for row in (worst, best)
+    )
+    return f"{said}; from {' to '.join(named)}."
+
+
+def _nats(row: Any, name: str, factor: float, unit: str) -> str:
+    ends = interval(factor * row["low"], factor * row["high"])
+    return f"{number(factor * row[name])} {unit} ({ends})"
+
+
+def missing(run_id: str, *, held_out: bool) -> str:
+    """Why there is nothing to tell, and how to get it; `held_out`: whether a snapshot has targets."""
+    if held_out:
+        return (
+            f"{run_id}: its snapshots do not tell the learning rate, or no target has texts in 8 groups: give"
+            " `optimizer=` to `surgeon.snapshot`, or more held-out texts."
+        )
+    return (
+        f"{run_id}: no snapshot of it has held-out targets. `ortho-lora probe RUN` takes one at its checkpoint; in"
+        " training do `snapshots: 2` and `snapshot_held_out: 64`; in a loop of your own `surgeon.snapshot(...,"
+        " targets=...)`."
+    )

@@ -1,0 +1,92 @@
+"""What does training on one task do to another's validation loss, and what would another mixture do?"""
+
+from functools import partial
+
+import pandas as pd
+import streamlit as st
+
+from analysis import figures
+from analysis.library.names import snapshots_at
+from analysis.library.runs import Run
+from analysis.transfer.predicted import target_progress, transfer_matrix, transfer_steps
+from analysis.transfer.words import MEANING, described, missing, told_of_targets
+from app.shared import address, figure, glossary, state
+
+MANY_TASKS = 8
+"""More than this many have one matrix, of a part that is chosen."""
+PARTS: dict[str, tuple[figures.effects.Part, ...]] = {
+    "Effect": ("nats",),
+    "Pull": ("pull",),
+    "Crowding": ("crowding",),
+    "All three": ("nats", "pull", "crowding"),
+}
+
+
+def page() -> None:
+    st.title("Transfer", help=glossary.help("transfer", "pull"))
+    run = state.current_run()
+    state.need_pairs(run)
+    state.live(run, _body)
+
+
+def _body(run: Run) -> None:
+    steps: list[int] = state.ask(transfer_steps, run)
+    if not steps:
+        st.info(state.plain(missing(run.run_id, held_out=False)))
+        return
+    many = run.info is not None and len(run.info.tasks) > MANY_TASKS
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        if st.session_state.get("snapshot") not in (None, *steps):
+            st.session_state["snapshot"] = None
+        at = None
+        if len(steps) > 1:
+            words = "None chosen: the mean over all of them."
+            at = st.segmented_control("Snapshot at step", steps, key="snapshot", help=words)
+            address.say(snapshot=[at] if at is not None else [])
+        names = list(PARTS)
+        shown = st.segmented_control(
+            "Shown", names, default=names[0] if many else names[-1], required=True, key="parts", bind="query-params"
+        )
+    matrix = state.ask(transfer_matrix, run, at)
+    if matrix["nats"].isna().all():
+        st.info(state.plain(missing(run.run_id, held_out=True)))
+        return
+    st.caption(
+        f"{MEANING} Bold and in full colour: sure, corrected for the number of pairs. By"
+        f" {snapshots_at([at] if at is not None else steps)}."
+    )
+    draw = partial(figures.effect_heatmap, matrix, parts=PARTS[shown])
+    figure.show("transfer", draw, matrix, alt=described(matrix))
+    now = state.ask(target_progress, run, None, at)
+    st.markdown("\n".join(f"- {state.plain(line)}" for line in told_of_targets(matrix, now)))
+    _mixture(run, at, now)
+
+
+def _mixture(run: Run, at: int | None, now: pd.DataFrame) -> None:
+    """How each target would do with other weights."""
+    assert run.info is not None
+    st.subheader("Another mixture", anchor=False)
+    st.caption("Weigh a task 0 to leave it out. One step from here, not a whole training.")
+    weights = pd.DataFrame(
+        {"task": run.info.task_names, "weight": [float(task.loss_weight) for task in run.info.tasks]}
+    )
+    left, right = st.columns([1, 3], gap="large")
+    with left:
+        edited = st.data_editor(
+            weights,
+            key=f"mixture-{run.run_id}",
+            hide_index=True,
+            disabled=["task"],
+            column_config={"weight": st.column_config.NumberColumn(min_value=0.0, max_value=1000.0, required=True)},
+        )
+    alone = now.drop(columns=["nats", "low", "high"]).rename(
+        columns={"alone": "nats", "alone_low": "low", "alone_high": "high"}
+    )
+    shown = {"this run's mixture": now, "alone": alone}
+    if not edited["weight"].equals(weights["weight"]):
+        asked = dict(zip(edited["task"], edited["weight"].fillna(0.0), strict=True))
+        shown = {"your mixture": target_progress(run.path, asked, at)} | shown
+    with right:
+        frame = pd.concat([of.assign(mixture=name) for name, of in shown.items()], ignore_index=True)
+        words = f"How each target's validation loss moves a step in {', '.join(shown)}, with 95% intervals."
+        figure.show("progress", partial(figures.progress_dots, shown), frame, alt=words)
