@@ -1,0 +1,228 @@
+"""Is predicted transfer what a step does? Against a step along the tasks' mean gradients, with each source and without.
+
+    python benchmarks/transfer_steps.py
+    python benchmarks/transfer_steps.py --data DIRECTORY --places 60
+
+The default model is trained jointly. At each place texts are parted: one half of the training texts predicts, with one
+half of the validation texts; the other half makes the step, of AdamW with the second moments of its own mixture; the
+rest of the validation texts judges it: loss after the step of all tasks less that after the step without the source.
+
+A row a place, over all ordered pairs of a target and another task, and with `own` those of each task on itself:
+
+- pearson, spearman, slope: of predicted and realized; with intervals of 95% from leaving out tasks (jackknife), as
+  pairs share them.
+- ceiling: what the noise of the judging texts allows, root of their halves' reliability (Spearman-Brown).
+- same step: Pearson of a prediction from the very gradients of the step, so only held-out texts and curvature differ.
+- cosine: Pearson of realized with minus the snapshot's cosine in AdamW's metric; pull: with the pull alone.
+- sure, right: pairs that the judge calls sure, and the share of them whose sign is right.
+- coordinates: Pearson of the prediction as users have it, from as many coordinates as a record keeps.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import torch
+import typer
+from scipy import stats
+from snapshot_tasks import PACKAGED, Course, file_tasks
+
+from ortho_lora.record import vectors
+from ortho_lora.record.jackknife import Floats
+from ortho_lora.record.snapshots import Snapshot
+from ortho_lora.record.transfer import second_moment, transfer
+from ortho_lora.record.vectors import Vectors
+from ortho_lora.tasks.data import Split, TaskData, hash_fraction, take
+from ortho_lora.training.snapshots import grouped_batches
+
+JUDGED = 64  # texts of a pass
+
+
+def half_of(split: Split, half: int) -> Split:
+    """One half of the texts, by a hash of its own."""
+    first = [hash_fraction(origin, "judge") < 0.5 for origin in split.origins]
+    return take(split, [place for place, one in enumerate(first) if one == (half == 0)])
+
+
+class Place(Course):
+    """A joint training, and what is asked of it at a place."""
+
+    def snapshot_of(self, half: int, batches: int, size: int, *, whole: bool) -> Snapshot:
+        """Of one half of the training texts and of the first half of validation texts; `whole`: at all coordinates."""
+        draws = self.draws(half, batches, size)
+        held = {
+            task.name: grouped_batches(
+                half_of(task.evaluation["validation"], 0), batches, size, seed=0, step=0, once=True
+            )
+            for task in self.training.tasks
+        }
+        of_held = {task.name: _holding(task) for task in self.training.tasks}
+        kept = vectors.COORDINATES, vectors._VALUES
+        if whole:
+            vectors.COORDINATES, vectors._VALUES = 2**40, 2**60
+        try:
+            return self.surgeon.snapshot(
+                {name: [(draws[name][0], batch) for batch in drawn.indices] for name, (_, drawn) in draws.items()},
+                lambda name, drawn: self.loss(drawn[0], drawn[1], 0, len(drawn[1])),
+                targets={name: [(of_held[name], batch) for batch in of.indices] for name, of in held.items()},
+                optimizer=self.training.optimizer,
+                groups={name: drawn.groups for name, (_, drawn) in draws.items()},
+                target_groups={name: of.groups for name, of in held.items()},
+            )
+        finally:
+            vectors.COORDINATES, vectors._VALUES = kept
+
+    def judged(self, texts: int) -> Floats:
+        """Validation loss of each task on each half of the judging texts, [2, T]."""
+        model, found = self.training.model, []
+        model.eval()
+        with torch.no_grad():
+            for task in self.training.tasks:
+                split = half_of(task.evaluation["validation"], 1)
+                holding, count = _holding(task, 1), min(texts, len(split.texts))
+                parts = [list(range(half, count, 2)) for half in (0, 1)]
+                found.append([self._mean_loss(holding, part) for part in parts])
+        return np.array(found).T
+
+    def _mean_loss(self, task: TaskData, part: Sequence[int]) -> float:
+        chunks = [part[start : start + JUDGED] for start in range(0, len(part), JUDGED)]
+        return sum(len(chunk) * self.loss(task, chunk, 0, len(chunk)).item() for chunk in chunks) / len(part)
+
+    def realized(self, of: Vectors, texts: int) -> Floats:
+        """With each source minus without it, after steps of these vectors, [2, S, T]."""
+        start = torch.nn.utils.parameters_to_vector(self.parameters).detach().clone()
+        weights = np.ones(len(of.tasks))
+
+        def after(weights: Floats) -> Floats:
+            mean = weights @ np.nanmean(of.means.astype(np.float64), axis=0)
+            step = of.rate * mean / (np.sqrt(second_moment(of, weights)) + of.eps)
+            torch.nn.utils.vector_to_parameters(start - torch.from_numpy(step).to(start), self.parameters)
+            return self.judged(texts)
+
+        try:
+            whole = after(weights)
+            without = [after(np.where(np.arange(len(weights)) == place, 0.0, 1.0)) for place in range(len(weights))]
+        finally:
+            torch.nn.utils.vector_to_parameters(start, self.parameters)
+        return whole[..., None] - np.stack(without, axis=-1)
+
+
+def _holding(task: TaskData, half: int = 0) -> TaskData:
+    """The task with validation texts in place of those of training, for `Course.loss`."""
+    return replace(task, train=half_of(task.evaluation["validation"], half))
+
+
+def row_of(place: Place, step: int, batches: int, size: int, texts: int) -> tuple[dict[str, Any], pd.DataFrame]:
+    """What is found at a place, and every pair."""
+    began = perf_counter()
+    predicting = place.snapshot_of(1, batches, size, whole=True)
+    stepping = place.snapshot_of(0, batches, size, whole=True)
+    small = place.snapshot_of(1, batches, size, whole=False)
+    seconds = (perf_counter() - began) / 3
+    began = perf_counter()
+    assert predicting.vectors is not None
+    assert stepping.vectors is not None
+    assert small.vectors is not None
+    realized = place.realized(stepping.vectors, texts)
+    count = len(place.names)
+    weights, (target, source) = np.ones(count), np.indices((count, count)).reshape(2, -1)
+    found, same, kept = (transfer([of], weights) for of in (predicting.vectors, stepping.vectors, small.vectors))
+    frame = pd.DataFrame(
+        {
+            "step": step,
+            "source": np.array(place.names)[source],
+            "target": np.array(place.names)[target],
+            "predicted": found.nats.value,
+            "pull": found.pull.value,
+            "crowding": found.crowding.value,
+            "sure": np.array(found.verdict) != "not sure",
+            "same": same.nats.value,
+            "kept": kept.nats.value,
+            "cosine": predicting.estimates("adamw").value,
+            "realized": realized.mean(0).ravel(),
+            "first": realized[0].ravel(),
+            "second": realized[1].ravel(),
+        }
+    )
+    others, own = frame[source != target], frame[source == target]
+    row: dict[str, Any] = {"step": step}
+    for name, of in (("pearson", _pearson), ("spearman", _spearman), ("slope", _slope)):
+        row |= _with_interval(name, others, of)
+    row["ceiling"] = np.sqrt(max(_reliability(others), 0.0))
+    row |= {f"{name}": _pearson(others, column) for name, column in (("same step", "same"), ("pull", "pull"))}
+    row["coordinates"] = _pearson(others, "kept")
+    row["cosine"] = -_pearson(others.dropna(subset="cosine"), "cosine")
+    sure = others[others["sure"]]
+    row |= {"pairs": len(others), "sure": len(sure), "right": _right(sure)}
+    row |= {"own pearson": _pearson(own), "own right": _right(own[own["sure"]])}
+    row |= {"seconds of a snapshot": seconds, "seconds of the steps": perf_counter() - began}
+    return row, frame
+
+
+def _pearson(frame: pd.DataFrame, column: str = "predicted") -> float:
+    return float(np.corrcoef(frame[column], frame["realized"])[0, 1])
+
+
+def _spearman(frame: pd.DataFrame) -> float:
+    return float(stats.spearmanr(frame["predicted"], frame["realized"]).statistic)
+
+
+def _slope(frame: pd.DataFrame) -> float:
+    """Realized by predicted."""
+    return float(np.polyfit(frame["predicted"], frame["realized"], 1)[0])
+
+
+def _right(frame: pd.DataFrame) -> float:
+    return float((np.sign(frame["predicted"]) == np.sign(frame["realized"])).mean()) if len(frame) else np.nan
+
+
+def _reliability(frame: pd.DataFrame) -> float:
+    halves = float(np.corrcoef(frame["first"], frame["second"])[0, 1])
+    return 2 * halves / (1 + halves)
+
+
+def _with_interval(name: str, frame: pd.DataFrame, of: Callable[[pd.DataFrame], float]) -> dict[str, float]:
+    """With the jackknife's interval over tasks, all pairs of each left out together."""
+    tasks = frame["target"].unique()
+    left = np.array([of(frame[(frame["source"] != task) & (frame["target"] != task)]) for task in tasks])
+    error = np.sqrt((len(left) - 1) / len(left) * ((left - left.mean()) ** 2).sum())
+    value, width = of(frame), stats.t.ppf(0.975, len(left) - 1) * error
+    return {name: value, f"{name} low": value - width, f"{name} high": value + width}
+
+
+def main(
+    tasks: Annotated[str, typer.Option(help="Names, separated by commas.")] = PACKAGED,
+    data: Annotated[Path | None, typer.Option(help="Directory of NAME.train.csv; their tasks join the others.")] = None,
+    places: Annotated[
+        str, typer.Option(help="Steps at which it is asked; the training is a quarter longer.")
+    ] = "20,60,120",
+    batches: Annotated[int, typer.Option(min=8, help="Of every task in a snapshot.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Texts of each.")] = 16,
+    texts: Annotated[int, typer.Option(min=16, help="Of every task that judge, at most.")] = 512,
+    pairs: Annotated[Path | None, typer.Option(help="CSV file of every pair to write.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Print how predicted transfer agrees with what steps do."""
+    stops = [int(part) for part in places.split(",")]
+    names: Any = tasks if data is None else [*filter(None, tasks.split(",")), *file_tasks(data)]
+    place = Place(names, max(stops) * 5 // 4, batch_size, seed=0)
+    rows, frames = [], []
+    for step in place.to(stops):
+        row, frame = row_of(place, step, batches, batch_size, texts)
+        rows.append(row)
+        frames.append(frame)
+        if not as_json:
+            print(pd.Series(row).to_string(float_format=lambda value: f"{value:.3f}"), "\n", flush=True)
+    if pairs is not None:
+        pd.concat(frames).to_csv(pairs, index=False)
+    if as_json:
+        print(json.dumps(rows))
+
+
+if __name__ == "__main__":
+    typer.run(main)
