@@ -5,16 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow.dataset as ds
 
 from analysis.conflict.snapshots import own_metric, together
+from analysis.reading.arrow import rows_of
 from analysis.reading.cache import remembered
-from analysis.reading.damage import counted, sound
 from analysis.reading.database import Selection, ask_once
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.jackknife import Effects, Floats
 from ortho_lora.record.schema import read_run
-from ortho_lora.record.tables import SCHEMAS
 from ortho_lora.record.transfer import Transfer, progress, transfer
 from ortho_lora.record.vectors import Vectors, of_table
 
@@ -103,11 +101,9 @@ def _counted(run: Path, at: int | None) -> list[int]:
 @remembered("manifest.json", most=8)
 def _vectors(run: Path) -> dict[int, Vectors]:
     """By the step of the snapshot."""
-    manifest = sound(run, counted(run), ["vectors"], deep=True)
-    files = [str(run / "vectors" / part.name) for part in manifest.of("vectors")]
-    if not files:
+    rows = rows_of(run, "vectors")
+    if not len(rows):
         return {}
-    rows = ds.dataset(files, schema=SCHEMAS["vectors"]).to_table()
     sql = "SELECT step, target, task, batches FROM snapshot_tasks"
     known = ask_once(run, ("snapshot_tasks",), sql, Selection(), {}, "by_layer")
     steps, found = rows["step"].to_numpy(), {}
@@ -115,9 +111,14 @@ def _vectors(run: Path) -> dict[int, Vectors]:
         of_step = known[known["step"] == step]
         tasks, targets = (of_step[of_step["target"] == held] for held in (False, True))
         if len(targets):
-            found[step] = of_table(
-                rows.filter(steps == step), _names(tasks), _names(targets), tasks["batches"].to_numpy()
-            )
+            of = _names(tasks), _names(targets), tasks["batches"].to_numpy()
+            try:
+                found[step] = of_table(rows.filter(steps == step), *of)
+            except (KeyError, ValueError) as error:
+                raise OrthoLoraError(
+                    f"{run / 'vectors'}: the vectors of step {step} are not those of its tasks ({error!r}): another"
+                    " program wrote them, or some are lost."
+                ) from error
     return found
 
 

@@ -11,7 +11,7 @@ from ortho_lora.record.manifest import read_manifest
 from ortho_lora.record.schema import ProbeInfo, read_run
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ["start", "learn", "runs", "launch", "conflicts", "layers", "projection", "metrics", "diagnosis"]
+PAGES = ["start", "learn", "runs", "launch", "conflicts", "transfer", "layers", "projection", "metrics", "diagnosis"]
 SHOWING = ["conflicts", "layers", "projection", "metrics", "diagnosis"]
 
 
@@ -77,7 +77,7 @@ def test_metrics_of_several_runs_are_overlaid(add_run, open_page):
     assert {"one", "two"} <= both
 
 
-@pytest.mark.parametrize("page", ["conflicts", "layers", "projection"])
+@pytest.mark.parametrize("page", ["conflicts", "transfer", "layers", "projection"])
 def test_single_says_that_nothing_meets(page, add_run, open_page):
     add_run("only", method="single", rule="sum")
     test = open_page(page)

@@ -1,0 +1,71 @@
+"""The Transfer page: what is predicted, of which snapshot, and what to do where there is nothing."""
+
+import json
+
+import numpy as np
+import pytest
+from infos import INFO, TASK
+from snapshots import known_snapshot
+from vectors import drawn, truth
+
+from analysis.transfer.predicted import transfer_matrix
+from ortho_lora.record.recorder import Recorder
+
+
+def words(test):
+    return "\n".join(element.value for element in [*test.markdown, *test.caption, *test.info]).replace("\\", "")
+
+
+def drawn_in(test):
+    return [json.loads(element.proto.spec) for element in test.get("plotly_chart")]
+
+
+@pytest.fixture
+def run(runs_dir):
+    tasks = tuple(TASK.model_copy(update={"name": name}) for name in "abc")
+    config = {"optimizer": "adamw", "snapshots": 2}
+    with Recorder(runs_dir / "x") as recorder:
+        recorder.begin(INFO.model_copy(update={"tasks": tasks, "config": config}))
+        for step in (4, 8):
+            recorder.add_snapshot(step, known_snapshot(step, vectors=drawn(truth(step), step)))
+    return runs_dir / "x"
+
+
+def test_shows_all_snapshots_together_and_one_by_its_address(run, open_page):
+    for test, at in ((open_page("transfer"), None), (open_page("transfer", snapshot="8"), 8)):
+        assert not test.exception
+        heatmap, _ = drawn_in(test)
+        shown = [trace for trace in heatmap["data"] if trace.get("coloraxis")]
+        assert len(shown) == 3  # effect, pull, crowding
+        sure = transfer_matrix(run, at)["verdict"] != "not sure"
+        bold = [text for row in shown[0]["text"] for text in row if text.startswith("<b>")]
+        assert len(bold) == sure.sum()
+    assert "the snapshot at step 8" in words(test)
+
+
+def test_one_part_can_be_chosen(run, open_page):
+    test = open_page("transfer")
+    test.button_group(key="parts").set_value("Crowding").run()
+    assert len([trace for trace in drawn_in(test)[0]["data"] if trace.get("coloraxis")]) == 1
+
+
+def test_every_target_has_a_sentence_and_a_mixture(run, open_page):
+    test = open_page("transfer")
+    assert all(f"- {target}: " in words(test) for target in "ab")
+    progress = drawn_in(test)[1]
+    assert [trace["name"] for trace in progress["data"]] == ["this run's mixture", "alone"]
+
+
+def test_without_held_out_texts_it_says_how_to_get_them(add_run, open_page):
+    add_run("only", snapshots=(0,))
+    assert "snapshot_held_out" in words(open_page("transfer"))
+
+
+def test_without_a_learning_rate_it_says_so(runs_dir, open_page):
+    vectors = drawn(truth(0), 0)
+    vectors.rate[:] = np.nan
+    tasks = tuple(TASK.model_copy(update={"name": name}) for name in "abc")
+    with Recorder(runs_dir / "x") as recorder:
+        recorder.begin(INFO.model_copy(update={"tasks": tasks}))
+        recorder.add_snapshot(0, known_snapshot(0, vectors=vectors))
+    assert "do not tell the learning rate" in words(open_page("transfer"))
