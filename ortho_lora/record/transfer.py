@@ -57,7 +57,7 @@ class Transfer:
 def second_moment(vectors: Vectors, weights: Floats) -> Floats:
     """`v` of a mixture's gradient, [w]; the noise of the means' squares is taken off."""
     variance = weights[:, None] ** 2 * vectors.deviation.astype(np.float64) ** 2
-    mean = weights @ _mean(vectors.means)
+    mean = weights @ over_groups(vectors.means)
     return np.asarray((variance * (1 - 1 / np.maximum(vectors.batches, 1))[:, None]).sum(0) + mean**2)
 
 
@@ -78,7 +78,7 @@ def progress(vectors: Sequence[Vectors], weights: Floats, metric: MetricName = "
         weights: of the tasks' losses, [T]; 0 leaves a task out.
         metric: what the optimizer makes of gradients.
     """
-    return _effects(vectors, _progress(vectors, weights, metric), of_targets=True)
+    return _effects(vectors, progress_rows(vectors, weights, metric), of_targets=True)
 
 
 def transfer(vectors: Sequence[Vectors], weights: Floats, metric: MetricName = "adamw") -> Transfer:
@@ -86,12 +86,14 @@ def transfer(vectors: Sequence[Vectors], weights: Floats, metric: MetricName = "
     tasks, targets = vectors[0].tasks, vectors[0].targets
     whole = np.mean([terms(of, weights, metric) for of in vectors], axis=0)  # [1 + m, S, T]
     total = _sum(whole, weights)
-    without = np.stack([_progress(vectors, _without(weights, place), metric) for place in range(len(tasks))], axis=-1)
+    without = np.stack(
+        [progress_rows(vectors, _without(weights, place), metric) for place in range(len(tasks))], axis=-1
+    )
     # A task of too little text is known to nobody but itself: others' effects are those beside the rest.
     nats = np.where(np.isnan(whole), np.nan, total[..., None] - without)
     alone = np.stack(
         [
-            _progress(vectors, np.where(np.arange(len(tasks)) == tasks.index(name), weights, 0.0), metric)[:, place]
+            progress_rows(vectors, np.where(np.arange(len(tasks)) == tasks.index(name), weights, 0.0), metric)[:, place]
             for place, name in enumerate(targets)
         ],
         axis=-1,
@@ -105,11 +107,17 @@ def transfer(vectors: Sequence[Vectors], weights: Floats, metric: MetricName = "
     )
 
 
-def _progress(vectors: Sequence[Vectors], weights: Floats, metric: MetricName) -> Floats:
-    """[1 + m, S]"""
+def progress_rows(vectors: Sequence[Vectors], weights: Floats, metric: MetricName) -> Floats:
+    """As `progress`, of all groups of texts and without each, [1 + m, S]."""
     if not weights.any():
         return np.zeros((1 + len(vectors[0].means), len(vectors[0].targets)))
     return np.asarray(np.mean([_sum(terms(of, weights, metric), weights) for of in vectors], axis=0))
+
+
+def summed_effect(vectors: Sequence[Vectors], rows: Floats) -> Effects:
+    """Of the sum over targets of rows [1 + m, S], as `progress_rows` has them; one row."""
+    total = np.nansum(rows, axis=1)
+    return effects(total[:1], total[None, 1:], np.fmin.reduce(_degrees(vectors[0]), axis=None, keepdims=True)[0])
 
 
 def _sum(found: Floats, weights: Floats) -> Floats:
@@ -124,18 +132,22 @@ def _without(weights: Floats, place: int) -> Floats:
     return left
 
 
-def _mean(means: Singles) -> Floats:
-    """Over groups, [T, w]; 0 where a task has no text at all."""
+def over_groups(means: Singles) -> Floats:
+    """Mean gradients [T, w], from those of each group, [m, T, w]; 0 where a task has no text at all."""
     there = ~np.isnan(means[..., 0])  # [m, T]
     return np.asarray(np.nan_to_num(means).sum(0, dtype=np.float64) / np.maximum(there.sum(0), 1)[:, None])
 
 
+def _degrees(of: Vectors) -> Floats:
+    """Of freedom, [S, T]."""
+    has_targets, has_tasks = ((~np.isnan(some[..., 0])).sum(0) for some in (of.held_out, of.means))
+    return freedom(has_targets, has_tasks).reshape(len(has_targets), len(has_tasks))
+
+
 def _effects(vectors: Sequence[Vectors], found: Floats, *, of_targets: bool = False) -> Effects:
     """Of [1 + m, S, T], or [1 + m, S]."""
-    has_targets, has_tasks = ((~np.isnan(of[..., 0])).sum(0) for of in (vectors[0].held_out, vectors[0].means))
-    degrees = freedom(has_targets, has_tasks).reshape(len(has_targets), len(has_tasks))
+    degrees = _degrees(vectors[0])
     if of_targets:
-        degrees = np.nanmax(degrees, axis=1, initial=-np.inf) if degrees.size else degrees[:, 0]
-        degrees = np.where(np.isinf(degrees), np.nan, degrees)
+        degrees = np.fmax.reduce(degrees, axis=1)
     rows = found.reshape(len(found), -1).T
     return effects(rows[:, 0], rows[:, 1:], degrees.ravel())

@@ -1,0 +1,193 @@
+"""Which tasks should share an adapter, and how their losses should be weighed, by predicted progress; numpy and SciPy.
+
+Chosen from one estimate and judged on the same texts, the best of many looks better than it is. So what is chosen is
+also chosen on every second group of texts and judged on the others, and the other way round: `elsewhere`.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ortho_lora.record.jackknife import Effects, Floats
+from ortho_lora.record.snapshots import MetricName
+from ortho_lora.record.transfer import over_groups, progress_rows, second_moment, summed_effect
+from ortho_lora.record.vectors import Vectors
+
+Groups = tuple[tuple[int, ...], ...]
+"""Which tasks share an adapter, by their places."""
+
+MOST_EXACT = 8
+"""Tasks of which all partitions are tried: 4140; of more, the two groups that lose least are put together in turn."""
+REACH = 8.0
+"""How far a weight may be from the run's, up or down."""
+
+
+@dataclass(frozen=True, eq=False)
+class Grouping:
+    """The best groups of their number."""
+
+    groups: Groups
+    gain: Effects  # summed progress of all targets less that with one adapter, one row; below 0 it is better
+    elsewhere: float  # the same of what is chosen on other texts than it is judged on
+
+
+@dataclass(frozen=True, eq=False)
+class Weighting:
+    """The best weights."""
+
+    weights: Floats  # [T]
+    gain: Effects  # summed progress less that with the run's weights, one row
+    elsewhere: float
+
+
+def best_groups(places: Sequence[Vectors], weights: Floats, metric: MetricName = "adamw") -> list[Grouping]:
+    """For each number of adapters the groups whose targets progress most, from one adapter to one for each task.
+
+    Args:
+        places: of one or several snapshots, of the same groups of texts.
+        weights: of the tasks' losses, [T].
+        metric: of the optimizer.
+    """
+    chosen = _choose_groups(places, weights, metric)
+    one, other = _halves(places)
+    crossed = [(_choose_groups(of, weights, metric), judges) for of, judges in ((one, other), (other, one))]
+    return [
+        Grouping(
+            groups=groups,
+            gain=summed_effect(places, _rows(places, weights, metric, groups)),
+            elsewhere=float(np.mean([_gain(judges, weights, metric, found[number]) for found, judges in crossed])),
+        )
+        for number, groups in enumerate(chosen)
+    ]
+
+
+def best_weights(places: Sequence[Vectors], weights: Floats, metric: MetricName = "adamw") -> Weighting:
+    """The weights with which the summed loss of all targets falls most; arguments as of `best_groups`."""
+    one, other = _halves(places)
+
+    def gain(judges: Sequence[Vectors], of: Floats) -> Floats:
+        return progress_rows(judges, of, metric) - progress_rows(judges, weights, metric)
+
+    chosen = _choose_weights(places, weights, metric)
+    elsewhere = [
+        np.nansum(gain(judges, _choose_weights(of, weights, metric))[0]) for of, judges in ((one, other), (other, one))
+    ]
+    return Weighting(chosen, summed_effect(places, gain(places, chosen)), float(np.mean(elsewhere)))
+
+
+class _Fast:
+    """Progress of all targets, without errors."""
+
+    def __init__(self, places: Sequence[Vectors], metric: MetricName) -> None:
+        self.places, self.metric = places, metric
+        self.means = [over_groups(of.means) for of in places]
+        self.held = [over_groups(of.held_out) * -of.rate for of in places]
+
+    def __call__(self, weights: Floats) -> Floats:
+        """[S]"""
+        found = np.zeros(len(self.held[0]))
+        for of, means, held in zip(self.places, self.means, self.held, strict=True):
+            step = weights @ means
+            if self.metric == "adamw":
+                step = step / (np.sqrt(second_moment(of, weights)) + of.eps)
+            found += held @ step / len(self.places)
+        return found
+
+
+def _choose_groups(places: Sequence[Vectors], weights: Floats, metric: MetricName) -> list[Groups]:
+    fast, tasks = _Fast(places, metric), places[0].tasks
+    targets = [tasks.index(name) for name in places[0].targets]
+    known: dict[tuple[int, ...], float] = {}
+
+    def of_group(group: tuple[int, ...]) -> float:
+        """Summed progress of a group's own targets."""
+        if group not in known:
+            found = fast(_only(weights, group))
+            known[group] = float(sum(found[place] for place, task in enumerate(targets) if task in group))
+        return known[group]
+
+    def of_all(groups: Groups) -> float:
+        return sum(map(of_group, groups))
+
+    if len(tasks) <= MOST_EXACT:
+        best: dict[int, Groups] = {}
+        for groups in partitions(len(tasks)):
+            number = len(groups)
+            if number not in best or of_all(groups) < of_all(best[number]):
+                best[number] = groups
+        return [best[number] for number in sorted(best)]
+    found: list[Groups] = [tuple((task,) for task in range(len(tasks)))]
+    while len(found[-1]) > 1:
+        found.append(min(_merged(found[-1]), key=of_all))
+    return found[::-1]
+
+
+def partitions(count: int) -> Iterator[Groups]:
+    """All ways to put so many tasks into groups."""
+    if count == 0:
+        yield ()
+        return
+    for groups in partitions(count - 1):
+        yield (*groups, (count - 1,))
+        for place, group in enumerate(groups):
+            yield (*groups[:place], (*group, count - 1), *groups[place + 1 :])
+
+
+def _merged(groups: Groups) -> Iterator[Groups]:
+    for one in range(len(groups)):
+        for other in range(one):
+            rest = tuple(group for place, group in enumerate(groups) if place not in (one, other))
+            yield (*rest, tuple(sorted((*groups[one], *groups[other]))))
+
+
+def _choose_weights(places: Sequence[Vectors], weights: Floats, metric: MetricName) -> Floats:
+    from scipy import optimize  # takes a while, and not every look needs it
+
+    fast, there = _Fast(places, metric), weights > 0
+    if not there.any():
+        return weights
+
+    def of(logarithms: Floats) -> Floats:
+        found = weights.copy()
+        found[there] = weights[there] * np.exp(logarithms - logarithms.mean())  # AdamW takes their common size away
+        return found
+
+    def loss(logarithms: Floats) -> float:
+        return float(np.nansum(fast(of(logarithms)))) / scale
+
+    scale = float(np.abs(fast(weights)).sum()) or 1.0
+    bound = np.log(REACH)
+    found = optimize.minimize(
+        loss, np.zeros(there.sum()), method="L-BFGS-B", bounds=[(-bound, bound)] * int(there.sum())
+    )
+    return of(found.x)
+
+
+def _rows(places: Sequence[Vectors], weights: Floats, metric: MetricName, groups: Groups) -> Floats:
+    """Progress of each target in its own group less that with one adapter, [1 + m, S]."""
+    tasks, targets = places[0].tasks, places[0].targets
+    found = -progress_rows(places, weights, metric)
+    for group in groups:
+        own = [place for place, name in enumerate(targets) if tasks.index(name) in group]
+        found[:, own] += progress_rows(places, _only(weights, group), metric)[:, own]
+    return found
+
+
+def _gain(places: Sequence[Vectors], weights: Floats, metric: MetricName, groups: Groups) -> float:
+    return float(np.nansum(_rows(places, weights, metric, groups)[0]))
+
+
+def _only(weights: Floats, group: Sequence[int]) -> Floats:
+    found = np.zeros_like(weights)
+    found[list(group)] = weights[list(group)]
+    return found
+
+
+def _halves(places: Sequence[Vectors]) -> tuple[list[Vectors], list[Vectors]]:
+    """Every second group of texts, and the others."""
+
+    def cut(of: Vectors, first: int) -> Vectors:
+        return replace(of, means=of.means[first::2], held_out=of.held_out[first::2], batches=of.batches // 2)
+
+    return [cut(of, 0) for of in places], [cut(of, 1) for of in places]
