@@ -12,13 +12,14 @@ import pandas as pd
 import torch
 from workload import Step, joint, recorded, retained, torchjd, workload
 
-from ortho_lora.surgery import surgeon
+from ortho_lora.surgery import streaming
+from ortho_lora.surgery.surgeon import OrthoLoRA
 
 WAYS = {
     "plain joint step": (joint, None),
     "ortho-lora, a block at a time": (recorded, 1),
-    "ortho-lora, as it comes": (recorded, surgeon.PENDING_BYTES),
-    "pcgrad (whole model)": (lambda load: recorded(load, "pcgrad"), surgeon.PENDING_BYTES),
+    "ortho-lora, as it comes": (recorded, streaming.PENDING_BYTES),
+    "pcgrad (whole model)": (lambda load: recorded(load, "pcgrad"), streaming.PENDING_BYTES),
     "retained graph, a backward pass a task": (retained, None),
     "torchjd mtl_backward": (torchjd, None),
 }
@@ -45,11 +46,11 @@ def compare(tasks: int, batch_size: int) -> pd.DataFrame:
     for name, (way, pending) in WAYS.items():
         load = workload(tasks, batch_size=batch_size, batches=1)
         if pending is not None:
-            surgeon.PENDING_BYTES = pending
+            streaming.PENDING_BYTES = pending
         with way(load) as step:
             found.append({"tasks": tasks, "way": name, "peak_bytes": peak(step, load.batches[0])})
     # A block's T gradients, in the two halves that are measured, and the Gram matrices of all blocks.
-    blocks = surgeon.OrthoLoRA(load.encoder, load.names).blocks
+    blocks = OrthoLoRA(load.encoder, load.names).blocks
     largest = max(block.parameter.numel() for block in blocks) * tasks * 4
     matrices = len(blocks) * (2 * tasks) ** 2 * 8
     frame = pd.DataFrame(found)

@@ -24,7 +24,7 @@ from ortho_lora.surgery.adamw import Metric
 from ortho_lora.surgery.groups import GROUPS
 from ortho_lora.surgery.sums import Extent, Sums
 from ortho_lora.training.batches import Batch, Pass, split_by_length
-from ortho_lora.training.session import TOKENS_OF_A_PASS
+from ortho_lora.training.passes import TOKENS_OF_A_PASS
 
 REACH = "reach: snapshot / joint, one pass a batch <= 1.05"
 SNAPSHOT = "snapshot"

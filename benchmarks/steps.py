@@ -12,7 +12,7 @@ from statistics import median
 import pandas as pd
 from workload import joint, ratio, recorded, retained, seconds, torchjd, workload
 
-from ortho_lora.training.session import TOKENS_OF_A_PASS
+from ortho_lora.training.passes import TOKENS_OF_A_PASS
 
 WAYS = {
     "joint": ("plain joint step", joint),

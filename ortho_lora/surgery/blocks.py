@@ -112,6 +112,11 @@ def module_infos(blocks: Sequence[Block]) -> tuple[ModuleInfo, ...]:
     )
 
 
+def trained(model: nn.Module) -> list[nn.Parameter]:
+    """All parameters of a model that are trained, outside its adapter too."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
 def is_compiled(model: nn.Module) -> bool:
     """Whether torch.compile was applied to a model or a part of it."""
     return any(

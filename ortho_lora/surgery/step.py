@@ -1,6 +1,6 @@
 """The step under way: what its passes have brought so far, beside the gradients themselves."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -24,11 +24,14 @@ class Step:
         self._orders: list[tuple[int, ...]] = []
         self._before: Tensor | None = None  # the generator's state before orders were drawn
 
-    def note(self, losses: Mapping[str, Tensor]) -> None:
-        """Add to the tasks' losses."""
-        for task, loss in losses.items():
-            before = self.losses.get(task)
-            self.losses[task] = loss.detach() if before is None else before + loss.detach()
+    def begin_pass(self, tasks: Iterable[int], losses: Mapping[str, Tensor]) -> None:
+        """Take note of a backward pass: add to the losses, and let its tasks' next examples go to the other half."""
+        self.begun = True
+        for task in tasks:
+            self.turn[task] = 1 - self.turn[task]
+        for name, loss in losses.items():
+            before = self.losses.get(name)
+            self.losses[name] = loss.detach() if before is None else before + loss.detach()
 
     def scaled(self, loss: Tensor, scaler: torch.amp.GradScaler | None) -> Tensor:
         """The loss as the scaler has it; its scale is read where it is, without waiting."""
@@ -36,10 +39,6 @@ class Step:
             return loss
         self.scale = scaler.scale(torch.ones_like(loss.detach()))
         return scaler.scale(loss)
-
-    def take_turns(self, task: int) -> None:
-        """Let the task's next examples go to its other half."""
-        self.turn[task] = 1 - self.turn[task]
 
     def orders(self) -> list[tuple[int, ...]]:
         """In which the tasks are taken; drawn once."""

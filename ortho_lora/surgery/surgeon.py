@@ -13,7 +13,7 @@ from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.recorder import Recorder
 from ortho_lora.record.snapshots import Snapshot
 from ortho_lora.surgery import arguments, distributed
-from ortho_lora.surgery.blocks import blocks, check_same, is_compiled
+from ortho_lora.surgery.blocks import blocks, check_same, is_compiled, trained
 from ortho_lora.surgery.canary import Canary
 from ortho_lora.surgery.gradients import Collector
 from ortho_lora.surgery.halves import Weights, rows_of, rows_of_one
@@ -24,15 +24,12 @@ from ortho_lora.surgery.projection import all_orders, check_rule
 from ortho_lora.surgery.recording import Recording
 from ortho_lora.surgery.snapshot import Drawn, snapshot
 from ortho_lora.surgery.step import Step, weighted
+from ortho_lora.surgery.streaming import Streaming
 from ortho_lora.surgery.sums import BYTES
-from ortho_lora.surgery.update import Projector, average, measured
+from ortho_lora.surgery.update import Projector
 from ortho_lora.surgery.verification import Verification
 
 log = logging.getLogger(__name__)
-
-PENDING_BYTES = 32 * 2**20
-"""Gradients that wait during a backward pass to be projected together: too few to matter beside the activations, and
-enough that an accelerator is not kept busy with starting tiny kernels."""
 
 
 class OrthoLoRA:
@@ -108,12 +105,13 @@ class OrthoLoRA:
             all_orders(len(tasks))  # refuses too many
         distributed.refuse_sharded(model)
         self.model, self.blocks = model, blocks(model, adapter, whole)
-        distributed.align(self._trained())
+        distributed.align(trained(model))
         self.recording = Recording(self.blocks, self.tasks, optimizer, record_every)
         self.compiled = is_compiled(model)
         self.collector = Collector(self.blocks, len(tasks), watch=not self.compiled)
         self.verification = Verification(self.collector, self.tasks)
         self.projector = Projector(self.blocks, len(tasks), self.method)
+        self.streaming = Streaming(model, self.collector, self.projector)
         self.generator = torch.Generator().manual_seed(seed)
         self.step = 0
         self.canary = Canary(self.blocks)
@@ -137,7 +135,7 @@ class OrthoLoRA:
             return
         self._now.undo()
         self.collector.reset()
-        for parameter in self._trained():
+        for parameter in trained(self.model):
             parameter.grad = None
         self._now = self._new_step()
         log.warning("step %d was dropped: %s", self.step, reason)
@@ -203,7 +201,7 @@ class OrthoLoRA:
                 " there is nothing to compare; call it inside `with surgeon.mixed_batch(...)`, before `backward`."
             )
         arguments.check_losses(losses, self.tasks, mixed=True)
-        return self.verification.compare(*weighted(losses, self.loss_weights), self._trained())
+        return self.verification.compare(*weighted(losses, self.loss_weights), trained(self.model))
 
     def backward(
         self,
@@ -270,9 +268,7 @@ class OrthoLoRA:
             now, size = self._now, len(self.tasks)
             rows = rows_of_one(index, size, half=half, weights=weight, groups=groups, first=now.turn[index])
             self._weighed |= weight is not None
-            now.take_turns(index)
-            now.note({task: loss})
-            now.begun = True
+            now.begin_pass([index], {task: loss})
             self.collector.backward_alone(now.scaled(weighted({task: loss}, self.loss_weights)[1][task], scaler), rows)
 
     def _backward_mixed(
@@ -284,22 +280,18 @@ class OrthoLoRA:
         if self.verification.is_due(first_of_step=not now.begun):
             arguments.check_watchable(compiled=is_compiled(self.model))  # it may have been compiled since
             scaled = {task: now.scaled(loss, scaler) for task, loss in by_task.items()}
-            self.verification.compare(total, scaled, self._trained())
-        for task in self.collector.mixed.present:
-            now.take_turns(task)
-        now.note({} if isinstance(losses, Tensor) else losses)
-        now.begun = True
-        self.collector.on_complete = None if accumulate or not self._streams() else self._complete
-        try:
+            self.verification.compare(total, scaled, trained(self.model))
+        now.begin_pass(self.collector.mixed.present, {} if isinstance(losses, Tensor) else losses)
+        if accumulate:
             self.collector.backward_mixed(total)
-        finally:
-            self.collector.on_complete = None
+        else:
+            self.streaming.backward(now, total)
 
     def project(self) -> Measured:
         """End the step: project what was collected, correct `.grad`, and record."""
         former, is_scaled = self.projector.state, self._now.scale is not None
         with self._dropping("a projection"):
-            found = self._project()
+            found = self.streaming.finish(self._now, first=not self.step)
         self._now = self._new_step()
         if bad := nonfinite(self.tasks, found):
             found, self.projector.state = replace(found, skipped=is_scaled or self.on_nonfinite == "skip"), former
@@ -311,25 +303,8 @@ class OrthoLoRA:
             record_nonfinite(self.recorder, self.step, bad, skipped=found.skipped)
         self.step += 1
         if bad and self.on_nonfinite is not None and not is_scaled:
-            settle(bad, self.step - 1, self.on_nonfinite, self._trained(), self.optimizer)
+            settle(bad, self.step - 1, self.on_nonfinite, trained(self.model), self.optimizer)
         return found
-
-    def _project(self) -> Measured:
-        now, orders = self._now, self._now.orders()
-        losses = now.known_losses(self.blocks[0].parameter.device)
-        if now.updates or any(now.pending.values()):
-            known = {index for update in now.updates for index in update.indices}
-            left = [index for index in range(len(self.blocks)) if index not in known]
-            for applied in (True, False):
-                self._project_some([index for index in left if self.projector.applied[index] == applied])
-        else:
-            collected = [self.collector.take(index) for index in range(len(self.blocks))]
-            if distributed.world_size() > 1:
-                if self.step == 0:
-                    distributed.refuse_sharded(self.model)  # it may have been split since
-                losses = average(self.blocks, collected, self._trained(), losses)
-            now.updates.append(self.projector.all(collected, orders))
-        return measured(now.updates, losses, now.scale, orders[0] if self.order != "mean" else None)
 
     def snapshot(
         self,
@@ -421,23 +396,3 @@ class OrthoLoRA:
 
     def _new_step(self) -> Step:
         return Step(self.tasks, self.order, self.generator)
-
-    def _streams(self) -> bool:
-        """Whether blocks can be projected while backward goes on, so that few gradients exist at a time."""
-        return self.projector.separable and distributed.world_size() == 1
-
-    def _complete(self, index: int) -> None:
-        pending = self._now.pending[self.projector.applied[index]]
-        pending.append(index)
-        parameters = sum(self.blocks[place].parameter.numel() for place in pending)
-        if parameters * 2 * len(self.tasks) * 4 >= PENDING_BYTES:
-            self._project_some(pending)
-            pending.clear()
-
-    def _project_some(self, indices: Sequence[int]) -> None:
-        if indices:
-            collected = [self.collector.take(index) for index in indices]
-            self._now.updates.append(self.projector.some(list(indices), collected, self._now.orders()))
-
-    def _trained(self) -> list[nn.Parameter]:
-        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]

@@ -65,13 +65,12 @@ def _step_seconds(training: "Training") -> float:
 
 def _evaluation_seconds(training: "Training") -> float:
     from ortho_lora.tasks.data import take
+    from ortho_lora.training.adapters import in_turn
     from ortho_lora.training.evaluation import encode
 
     config, total = training.config, 0.0
     training.model.eval()
-    for group in training.groups:
-        if len(training.groups) > 1:
-            training.encoder.set_adapter(group.adapter)
+    for group in in_turn(training.encoder, training.groups):
         # A twin is evaluated on what its original's texts were encoded to.
         sources = {training.tasks[task].twin_of or training.tasks[task].name: task for task in group.tasks}
         for split in (split for task in sources.values() for split in training.subsets[task].values()):

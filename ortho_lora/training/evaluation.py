@@ -1,5 +1,7 @@
-"""Metrics of a task on its evaluation splits."""
+"""Metrics of tasks on their evaluation splits."""
 
+import logging
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,10 +13,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from ortho_lora.record.recorder import Recorder
+from ortho_lora.record.study import SELECTION_SPLIT
 from ortho_lora.tasks.data import Split, TaskData, take
 from ortho_lora.tasks.metrics import score
 from ortho_lora.training.batches import seed_of
+from ortho_lora.training.config import Config
 from ortho_lora.training.model import MultiTaskModel, pad, tokenize
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,57 @@ def _subset(split: Split, source: str, name: str, limit: int | None) -> Subset:
         generator = torch.Generator().manual_seed(seed_of(0, "evaluation", source, name))
         places = torch.randperm(len(split), generator=generator)[:limit].tolist()
     return Subset(**vars(take(split, places)), places=places)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a training is evaluated: at any step on the same examples."""
+
+    config: Config
+    tasks: Sequence[TaskData]
+    subsets: Sequence[Mapping[str, Subset]]  # by task, of its splits
+    model: MultiTaskModel
+    tokenizer: PreTrainedTokenizerBase
+    device: torch.device
+    stop: threading.Event
+
+    def record(self, recorder: Recorder, step: int, members: Sequence[int]) -> bool:
+        """Evaluate the tasks of the adapter that is active, and add their rows.
+
+        Args:
+            recorder: of the run.
+            step: optimizer steps done; after the last one the selection split is evaluated too, and predictions are
+                recorded.
+            members: the tasks.
+
+        Returns:
+            Whether all were evaluated; else it was stopped.
+        """
+        last = step == self.config.steps
+        encoded: dict[tuple[str, str], Tensor] = {}  # a twin evaluates on its original's texts
+        for task in members:
+            data = self.tasks[task]
+            for split, subset in self.subsets[task].items():
+                if self.stop.is_set():
+                    return False
+                if split == SELECTION_SPLIT and not last:
+                    continue
+                source = (data.twin_of or data.name, split)
+                if source not in encoded:
+                    encoded[source] = encode(
+                        self.model,
+                        subset,
+                        self.tokenizer,
+                        max_length=self.config.max_length,
+                        batch_size=self.config.eval_batch_size,
+                        device=self.device,
+                    )
+                scores, predictions = evaluate(self.model, task, data, subset, encoded[source])
+                where: dict[str, str | int] = {"step": step, "split": split, "task": data.name}
+                record_evaluation(recorder, where, subset, scores, predictions if last else None)
+                listed = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+                log.info("step %d  %s  %s  %s", step, data.name, split, listed)
+        return True
 
 
 @torch.inference_mode()

@@ -1,56 +1,38 @@
 """Everything that a run trains, step by step."""
 
 import logging
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 from pathlib import Path
 
 import torch
 from peft import PeftModel
-from safetensors.torch import save_file
-from torch import Tensor
 from transformers import get_scheduler
 
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.recorder import Recorder
 from ortho_lora.record.schema import State, Status
 from ortho_lora.record.snapshots import Snapshot
-from ortho_lora.record.study import SELECTION_SPLIT
 from ortho_lora.surgery.groups import GROUPS
 from ortho_lora.surgery.measure import Measured, record_gradients, record_step
 from ortho_lora.surgery.nonfinite import nonfinite, record_nonfinite, sentence
 from ortho_lora.surgery.snapshot import Taker, unchanged
-from ortho_lora.surgery.surgeon import OrthoLoRA
-from ortho_lora.tasks.data import TaskData, take
+from ortho_lora.tasks.data import TaskData
 from ortho_lora.tasks.loading import load_tasks
-from ortho_lora.training import device
+from ortho_lora.training import adapters, device
 from ortho_lora.training.attach import attach, layers_past_examples
-from ortho_lora.training.batches import Batch, Pass, TaskSampler, seed_of, split_by_length
-from ortho_lora.training.checkpoint import Checkpoint, Place, replace_directory
+from ortho_lora.training.batches import TaskSampler, seed_of
+from ortho_lora.training.checkpoint import Checkpoint, Place
 from ortho_lora.training.config import Config
-from ortho_lora.training.evaluation import encode, evaluate, evaluation_subsets, record_evaluation
-from ortho_lora.training.model import MultiTaskModel, load_encoder, outline, pad, tokenize, use_dropout
-from ortho_lora.training.snapshots import Drawn, Taking, rounds, snapshot_steps
+from ortho_lora.training.evaluation import Evaluation, evaluation_subsets
+from ortho_lora.training.model import MultiTaskModel, load_encoder, outline, use_dropout
+from ortho_lora.training.passes import Passes, gradient_mode
+from ortho_lora.training.snapshots import Taking, rounds, snapshot_steps
 
 log = logging.getLogger(__name__)
-
-# What a pass costs beside its tokens, in tokens (benchmarks/passes.py).
-TOKENS_OF_A_PASS = {"cpu": 64, "accelerator": 4096}
-
-
-@dataclass(frozen=True)
-class Group:
-    """Tasks that share an adapter: all of them, or with method `single` each task alone."""
-
-    adapter: str
-    tasks: list[int]
-    surgeon: OrthoLoRA
 
 
 class Training:
@@ -76,11 +58,10 @@ class Training:
         encoder, self.tokenizer = load_encoder(config.model, config.max_length)
         shape = outline(encoder)
         pooling = shape.pooling(config.pooling)
-        apart = config.method == "single"
-        names = [f"task{index}" for index in range(len(tasks))] if apart else ["default"]
+        members = adapters.shared(config, len(tasks))
         self.encoder: PeftModel = attach(
             encoder,
-            names,
+            list(members),
             rank=config.rank,
             alpha=config.alpha,
             dropout=config.dropout,
@@ -92,16 +73,16 @@ class Training:
             tasks,
             width=shape.width,
             pooling=pooling,
-            share_heads=not apart,
+            share_heads=config.method != "single",
             generator=torch.Generator().manual_seed(seed_of(config.seed, "heads")),
         ).to(self.device)
-        self.whole = layers_past_examples(self.encoder)
-        members = [[task] for task in range(len(tasks))] if apart else [list(range(len(tasks)))]
-        self.groups = [Group(name, of, self._surgeon(name, of)) for name, of in zip(names, members, strict=True)]
-        self.mode = _gradient_mode(config, self.groups)
+        self.groups = adapters.watch(self.encoder, members, tasks, config, layers_past_examples(self.encoder))
+        self.mode = gradient_mode(config, self.groups)
+        self.passes = Passes(config, tasks, self.model, self.tokenizer, self.device, self.mode)
         self.sampler = TaskSampler(tasks, config.batch_size, config.seed)
         self.snapshot_steps = snapshot_steps(config.steps, config.snapshots_taken)
         self.subsets = evaluation_subsets(tasks, config.eval_examples)
+        self.evaluation = Evaluation(config, tasks, self.subsets, self.model, self.tokenizer, self.device, stop)
         lora = [block.parameter for group in self.groups for block in group.surgeon.blocks]
         heads = self.model.head_parameters()
         rates = [
@@ -119,24 +100,6 @@ class Training:
         surgeons = [group.surgeon for group in self.groups]
         self.checkpoint = Checkpoint(
             self.model, self.optimizer, self.scheduler, surgeons, self.sampler, tasks, self.device
-        )
-
-    def _surgeon(self, adapter: str, members: Sequence[int]) -> OrthoLoRA:
-        config, method = self.config, self.config.effective
-        names = [self.tasks[t].name for t in members]
-        self.encoder.set_adapter(adapter)  # only the active one can be watched
-        return OrthoLoRA(
-            self.encoder,
-            names,
-            rule=method.rule,
-            scope=method.scope,
-            branches=method.branches,
-            order=config.order,
-            seed=seed_of(config.seed, "order"),
-            loss_weights={self.tasks[t].name: config.tasks[t].loss_weight for t in members},
-            adapter=adapter,
-            whole=self.whole,
-            on_nonfinite=None,  # `_train_step` looks, for the heads' sake
         )
 
     def run(self, recorder: Recorder) -> None:
@@ -164,7 +127,7 @@ class Training:
             if config.checkpoint_every:
                 self._checkpoint()
             self._say("running" if finished else "stopping", "saving")
-            self._save()
+            adapters.save(recorder.run_dir, self.encoder, self.groups, self.model, self.tasks)
             self.recorder.flush()
             self._say("finished" if finished else "stopped", "done")
         except BaseException as error:
@@ -224,81 +187,19 @@ class Training:
         """
         use_dropout(self.model, encoder=self.config.encoder_dropout)
         self.optimizer.zero_grad()
-        measured = []
-        for group in self.groups:
-            if len(self.groups) > 1:
-                self.encoder.set_adapter(group.adapter)
-            measured.append(self._measure(group, indices))
-        return measured
-
-    def _measure(self, group: Group, indices: Sequence[Sequence[int]]) -> Measured:
-        """Set the gradients of a group's blocks and heads, and return what was measured of them."""
-        config, surgeon = self.config, group.surgeon
-        batch = Batch(
-            [self.tasks[t] for t in group.tasks], [indices[t] for t in group.tasks],
-            self.tokenizer, config.max_length, self.device,
-        )  # fmt: skip
-        autocast = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=config.precision == "bf16")
-
-        def losses(some: Pass) -> dict[str, Tensor]:
-            with autocast():
-                pooled = self.model.pooled(some.tokens())
-                found = some.losses(lambda place, *of: self.model.loss(group.tasks[place], *of), pooled)
-            return {surgeon.tasks[place]: loss for place, loss in found.items()}
-
-        if self.mode == "fused":
-            passes = batch.passes(self._tokens_of_a_pass)
-            for some in passes:
-                with surgeon.mixed_batch(some.task_of_example, some.half_of_example, weight_of_example=1):
-                    measured = surgeon.backward(losses(some), accumulate=some is not passes[-1])
-        else:
-            split = not all(block.plain for block in surgeon.blocks)  # only a pass each tells the halves apart
-            for place, size in enumerate(batch.sizes):
-                middle = size // 2 if split else 0
-                for half, (start, end) in enumerate([(0, middle), (middle, size)]):
-                    if end > start:
-                        ((name, loss),) = losses(batch.part(place, start, end)).items()
-                        weight = end - start if split else [1] * (end - start)
-                        surgeon.backward_part(name, loss, half=half if split else None, weight=weight)
-            measured = surgeon.project()
-        assert measured is not None
-        return measured
+        return [self.passes.measure(group, indices) for group in adapters.in_turn(self.encoder, self.groups)]
 
     def _evaluation_is_due(self) -> bool:
         step = self.place.step
         return step != self.place.evaluated and (step % self.config.eval_every == 0 or step == self.config.steps)
 
     def _evaluate(self) -> None:
-        config = self.config
-        started, last = time.perf_counter(), self.place.step == config.steps
+        started = time.perf_counter()
         self._say("running", "evaluating")
         self.model.eval()
-        for group in self.groups:
-            if len(self.groups) > 1:
-                self.encoder.set_adapter(group.adapter)
-            encoded: dict[tuple[str, str], Tensor] = {}  # a twin evaluates on its original's texts
-            for task in group.tasks:
-                data = self.tasks[task]
-                for split, subset in self.subsets[task].items():
-                    if self.stop.is_set():
-                        return
-                    if split == SELECTION_SPLIT and not last:
-                        continue
-                    source = (data.twin_of or data.name, split)
-                    if source not in encoded:
-                        encoded[source] = encode(
-                            self.model,
-                            subset,
-                            self.tokenizer,
-                            max_length=config.max_length,
-                            batch_size=config.eval_batch_size,
-                            device=self.device,
-                        )
-                    scores, predictions = evaluate(self.model, task, data, subset, encoded[source])
-                    where: dict[str, str | int] = {"step": self.place.step, "split": split, "task": data.name}
-                    record_evaluation(self.recorder, where, subset, scores, predictions if last else None)
-                    listed = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
-                    log.info("step %d  %s  %s  %s", self.place.step, data.name, split, listed)
+        for group in adapters.in_turn(self.encoder, self.groups):
+            if not self.evaluation.record(self.recorder, self.place.step, group.tasks):
+                return
         self.place.evaluated = self.place.step
         self.place.evaluation_seconds = time.perf_counter() - started
         self.recorder.flush()
@@ -357,21 +258,7 @@ class Training:
                 loss_weights=surgeon.loss_weights, seed=seed,
             )  # fmt: skip
             chance = seed_of(seed, "snapshot", "dropout", str(self.place.step))
-            yield Taking(taker, self.model, self._loss_of, put_back, encoder_dropout=dropout, seed=chance)
-
-    @property
-    def _tokens_of_a_pass(self) -> int:
-        return TOKENS_OF_A_PASS["cpu" if self.device.type == "cpu" else "accelerator"]
-
-    def _loss_of(self, name: str, drawn: Drawn) -> Tensor:
-        split = take(*drawn)
-        rows = tokenize(self.tokenizer, split.texts, split.text_pairs, max_length=self.config.max_length)
-        parts = split_by_length([len(row["input_ids"]) for row in rows], self._tokens_of_a_pass)
-        labels = torch.from_numpy(split.labels[list(chain(*parts))]).to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-            inputs = (pad(self.tokenizer, [rows[index] for index in part], device=self.device) for part in parts)
-            pooled = torch.cat([self.model.pooled(some) for some in inputs])
-            return self.model.loss(self.groups[0].surgeon.tasks.index(name), pooled, labels)
+            yield Taking(taker, self.model, self.passes.loss, put_back, encoder_dropout=dropout, seed=chance)
 
     def _checkpoint(self) -> None:
         if self.saved != self.place.step:
@@ -383,22 +270,6 @@ class Training:
         """Be where the run's last checkpoint was."""
         self.place, self.losses = self.checkpoint.restore(run_dir)
         self.saved = self.place.step
-
-    def _save(self) -> None:
-        """Write the adapter and the heads, complete or not at all."""
-        temporary = self.recorder.run_dir / ".adapter"
-        shutil.rmtree(temporary, ignore_errors=True)
-        for group in self.groups:
-            self.encoder.save_pretrained(str(temporary), selected_adapters=[group.adapter])
-            if group.adapter != "default":
-                (temporary / group.adapter).rename(temporary / self.tasks[group.tasks[0]].name)
-        heads = {
-            f"{self.tasks[owner].name}.{name}": value.detach().cpu().contiguous()
-            for owner in sorted(set(self.model.owners))
-            for name, value in self.model.heads[owner].named_parameters()
-        }
-        save_file(heads, temporary / "heads.safetensors")
-        replace_directory(temporary, self.recorder.run_dir / "adapter")
 
     def _say(self, state: State, phase: str) -> None:
         eta = self._eta() if state == "running" and phase != "saving" else None
@@ -426,17 +297,6 @@ class Training:
             + (left // self.config.eval_every + 1) * self.place.evaluation_seconds
             + sum(step > self.place.snapshot for step in self.snapshot_steps) * self.place.snapshot_seconds
         )
-
-
-def _gradient_mode(config: Config, groups: Sequence[Group]) -> str:
-    special = sorted({block.module for group in groups for block in group.surgeon.blocks if not block.plain})
-    if config.gradient_mode == "fused" and special:
-        raise OrthoLoraError(
-            f"gradient_mode 'fused' needs plain LoRA linear layers, and {', '.join(special)} are not: use 'sequential'."
-        )
-    if config.gradient_mode == "auto":
-        return "sequential" if special else "fused"
-    return config.gradient_mode
 
 
 def tasks_of(config: Config) -> list[TaskData]:

@@ -1,4 +1,4 @@
-"""`OrthoLoRA` under the conditions that training has: half precision, compiled models, missing tasks, little memory."""
+"""`OrthoLoRA` under the conditions that training has: half precision, compiled models, missing tasks."""
 
 import copy
 import warnings
@@ -15,7 +15,6 @@ from ways_of_steps import SIZES, WAYS, assert_close, backward, expected_update
 from ortho_lora import OrthoLoRA, OrthoLoraError, OrthoLoraWarning, Recorder
 from ortho_lora.record.manifest import part_files
 from ortho_lora.record.schema import read_run, read_status
-from ortho_lora.surgery import surgeon as surgeon_module
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -147,42 +146,6 @@ def test_a_task_that_does_not_reach_a_block_has_no_cosine_there():
     assert measured.present[:, 1].all()
     assert not measured.projected[decoder].any()
     assert (measured.gram[decoder, 0, 0] == 0).all()
-
-
-def test_streaming_gives_what_projecting_at_the_end_gives(monkeypatch):
-    problem = Problem(tiny_bert(layers=3), SIZES)
-    surgeon = OrthoLoRA(problem.model, problem.tasks, order="fixed", method="ortho-lora-b")
-    monkeypatch.setattr(surgeon, "_streams", lambda: False)
-    first = backward(problem, surgeon, "mixed")
-    monkeypatch.undo()
-    update = problem.grads()
-    for size in (1, 3000, 10**9):
-        monkeypatch.setattr(surgeon_module, "PENDING_BYTES", size)
-        problem.zero()
-        again = backward(problem, surgeon, "mixed")
-        assert_close(problem.grads(), update, 1e-12, 1e-15)
-        for name in ("gram", "half_products", "coefficients", "projected"):
-            torch.testing.assert_close(getattr(again, name), getattr(first, name), rtol=1e-12, atol=1e-15)
-
-
-def test_streaming_holds_few_gradients_at_a_time(monkeypatch):
-    problem = Problem(tiny_bert(layers=4), SIZES)
-    surgeon = OrthoLoRA(problem.model, problem.tasks)
-    most = []
-    plain = surgeon._complete
-
-    def watch(index):
-        most[-1] = max(most[-1], sum(of.parts is not None for of in surgeon.collector._collected))
-        plain(index)
-
-    surgeon._complete = watch
-    for size in (1, 10**9):
-        monkeypatch.setattr(surgeon_module, "PENDING_BYTES", size)
-        most.append(0)
-        backward(problem, surgeon, "mixed")
-        problem.zero()
-    assert most[0] <= 2
-    assert most[1] == len(problem.blocks)
 
 
 class Synchronisations(TorchDispatchMode):

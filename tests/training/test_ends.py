@@ -14,7 +14,7 @@ from waiting import PATIENCE, wait_for
 
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.schema import read_status
-from ortho_lora.training import session
+from ortho_lora.training import passes, session
 from ortho_lora.training.train import train
 
 
@@ -27,7 +27,7 @@ def test_non_finite_loss_fails_naming_task_and_step_and_keeps_what_was_measured(
         return plain(self, task, pooled, labels) * (float("nan") if calls.count(1) == 3 and task == 1 else 1)
 
     monkeypatch.setattr(session.MultiTaskModel, "loss", explode)
-    monkeypatch.setattr(session, "TOKENS_OF_A_PASS", {"cpu": 10**9})  # one pass a step
+    monkeypatch.setattr(passes, "TOKENS_OF_A_PASS", {"cpu": 10**9})  # one pass a step
     with pytest.raises(OrthoLoraError, match=r"task 'movies': its loss is not finite at step 2 .*learning_rate"):
         train(config(), tmp_path, "broken")
     status = read_status(tmp_path / "broken")

@@ -24,6 +24,7 @@ from ortho_lora.record.tables import TABLES
 from ortho_lora.tasks.loading import load_tasks
 from ortho_lora.training.config import load_config
 from ortho_lora.training.model import MultiTaskModel
+from ortho_lora.training.passes import Passes
 from ortho_lora.training.precision import Goal
 from ortho_lora.training.probe import config_of, probe
 from ortho_lora.training.resume import resume
@@ -69,14 +70,14 @@ def probed(run):
 def watched(monkeypatch):
     """The model of each batch, its parameters and buffers before the batch, and what was drawn."""
     seen = []
-    plain = Training._loss_of
+    plain = Passes.loss
 
-    def loss_of(self, name, drawn):
+    def loss(self, name, drawn):
         state = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
         seen.append((self.model, {of: value.detach().clone() for of, value in state.items()}, drawn[1]))
         return plain(self, name, drawn)
 
-    monkeypatch.setattr(Training, "_loss_of", loss_of)
+    monkeypatch.setattr(Passes, "loss", loss)
     return seen
 
 
@@ -121,7 +122,7 @@ def test_gradients_are_those_of_autograd_at_the_checkpoint(run, tmp_path):
         assert len(set(grouped.groups)) == 9
         found = np.full((32, sum(parameter.numel() for parameter in parameters)), np.nan)
         for group, indices in zip(grouped.groups, grouped.indices, strict=True):
-            gradients = torch.autograd.grad(training._loss_of(task.name, (split, indices)), parameters)
+            gradients = torch.autograd.grad(training.passes.loss(task.name, (split, indices)), parameters)
             found[group] = torch.cat([gradient.flatten() for gradient in gradients])
         return found
 

@@ -19,7 +19,7 @@ from ortho_lora.tasks.data import Split, take
 from ortho_lora.training.config import load_config
 from ortho_lora.training.resume import resume
 from ortho_lora.training.session import Training, tasks_of
-from ortho_lora.training.snapshots import grouped_batches, rounds, snapshot_steps
+from ortho_lora.training.snapshots import Taking, grouped_batches, rounds, snapshot_steps
 from ortho_lora.training.train import train
 
 pytestmark = pytest.mark.usefixtures("threads")
@@ -122,7 +122,7 @@ def test_a_training_does_not_notice_them(config, whole, tmp_path):
     _, tables, tensors = content(whole)
     _, without, same = content(train(config(snapshots=0), tmp_path, "without"))
     assert {row["step"] for row in tables["snapshots"]} == {row["step"] for row in tables["snapshot_tasks"]} == {2, 5}
-    assert not without.pop("snapshots") + without.pop("snapshot_tasks")
+    assert not without.pop("snapshots") + without.pop("snapshot_tasks") + without.pop("vectors")
     assert {name: rows for name, rows in tables.items() if name in without} == without
     assert tensors == same
 
@@ -159,11 +159,11 @@ def group_means(training, place, split, once):
     """Mean gradient over each group's batches, all blocks in a row, [m, D]; NaN where there is none."""
     grouped = grouped_batches(split, 12, training.config.batch_size, seed=5, step=6, once=once)
     name, parameters = training.tasks[place].name, [b.parameter for b in training.groups[0].surgeon.blocks]
-    order = list(dict.fromkeys(grouped.groups))
+    order, loss = list(dict.fromkeys(grouped.groups)), training.passes.loss
     rows = []
     for group in order:
         of_group = [
-            torch.cat([g.flatten() for g in torch.autograd.grad(training._loss_of(name, (split, indices)), parameters)])
+            torch.cat([g.flatten() for g in torch.autograd.grad(loss(name, (split, indices)), parameters)])
             for indices, of in zip(grouped.indices, grouped.groups, strict=True)
             if of == group
         ]
@@ -226,16 +226,18 @@ def test_dropout_differs_from_batch_to_batch(config, whole):
 
 
 def test_a_kill_amid_one_loses_it_alone_and_a_resume_takes_it_again(config, whole, tmp_path, monkeypatch):
-    plain, calls = Training._loss_of, Counter()
+    plain, begun, calls = Taking.take, [], Counter()
 
-    def fail(self, *args):
-        calls[self.place.step] += 1
-        if calls[5] == 20:
+    def fail(self, turn):
+        if self not in begun:
+            begun.append(self)
+        calls[begun.index(self)] += 1
+        if calls[1] == 20:
             raise PowerCutError
-        return plain(self, *args)
+        plain(self, turn)
 
     with monkeypatch.context() as patch, pytest.raises(PowerCutError):  # noqa: PT012
-        patch.setattr(Training, "_loss_of", fail)
+        patch.setattr(Taking, "take", fail)
         train(config(), tmp_path, "cut")
     assert {row["step"] for row in content(tmp_path / "cut")[1]["snapshots"]} == {2}
     resume(tmp_path / "cut")
