@@ -12,8 +12,9 @@ from rich.text import Text
 from analysis.library.names import interval, number
 from analysis.library.runs import identified
 from analysis.output.terminal import table_of
+from analysis.transfer.advice import advised_groups, advised_weights
 from analysis.transfer.predicted import over_transfer, target_progress, transfer_matrix, transfer_steps
-from analysis.transfer.words import MEANING, missing, told_of_targets, unit_of
+from analysis.transfer.words import ADVICE, MEANING, missing, told_of_groups, told_of_targets, unit_of
 from ortho_lora.errors import OrthoLoraError, plain
 
 
@@ -28,12 +29,15 @@ def document(run_dir: Path, mixture: Mapping[str, float] | None = None) -> dict[
         OrthoLoraError: not a run, it has no snapshot with held-out targets, or the mixture is none of its tasks.
     """
     run = _checked(run_dir)
+    weights, gain = advised_weights(run)
     return {
         "run": str(run),
         "unit": "nats of the target's validation loss a step",
         "transfer": _records(over_transfer(run)),
         "together": _records(transfer_matrix(run)),
         "targets": _records(target_progress(run, mixture)),
+        "groups": _records(advised_groups(run)),
+        "weights": {"tasks": _records(weights), **gain},
     }
 
 
@@ -59,6 +63,31 @@ def print_transfer(console: Console, run_dir: Path, mixture: Mapping[str, float]
     console.print(Text(f"{MEANING} Bold: sure."))
     for line in told_of_targets(matrix, progress):
         console.print(Text(plain(line)))
+    _print_advice(console, run, factor, unit)
+
+
+def _print_advice(console: Console, run: Path, factor: float, unit: str) -> None:
+    columns = [f"{unit} a step", "95% interval", "on other texts"]
+    table = table_of(["adapters", "groups"], columns, "Who should share an adapter")
+    groups = advised_groups(run)
+    for row in groups.to_dict("records"):
+        style = "bold" if row["advised"] else ""
+        cells = [str(row["adapters"]), plain(row["groups"]), *_gain(row, factor)]
+        table.add_row(*(Text(cell, style) for cell in cells))
+    console.print(table)
+    console.print(Text(plain(told_of_groups(groups))))
+    weights, gain = advised_weights(run)
+    table = table_of(["task"], ["weight", "advised"], "How to weigh the losses of one adapter")
+    for row in weights.to_dict("records"):
+        table.add_row(Text(plain(row["task"])), f"{row['weight']:.2f}", f"{row['advised']:.2f}")
+    console.print(table)
+    value, ends, elsewhere = _gain(gain, factor)
+    console.print(Text(f"Weighed so: {value} {unit} a step ({ends}), on other texts {elsewhere}. {ADVICE}"))
+
+
+def _gain(row: Mapping[Any, Any], factor: float) -> tuple[str, str, str]:
+    ends = interval(factor * row["low"], factor * row["high"])
+    return number(factor * row["gain"]), ends, number(factor * row["elsewhere"])
 
 
 def _print_mixture(

@@ -40,11 +40,11 @@ def transfer_matrix(run: Path, at: int | None = None) -> pd.DataFrame:
         share: of the target's progress alone, NaN where that is not clear of its noise; q: adjusted for the number of
         pairs; verdict: `harms`, `helps` or `not sure`. No rows without held-out targets.
     """
-    if not (steps := _counted(run, at)):
+    vectors = counted_vectors(run, at)
+    if not vectors:
         return pd.DataFrame(columns=COLUMNS)
-    vectors = [_vectors(run)[step] for step in steps]
     found = transfer(vectors, weights_of(run), own_metric(run))
-    return _frame(steps[-1], vectors[0], found)
+    return _frame(_counted(run, at)[-1], vectors[0], found)
 
 
 def over_transfer(run: Path) -> pd.DataFrame:
@@ -69,12 +69,12 @@ def target_progress(run: Path, mixture: Mapping[str, float] | None = None, at: i
     """
     columns = ["step", "target", "nats", "low", "high", "alone", "alone_low", "alone_high"]
     chosen = _weights(run, mixture)
-    if not (steps := _counted(run, at)):
+    vectors, metric = counted_vectors(run, at), own_metric(run)
+    if not vectors:
         return pd.DataFrame(columns=columns)
-    vectors, metric = [_vectors(run)[step] for step in steps], own_metric(run)
     own = transfer(vectors, weights_of(run), metric)
     told = own.progress if mixture is None else progress(vectors, chosen, metric)
-    values = [steps[-1], vectors[0].targets, *_told(told), *_told(own.alone)]
+    values = [_counted(run, at)[-1], vectors[0].targets, *_told(told), *_told(own.alone)]
     return pd.DataFrame(dict(zip(columns, values, strict=True)))
 
 
@@ -91,6 +91,11 @@ def _weights(run: Path, mixture: Mapping[str, float] | None) -> Floats:
         if not 0 <= weight < np.inf:
             raise OrthoLoraError(f"mixture: weight {weight:g} of task {name!r} given, expected 0 or more.")
     return weights_of(run) if mixture is None else np.array([mixture.get(name, 0.0) for name in names])
+
+
+def counted_vectors(run: Path, at: int | None = None) -> list[Vectors]:
+    """Of the snapshots that count together, or of one; none without held-out targets."""
+    return [_vectors(run)[step] for step in _counted(run, at)]
 
 
 def _counted(run: Path, at: int | None) -> list[int]:

@@ -13,6 +13,19 @@ MEANING = (
     " step sizes, which all tasks share."
 )
 
+ADVICE = (
+    "Gains are of the sum of all targets' validation losses against one adapter with the run's weights, one step from"
+    " here, below 0 better; on other texts: chosen on half of them, judged on the others."
+)
+
+
+def told_of_groups(groups: pd.DataFrame) -> str:
+    """What is advised, in a sentence; `groups`: of `advice.advised_groups`."""
+    row = groups[groups["advised"]].iloc[0]
+    if row["adapters"] == 1:
+        return "Advised: one adapter; no split is worth another on other texts."
+    return f"Advised: {row['adapters']} adapters, {row['groups']}."
+
 
 def unit_of(frame: pd.DataFrame) -> tuple[float, str]:
     """As `names.nats_unit`, of a `transfer_matrix`."""

@@ -8,8 +8,9 @@ import streamlit as st
 from analysis import figures
 from analysis.library.names import snapshots_at
 from analysis.library.runs import Run
+from analysis.transfer.advice import advised_groups, advised_weights
 from analysis.transfer.predicted import target_progress, transfer_matrix, transfer_steps
-from analysis.transfer.words import MEANING, described, missing, told_of_targets
+from analysis.transfer.words import ADVICE, MEANING, described, missing, told_of_groups, told_of_targets, unit_of
 from app.shared import address, figure, glossary, state
 
 MANY_TASKS = 8
@@ -59,7 +60,36 @@ def _body(run: Run) -> None:
     figure.show("transfer", draw, matrix, alt=described(matrix))
     now = state.ask(target_progress, run, None, at)
     st.markdown("\n".join(f"- {state.plain(line)}" for line in told_of_targets(matrix, now)))
+    _advice(run, at, *unit_of(matrix))
     _mixture(run, at, now)
+
+
+def _advice(run: Run, at: int | None, factor: float, unit: str) -> None:
+    """Who should share an adapter, and how to weigh losses."""
+    groups, (weights, gain) = state.ask(advised_groups, run, at), state.ask(advised_weights, run, at)
+    st.subheader("Who should share an adapter", anchor=False)
+    st.markdown(f"**{state.plain(told_of_groups(groups))}**")
+    numbers = {
+        "gain": f"{unit} a step",
+        "low": "95% from",
+        "high": "to",
+        "elsewhere": "on other texts",
+    }
+    shown = groups.assign(**{name: factor * groups[name] for name in numbers})
+    figure.numbers(
+        "groups",
+        shown,
+        column_config={name: st.column_config.NumberColumn(label, format="%+.2f") for name, label in numbers.items()},
+    )
+    st.subheader("How to weigh the losses of one adapter", anchor=False)
+    low, high = factor * gain["low"], factor * gain["high"]
+    st.markdown(
+        f"Weighed so: {factor * gain['gain']:+.2f} {unit} a step ({low:+.2f} to {high:+.2f}), on other texts"
+        f" {factor * gain['elsewhere']:+.2f}."
+    )
+    two = {name: st.column_config.NumberColumn(format="%.2f") for name in ("weight", "advised")}
+    figure.numbers("weights", weights, column_config=two)
+    st.caption(ADVICE)
 
 
 def _mixture(run: Run, at: int | None, now: pd.DataFrame) -> None:

@@ -13,9 +13,11 @@ from vectors import drawn, truth
 
 from analysis.__main__ import app
 from analysis.output.data import frame_of
+from analysis.transfer.advice import advised_groups, advised_weights
 from analysis.transfer.predicted import over_transfer, target_progress, transfer_matrix, transfer_steps
-from analysis.transfer.words import described, told_of_targets
+from analysis.transfer.words import described, told_of_groups, told_of_targets
 from ortho_lora import OrthoLoraError
+from ortho_lora.record.advice import best_groups
 from ortho_lora.record.manifest import part_files
 from ortho_lora.record.recorder import Recorder
 from ortho_lora.record.transfer import progress, transfer
@@ -152,3 +154,41 @@ def test_torn_or_strange_vectors_are_said_to_be_so(tmp_path):
     other = write(tmp_path / "y", {}, {4: drawn(truth(0), 0, tasks=("d", "e", "f"))})
     with pytest.raises(OrthoLoraError, match="vectors of step 4 are not those of its tasks"):
         transfer_matrix(other)
+
+
+class TestAdvice:
+    def test_groups_are_those_of_the_record(self, run):
+        found = advised_groups(run, 4)
+        expected = best_groups([PLACES[4]], WEIGHTS)
+        assert found["adapters"].tolist() == [len(one.groups) for one in expected] == [1, 2, 3]
+        np.testing.assert_allclose(found["gain"], [one.gain.value[0] for one in expected], rtol=2e-3, atol=1e-7)
+        np.testing.assert_allclose(found["elsewhere"], [one.elsewhere for one in expected], rtol=2e-3, atol=1e-7)
+        assert found["advised"].sum() == 1
+        assert sorted(found["groups"].iloc[2].split(" | ")) == ["a", "b", "c"]
+
+    def test_what_promises_nothing_elsewhere_is_not_advised(self, tmp_path):
+        """Three tasks that are one."""
+        known = truth(0)
+        same = replace(known, means=np.tile(known.means[:1], (3, 1)), held_out=np.tile(known.means[:1], (2, 1)))
+        alike = replace(drawn(same, 3), batches=known_snapshot(4).batches)
+        run = write(tmp_path / "x", {"optimizer": "adamw"}, {4: alike})
+        assert advised_groups(run).set_index("advised").loc[True, "adapters"] == 1
+        assert told_of_groups(advised_groups(run)).startswith("Advised: one adapter")
+
+    def test_weights_gain_in_one_adapter(self, run):
+        frame, gain = advised_weights(run, 4)
+        assert frame["task"].tolist() == ["a", "b", "c"]
+        assert frame["weight"].tolist() == WEIGHTS.tolist()
+        np.testing.assert_allclose(np.prod(frame["advised"]), np.prod(WEIGHTS), rtol=1e-6)
+        assert gain["low"] < gain["gain"] < gain["high"]
+        assert gain["gain"] < 0
+        now, then = (target_progress(run, dict(zip("abc", of, strict=True)), 4) for of in (WEIGHTS, frame["advised"]))
+        assert gain["gain"] == pytest.approx(then["nats"].sum() - now["nats"].sum(), rel=1e-3)
+
+    def test_the_command_prints_both(self, run):
+        printed = CliRunner().invoke(app, ["transfer", str(run)], catch_exceptions=False).stdout
+        assert "Advised: " in printed
+        assert "How to weigh" in printed
+        found = json.loads(CliRunner().invoke(app, ["transfer", str(run), "--json"]).stdout)
+        assert [row["adapters"] for row in found["groups"]] == [1, 2, 3]
+        assert [row["task"] for row in found["weights"]["tasks"]] == ["a", "b", "c"]

@@ -1,0 +1,65 @@
+"""Advice from predicted transfer: which tasks should share an adapter, and how to weigh their losses."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis.conflict.snapshots import own_metric
+from analysis.transfer.predicted import counted_vectors, weights_of
+from ortho_lora.record import advice
+from ortho_lora.record.schema import read_run
+
+SHARE_WORTH = 0.1
+"""Of the summed progress that a further adapter must promise on other texts to be advised; a convention."""
+
+
+def advised_groups(run: Path, at: int | None = None) -> pd.DataFrame:
+    """For each number of adapters the groups of tasks whose validation losses are predicted to fall most.
+
+    Args:
+        run: directory of the run.
+        at: the step of one snapshot; None: all that count together.
+
+    Returns:
+        adapters; groups: tasks joined by ` + `, groups by ` | `; gain, low, high: nats a step of the summed loss
+        against one adapter, below 0 it is better; elsewhere: the same of groups that are chosen on other texts than
+        they are judged on; advised: the fewest adapters after which a further one promises less than a tenth of what
+        one adapter's sum is, on other texts. No rows without held-out targets.
+    """
+    columns = ["adapters", "groups", "gain", "low", "high", "elsewhere", "advised"]
+    vectors = counted_vectors(run, at)
+    if not vectors:
+        return pd.DataFrame(columns=columns)
+    names, metric = vectors[0].tasks, own_metric(run)
+    weights = weights_of(run)
+    rows = []
+    for one in advice.best_groups(vectors, weights, metric):
+        low, high = (end[0] for end in one.gain.interval())
+        groups = " | ".join(" + ".join(names[place] for place in group) for group in sorted(one.groups))
+        rows.append((len(one.groups), groups, one.gain.value[0], low, high, one.elsewhere, False))
+    found = pd.DataFrame(rows, columns=columns)
+    together = advice.summed_progress(vectors, weights, metric)
+    steps = -np.diff(found["elsewhere"].to_numpy(), append=found["elsewhere"].iloc[-1])  # what one more brings
+    worth = np.flatnonzero(steps > SHARE_WORTH * abs(together))
+    place = worth[-1] + 1 if len(worth) and found["elsewhere"].iloc[worth[-1] + 1] < 0 else 0
+    found["advised"] = found.index == place
+    return found
+
+
+def advised_weights(run: Path, at: int | None = None) -> tuple[pd.DataFrame, dict[str, float]]:
+    """The loss weights with which the summed validation loss is predicted to fall most, in one adapter.
+
+    Returns:
+        task, weight (in the run), advised (scaled so that both have the same geometric mean), and gain, low, high,
+        elsewhere as of `advised_groups`; empty without held-out targets.
+    """
+    vectors = counted_vectors(run, at)
+    if not vectors:
+        return pd.DataFrame(columns=["task", "weight", "advised"]), {}
+    weights = weights_of(run)
+    found = advice.best_weights(vectors, weights, own_metric(run))
+    low, high = (float(end[0]) for end in found.gain.interval())
+    gain = {"gain": float(found.gain.value[0]), "low": low, "high": high, "elsewhere": found.elsewhere}
+    names = [task.name for task in read_run(run).tasks]
+    return pd.DataFrame({"task": names, "weight": weights, "advised": found.weights}), gain
