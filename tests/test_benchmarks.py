@@ -39,6 +39,9 @@ SMALL = {
         "--sizes",
         "4",
     ],
+    "transfer_steps": [
+        "--tasks", "trec,spam,movies", "--places", "1", "--batches", "16", "--batch-size", "2", "--texts", "16",
+    ],
     "pages": [
         "--steps",
         "12",
