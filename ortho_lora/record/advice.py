@@ -6,12 +6,13 @@ also chosen on every second group of texts and judged on the others, and the oth
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
 
 from ortho_lora.record.jackknife import Effects, Floats
 from ortho_lora.record.snapshots import MetricName
-from ortho_lora.record.transfer import over_groups, progress_rows, second_moment, summed_effect
+from ortho_lora.record.transfer import progress_rows, second_moment, summed_effect
 from ortho_lora.record.vectors import Vectors
 
 Groups = tuple[tuple[int, ...], ...]
@@ -51,12 +52,16 @@ def best_groups(places: Sequence[Vectors], weights: Floats, metric: MetricName =
     """
     chosen = _choose_groups(places, weights, metric)
     one, other = _halves(places)
-    crossed = [(_choose_groups(of, weights, metric), judges) for of, judges in ((one, other), (other, one))]
+    rows = _Rows(places, weights, metric)
+    crossed = [
+        (_choose_groups(of, weights, metric), _Rows(judges, weights, metric))
+        for of, judges in ((one, other), (other, one))
+    ]
     return [
         Grouping(
             groups=groups,
-            gain=summed_effect(places, _rows(places, weights, metric, groups)),
-            elsewhere=float(np.mean([_gain(judges, weights, metric, found[number]) for found, judges in crossed])),
+            gain=summed_effect(places, rows(groups)),
+            elsewhere=float(np.mean([np.nansum(of_half(found[number])[0]) for found, of_half in crossed])),
         )
         for number, groups in enumerate(chosen)
     ]
@@ -86,14 +91,13 @@ class _Fast:
 
     def __init__(self, places: Sequence[Vectors], metric: MetricName) -> None:
         self.places, self.metric = places, metric
-        self.means = [over_groups(of.means) for of in places]
-        self.held = [over_groups(of.held_out) * -of.rate for of in places]
+        self.held = [of.held_out_mean * -of.rate for of in places]
 
     def __call__(self, weights: Floats) -> Floats:
         """[S]"""
         found = np.zeros(len(self.held[0]))
-        for of, means, held in zip(self.places, self.means, self.held, strict=True):
-            step = weights @ means
+        for of, held in zip(self.places, self.held, strict=True):
+            step = weights @ of.mean
             if self.metric == "adamw":
                 step = step / (np.sqrt(second_moment(of, weights)) + of.eps)
             found += held @ step / len(self.places)
@@ -115,6 +119,10 @@ def _choose_groups(places: Sequence[Vectors], weights: Floats, metric: MetricNam
     def of_all(groups: Groups) -> float:
         return sum(map(of_group, groups))
 
+    def lost(pair: tuple[tuple[int, ...], ...]) -> float:
+        """By putting two groups together."""
+        return of_group(tuple(sorted((*pair[0], *pair[1])))) - of_all(pair)
+
     if len(tasks) <= MOST_EXACT:
         best: dict[int, Groups] = {}
         for groups in partitions(len(tasks)):
@@ -124,7 +132,10 @@ def _choose_groups(places: Sequence[Vectors], weights: Floats, metric: MetricNam
         return [best[number] for number in sorted(best)]
     found: list[Groups] = [tuple((task,) for task in range(len(tasks)))]
     while len(found[-1]) > 1:
-        found.append(min(_merged(found[-1]), key=of_all))
+        groups = found[-1]
+        one, other = min(combinations(groups, 2), key=lost)
+        rest = tuple(group for group in groups if group not in (one, other))
+        found.append((*rest, tuple(sorted((*one, *other)))))
     return found[::-1]
 
 
@@ -137,13 +148,6 @@ def partitions(count: int) -> Iterator[Groups]:
         yield (*groups, (count - 1,))
         for place, group in enumerate(groups):
             yield (*groups[:place], (*group, count - 1), *groups[place + 1 :])
-
-
-def _merged(groups: Groups) -> Iterator[Groups]:
-    for one in range(len(groups)):
-        for other in range(one):
-            rest = tuple(group for place, group in enumerate(groups) if place not in (one, other))
-            yield (*rest, tuple(sorted((*groups[one], *groups[other]))))
 
 
 def _choose_weights(places: Sequence[Vectors], weights: Floats, metric: MetricName) -> Floats:
@@ -169,18 +173,24 @@ def _choose_weights(places: Sequence[Vectors], weights: Floats, metric: MetricNa
     return of(found.x)
 
 
-def _rows(places: Sequence[Vectors], weights: Floats, metric: MetricName, groups: Groups) -> Floats:
-    """Progress of each target in its own group less that with one adapter, [1 + m, S]."""
-    tasks, targets = places[0].tasks, places[0].targets
-    found = -progress_rows(places, weights, metric)
-    for group in groups:
-        own = [place for place, name in enumerate(targets) if tasks.index(name) in group]
-        found[:, own] += progress_rows(places, _only(weights, group), metric)[:, own]
-    return found
+class _Rows:
+    """Progress of all groups of texts and without each, [1 + m, S]; each mixture is asked once."""
 
+    def __init__(self, places: Sequence[Vectors], weights: Floats, metric: MetricName) -> None:
+        self.places, self.weights, self.metric = places, weights, metric
+        self.together = progress_rows(places, weights, metric)
+        self._known: dict[tuple[int, ...], Floats] = {}
 
-def _gain(places: Sequence[Vectors], weights: Floats, metric: MetricName, groups: Groups) -> float:
-    return float(np.nansum(_rows(places, weights, metric, groups)[0]))
+    def __call__(self, groups: Groups) -> Floats:
+        """Of each target in its own group less that with one adapter."""
+        tasks, targets = self.places[0].tasks, self.places[0].targets
+        found = -self.together
+        for group in groups:
+            if group not in self._known:
+                self._known[group] = progress_rows(self.places, _only(self.weights, group), self.metric)
+            own = [place for place, name in enumerate(targets) if tasks.index(name) in group]
+            found[:, own] += self._known[group][:, own]
+        return found
 
 
 def _only(weights: Floats, group: Sequence[int]) -> Floats:

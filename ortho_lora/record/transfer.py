@@ -18,9 +18,9 @@ import numpy as np
 
 from ortho_lora.record.jackknife import Effects, Floats, effects
 from ortho_lora.record.judge import LEVEL, false_discovery
-from ortho_lora.record.products import freedom, of_means
+from ortho_lora.record.products import across_groups, freedom
 from ortho_lora.record.snapshots import MetricName
-from ortho_lora.record.vectors import Singles, Vectors
+from ortho_lora.record.vectors import Vectors
 
 VERDICTS = ("harms", "helps", "not sure")
 
@@ -56,18 +56,13 @@ class Transfer:
 
 def second_moment(vectors: Vectors, weights: Floats) -> Floats:
     """`v` of a mixture's gradient, [w]; the noise of the means' squares is taken off."""
-    variance = weights[:, None] ** 2 * vectors.deviation.astype(np.float64) ** 2
-    mean = weights @ over_groups(vectors.means)
-    return np.asarray((variance * (1 - 1 / np.maximum(vectors.batches, 1))[:, None]).sum(0) + mean**2)
+    return np.asarray(weights**2 @ vectors.variance + (weights @ vectors.mean) ** 2)
 
 
 def terms(vectors: Vectors, weights: Floats, metric: MetricName = "adamw") -> Floats:
     """`-learning_rate <h_i, P w_j mu_j>`, of all groups and without each, [1 + m, S, T]."""
-    scale = -vectors.rate.astype(np.float64)
-    if metric == "adamw":
-        scale = scale / (np.sqrt(second_moment(vectors, weights)) + vectors.eps)
-    found = of_means(vectors.held_out * scale, vectors.means.astype(np.float64))
-    return np.asarray(found * weights, np.float64)
+    means, has = vectors.sources
+    return _products(vectors, means * _scale(vectors, weights, metric), has) * weights
 
 
 def progress(vectors: Sequence[Vectors], weights: Floats, metric: MetricName = "adamw") -> Effects:
@@ -85,7 +80,7 @@ def transfer(vectors: Sequence[Vectors], weights: Floats, metric: MetricName = "
     """What each source does to each target in a mixture; arguments as of `progress`."""
     tasks, targets = vectors[0].tasks, vectors[0].targets
     whole = np.mean([terms(of, weights, metric) for of in vectors], axis=0)  # [1 + m, S, T]
-    total = _sum(whole, weights)
+    total = progress_rows(vectors, weights, metric)
     without = np.stack(
         [progress_rows(vectors, _without(weights, place), metric) for place in range(len(tasks))], axis=-1
     )
@@ -111,7 +106,33 @@ def progress_rows(vectors: Sequence[Vectors], weights: Floats, metric: MetricNam
     """As `progress`, of all groups of texts and without each, [1 + m, S]."""
     if not weights.any():
         return np.zeros((1 + len(vectors[0].means), len(vectors[0].targets)))
-    return np.asarray(np.mean([_sum(terms(of, weights, metric), weights) for of in vectors], axis=0))
+    return np.asarray(np.mean([_total(of, weights, metric) for of in vectors], axis=0))
+
+
+def _total(vectors: Vectors, weights: Floats, metric: MetricName) -> Floats:
+    """Of all sources, [1 + m, S]: at once where all have texts in the same groups."""
+    means, has = vectors.sources
+    of_mixture = has[:, weights != 0]
+    if (of_mixture != of_mixture[:, :1]).any():
+        return _sum(terms(vectors, weights, metric), weights)
+    mixed = np.einsum("t,mtw->mw", weights, means, optimize=True) * _scale(vectors, weights, metric)
+    return _products(vectors, mixed[:, None], of_mixture[:, :1])[..., 0]
+
+
+def _products(vectors: Vectors, sources: Floats, has: Floats) -> Floats:
+    """Of held-out gradients with those of sources [m, T, w], which have texts where `has` is 1: [1 + m, S, T]."""
+    held_out, has_targets = vectors.aims
+    turned = sources.swapaxes(1, 2)
+    cross, back = held_out @ sources.sum(0).T, held_out.sum(0) @ turned
+    return across_groups(cross, back, held_out @ turned, (has_targets, has), apart=True)
+
+
+def _scale(vectors: Vectors, weights: Floats, metric: MetricName) -> Floats:
+    """What a gradient is multiplied by in a step, [w]."""
+    rate = -vectors.rate.astype(np.float64)
+    if metric == "plain":
+        return rate
+    return np.asarray(rate / (np.sqrt(second_moment(vectors, weights)) + vectors.eps))
 
 
 def summed_effect(vectors: Sequence[Vectors], rows: Floats) -> Effects:
@@ -132,15 +153,9 @@ def _without(weights: Floats, place: int) -> Floats:
     return left
 
 
-def over_groups(means: Singles) -> Floats:
-    """Mean gradients [T, w], from those of each group, [m, T, w]; 0 where a task has no text at all."""
-    there = ~np.isnan(means[..., 0])  # [m, T]
-    return np.asarray(np.nan_to_num(means).sum(0, dtype=np.float64) / np.maximum(there.sum(0), 1)[:, None])
-
-
 def _degrees(of: Vectors) -> Floats:
     """Of freedom, [S, T]."""
-    has_targets, has_tasks = ((~np.isnan(some[..., 0])).sum(0) for some in (of.held_out, of.means))
+    has_targets, has_tasks = (has.sum(0).astype(np.int64) for _, has in (of.aims, of.sources))
     return freedom(has_targets, has_tasks).reshape(len(has_targets), len(has_tasks))
 
 

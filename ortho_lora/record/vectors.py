@@ -7,11 +7,13 @@ for several.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ortho_lora.record.jackknife import Floats
 from ortho_lora.record.tables import SCHEMAS
 
 Singles = NDArray[np.float32]
@@ -39,6 +41,32 @@ class Vectors:
     batches: NDArray[np.int64]  # of each task, [T]
     rate: Singles  # learning rate times the coordinates that each stands for, [w]; NaN: there was no optimizer
     eps: Singles  # that AdamW adds to the root, [w]
+
+    @cached_property
+    def sources(self) -> tuple[Floats, Floats]:
+        """`means` with 0 where there is no text, [m, T, w], and 1 where there is, [m, T]."""
+        return _filled(self.means)
+
+    @cached_property
+    def aims(self) -> tuple[Floats, Floats]:
+        """`held_out` likewise, [m, S, w] and [m, S]."""
+        return _filled(self.held_out)
+
+    @cached_property
+    def mean(self) -> Floats:
+        """Over groups, [T, w]; 0 where a task has no text at all."""
+        return _over_groups(*self.sources)
+
+    @cached_property
+    def held_out_mean(self) -> Floats:
+        """Over groups, [S, w]."""
+        return _over_groups(*self.aims)
+
+    @cached_property
+    def variance(self) -> Floats:
+        """Of a batch's gradient less that of the mean, whose square has it already, [T, w]."""
+        share = 1 - 1 / np.maximum(self.batches, 1)
+        return np.asarray(self.deviation.astype(np.float64) ** 2 * share[:, None])
 
     def table(self, step: int) -> pa.Table:
         """Its rows of the table `vectors`."""
@@ -103,6 +131,14 @@ def of_table(rows: pa.Table, tasks: Sequence[str], targets: Sequence[str], batch
         rate=values[place["rate", None, None]],
         eps=values[place["eps", None, None]],
     )
+
+
+def _filled(values: Singles) -> tuple[Floats, Floats]:
+    return np.nan_to_num(values.astype(np.float64)), (~np.isnan(values[..., 0])).astype(np.float64)
+
+
+def _over_groups(values: Floats, there: Floats) -> Floats:
+    return np.asarray(values.sum(0) / np.maximum(there.sum(0), 1)[:, None])
 
 
 def _rounded(values: Singles) -> Singles:

@@ -1,5 +1,7 @@
 """Predicted transfer against loops over groups and coordinates, and against a truth that is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -58,7 +60,7 @@ def test_without_a_group_it_is_that_of_the_others():
     assert found.shape == (1 + GROUPS, 2, 3)
     for group in range(GROUPS):
         left = np.arange(GROUPS) != group
-        some = Vectors(**{**vars(vectors), "means": vectors.means[left], "held_out": vectors.held_out[left]})
+        some = replace(vectors, means=vectors.means[left], held_out=vectors.held_out[left])
         np.testing.assert_allclose(found[1 + group], terms(some, weights, "plain")[0], rtol=1e-6)
 
 
