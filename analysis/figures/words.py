@@ -4,6 +4,7 @@ import pandas as pd
 
 from analysis.conflict.snapshots import WHOLE
 from analysis.library.names import layer_name, method_name, span
+from analysis.transfer.words import described
 from ortho_lora.record.judge import MARKS
 
 
@@ -150,6 +151,7 @@ def _replayed(frame: pd.DataFrame) -> str:
 
 # The first whose columns are there.
 _SENTENCES = [
+    ({"source", "nats"}, described),
     ({"series", "value"}, _curves),
     ({"agreement", "projected"}, _replayed),
     ({"cosine_low", "snapshot"}, _pairs),

@@ -18,6 +18,7 @@ from analysis.diagnosis.diagnose import diagnose
 from analysis.diagnosis.verdicts import Branch, Harm, Pair
 from analysis.outcomes.beside import Outcome, outcomes
 from analysis.reading.database import Selection
+from analysis.transfer.advice import advised_groups
 from analysis.transfer.predicted import over_transfer, transfer_matrix, transfer_steps
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.schema import read_run
@@ -213,8 +214,18 @@ DATA: dict[str, Data] = {
     "snapshot-layers": _by_pair("The same on each layer, in the metric of the run's optimizer.", snapshot_layers),
     "snapshot-blocks": _by_pair("The last snapshot on each block, and where the verdict shows.", snapshot_blocks),
     "transfer": _whole(
-        "What each task does to each other's validation loss in nats a step, at each snapshot with held-out texts.",
+        "What each task does to each other's validation loss in nats a step, by the snapshots that count together.",
+        lambda run, _: transfer_matrix(run),
+        takes=(),
+    ),
+    "transfer-snapshots": _whole(
+        "The same at each snapshot with held-out texts.",
         lambda run, _: over_transfer(run) if transfer_steps(run) else transfer_matrix(run),
+        takes=(),
+    ),
+    "transfer-groups": _whole(
+        "Which tasks should share an adapter, for each number of adapters.",
+        lambda run, _: advised_groups(run),
         takes=(),
     ),
     "noise": _whole(

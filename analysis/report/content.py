@@ -15,7 +15,14 @@ from analysis.library.runs import Run, info_of, runs_table
 from analysis.library.settings import final_table, flat
 from analysis.outcomes.beside import outcomes
 from analysis.output.data import replay_table
-from analysis.report.figures import Part, agreement_parts, export_command, metric_figures, projection_part
+from analysis.report.figures import (
+    Part,
+    agreement_parts,
+    export_command,
+    metric_figures,
+    projection_part,
+    transfer_part,
+)
 from analysis.report.tables import Table, table_of
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.schema import RunInfo, read_run
@@ -64,7 +71,11 @@ def content_of(run: Run, key: str) -> dict[str, Any]:
     parts = [Part(f"{key}-metrics", "Metrics and losses", "", tuple(metric_figures([run], key)))]
     if diagnosis:
         of_steps = [projection_part(run, key, found)] if found.of_steps else []
-        parts = [*agreement_parts(run, key, found, diagnosis), *of_steps, *parts]
+        try:
+            of_transfer = [part] if (part := transfer_part(run, key)) else []
+        except OrthoLoraError as error:
+            of_transfer = [Part(f"{key}-transfer", "Transfer", str(error), ())]
+        parts = [*of_transfer, *agreement_parts(run, key, found, diagnosis), *of_steps, *parts]
     return {
         "id": key,
         "info": info,

@@ -29,7 +29,7 @@ def told_of_groups(groups: pd.DataFrame) -> str:
 
 def unit_of(frame: pd.DataFrame) -> tuple[float, str]:
     """As `names.nats_unit`, of a `transfer_matrix`."""
-    return nats_unit(float(np.nanmax(frame["nats"].abs(), initial=0.0)))
+    return nats_unit(float(frame["nats"].abs().max()))
 
 
 def told_of_targets(matrix: pd.DataFrame, progress: pd.DataFrame) -> list[str]:

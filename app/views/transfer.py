@@ -10,7 +10,7 @@ from analysis.library.names import snapshots_at
 from analysis.library.runs import Run
 from analysis.transfer.advice import advised_groups, advised_weights
 from analysis.transfer.predicted import target_progress, transfer_matrix, transfer_steps
-from analysis.transfer.words import ADVICE, MEANING, described, missing, told_of_groups, told_of_targets, unit_of
+from analysis.transfer.words import ADVICE, MEANING, missing, told_of_groups, told_of_targets, unit_of
 from app.shared import address, figure, glossary, state
 
 MANY_TASKS = 8
@@ -56,8 +56,7 @@ def _body(run: Run) -> None:
         f"{MEANING} Bold and in full colour: sure, corrected for the number of pairs. By"
         f" {snapshots_at([at] if at is not None else steps)}."
     )
-    draw = partial(figures.effect_heatmap, matrix, parts=PARTS[shown])
-    figure.show("transfer", draw, matrix, alt=described(matrix))
+    figure.show("transfer", partial(figures.effect_heatmap, matrix, parts=PARTS[shown]), matrix)
     now = state.ask(target_progress, run, None, at)
     st.markdown("\n".join(f"- {state.plain(line)}" for line in told_of_targets(matrix, now)))
     _advice(run, at, *unit_of(matrix))

@@ -84,7 +84,7 @@ def transfer(vectors: Sequence[Vectors], weights: Floats, metric: MetricName = "
     without = np.stack(
         [progress_rows(vectors, _without(weights, place), metric) for place in range(len(tasks))], axis=-1
     )
-    # A task of too little text is known to nobody but itself: others' effects are those beside the rest.
+    # Of a task with too little text nothing is told; the others' effects are those in a mixture of the rest.
     nats = np.where(np.isnan(whole), np.nan, total[..., None] - without)
     alone = np.stack(
         [

@@ -16,7 +16,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from infos import INFO
+from snapshots import known_snapshot
 from typer.testing import CliRunner, Result
+from vectors import drawn, truth
 
 import analysis.report.page
 from analysis import figures
@@ -27,7 +30,10 @@ from analysis.figures import standalone
 from analysis.library.runs import open_run
 from analysis.output.data import DATA
 from analysis.report.page import render, write_report
+from analysis.transfer.predicted import target_progress, transfer_matrix
+from analysis.transfer.words import told_of_targets
 from ortho_lora.errors import OrthoLoraError
+from ortho_lora.record.recorder import Recorder
 from ortho_lora.record.schema import TaskInfo
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
@@ -266,6 +272,19 @@ def test_a_loop_of_ones_own_has_no_metrics(
     assert "A training loop of one's own records no evaluation" in prose
     assert "Trained in a loop of its own: no configuration is recorded." in prose
     assert "2 runs side by side" in page_of(own, run).prose
+
+
+def test_transfer_is_told_where_a_snapshot_has_held_out_texts(tmp_path: Path) -> None:
+    tasks = tuple(TaskInfo(name=name) for name in "abc")
+    for name, vectors in (("with", drawn(truth(0), 0)), ("without", None)):
+        with Recorder(tmp_path / name) as recorder:
+            recorder.begin(INFO.model_copy(update={"run_id": name, "tasks": tasks}))
+            recorder.add_snapshot(0, known_snapshot(0, vectors=vectors))
+        prose = page_of(tmp_path / name).prose
+        told = told_of_targets(transfer_matrix(tmp_path / name), target_progress(tmp_path / name))
+        assert len(told) == (2 if vectors else 0)
+        assert all(line in prose for line in told)
+        assert ("Advised: " in prose) == (vectors is not None)
 
 
 def test_runs_side_by_side(records: ModuleType, run: Path, tables: dict[str, pd.DataFrame], tmp_path: Path) -> None:
