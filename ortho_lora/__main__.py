@@ -1,5 +1,5 @@
-"""`python -m ortho_lora`: train, go on with a run, probe where it is, compare methods, say how long a run would take,
-fetch assets."""
+"""`python -m ortho_lora`: train, go on with a run, probe where it is, look ahead from there, compare methods, say how
+long a run would take, fetch assets."""
 
 import logging
 import sys
@@ -28,6 +28,7 @@ from ortho_lora.study.command import EPILOG, study
 from ortho_lora.surgery.methods import METHODS
 from ortho_lora.training import yaml_text
 from ortho_lora.training.config import Config, load_config
+from ortho_lora.training.effects import Effect, Plan
 from ortho_lora.training.precision import ENDLESS, FEWEST_BATCHES, Goal, Pair
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False, help=__doc__)
@@ -60,6 +61,8 @@ _Method = Annotated[str | None, typer.Option(help=f"One of {', '.join(METHODS)};
 _Queue = Annotated[
     bool, typer.Option("--queue", help="Wait while as many runs train as the Launch page of the dashboard allows; 1.")
 ]
+_MOST_EFFECTS = 30
+"""That are printed."""
 _Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting; repeatable.")]
 
 
@@ -182,6 +185,46 @@ def probe(
 
 
 @app.command(epilog=_EPILOG)
+def lookahead(
+    run_dir: Annotated[Path, typer.Argument(help="Run to look ahead from, at its last checkpoint; it is only read.")],
+    steps: Annotated[int | None, typer.Option(help=f"Optimizer steps in each draw; default {Plan.steps}.")] = None,
+    draws: Annotated[
+        int | None, typer.Option(help=f"Draws of other batches, two at least for intervals; default {Plan.draws}.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Examples a task in each step; default that of the run.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of batches and dropout; default that of the run.")] = None,
+    runs_dir: Annotated[Path | None, typer.Option(help="Where runs are kept; default beside RUN_DIR.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the lookahead; default: the time (UTC) and `lookahead`.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the effects as JSON.")] = False,
+    queue: _Queue = False,
+    set_: _Set = None,
+) -> None:
+    """Take some real optimizer steps from the last checkpoint of a run, with and without each task, on the same
+    batches: what each task does to the held-out loss of the others, in nats."""
+    plan = Plan(**{key: value for key, value in {"steps": steps, "draws": draws}.items() if value is not None})
+    changes = _settings(set_ or []) | ({} if batch_size is None else {"batch_size": batch_size})
+    read_run(run_dir)  # a wrong directory answers at once, without torch
+    runs_dir = runs_dir or run_dir.resolve().parent
+    if queue:
+        name = name or new_run_id(runs_dir, "lookahead")
+        wait_for_turn(runs_dir, check_run_id(name), _say_place)
+    _quieten()
+    from ortho_lora.training.lookahead import config_of
+    from ortho_lora.training.lookahead import lookahead as run
+
+    settings = config_of(run_dir, changes)
+    with _progress() as report:
+        found = run(settings, runs_dir, name, of=run_dir, plan=plan, seed=seed, command=sys.argv, report=report)
+    if not json:
+        _print_effects(found.effects)
+    _conclude(dumps(found.document()) if json else found.run_dir)
+
+
+@app.command(epilog=_EPILOG)
 def estimate(
     config: _ConfigFile = None,
     tasks: _Tasks = None,
@@ -235,6 +278,27 @@ def _print_pairs(pairs: Sequence[Pair]) -> None:
         cosine = "–" if pair.cosine is None else f"{pair.cosine:+.2f}"
         table.add_row(Text(plain(f"{pair.task_i} – {pair.task_j}")), pair.verdict, cosine, pair.interval)
     Console().print(table)
+
+
+def _print_effects(effects: Sequence[Effect]) -> None:
+    """Of pairs of different tasks, those that are sure before the others, the largest first."""
+    pairs: dict[tuple[str | None, str], dict[str, Effect]] = {}
+    for effect in effects:
+        if effect.source not in (None, effect.target):
+            pairs.setdefault((effect.source, effect.target), {})[effect.part] = effect
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("what a task does to another's loss, nats")
+    for name in ("difference", "95% interval", "odd", "even"):
+        table.add_column(name, justify="right", no_wrap=True)
+    order = sorted(pairs.values(), key=lambda of: (not of["difference"].sure, -abs(of["difference"].nats)))
+    for of in order[:_MOST_EFFECTS]:
+        one = of["difference"]
+        names = Text(plain(f"{one.source} → {one.target}"), "bold" if one.sure else "")
+        table.add_row(names, f"{one.nats:+.4f}", one.interval, f"{of['odd'].nats:+.4f}", f"{of['even'].nats:+.4f}")
+    if left := len(order[_MOST_EFFECTS:]):
+        table.caption = f"and {left} more; all of them: --json"
+    if pairs:
+        Console().print(table)
 
 
 def _say_place(place: int) -> None:

@@ -279,7 +279,7 @@ def _row(run: Run) -> dict[str, object]:
         final = {}
     counted = [final[task.name] for task in info.tasks if task.name in final and task.twin_of is None]
     return row | {
-        "method": f"{info.method}, probe {info.probe.where}" if info.probe else info.method,
+        "method": f"{info.method}, {info.probe.what}" if info.probe else info.method,
         "tasks": ", ".join(info.task_names),
         "final": _metrics_text(info.task_names, final),
         "mean": sum(counted) / len(counted) if counted else None,

@@ -91,13 +91,20 @@ class ModuleInfo(BaseModel):
 
 
 class ProbeInfo(BaseModel):
-    """Where a probe took its snapshot."""
+    """Where a probe took its snapshot, or a lookahead its steps."""
 
     model_config = ConfigDict(frozen=True)
 
     run: str | None = None  # whose checkpoint it was; None: freshly initialised
     step: int = 0  # optimizer steps that the parameters had taken
     seed: int  # of groups of texts, batches and dropout
+    steps: int = 0  # of a lookahead, in each draw; 0: a probe
+
+    @property
+    def what(self) -> str:
+        """Like `probe at step 100 of run demo`, or `lookahead of 10 steps at step 100 of run demo`."""
+        steps = f"{self.steps} step{'s' * (self.steps > 1)}"
+        return f"lookahead of {steps} {self.where}" if self.steps else f"probe {self.where}"
 
     @property
     def where(self) -> str:
@@ -122,7 +129,7 @@ class Identity(BaseModel):
     tasks: tuple[TaskInfo, ...]
     versions: dict[str, str]
     command: list[str]
-    probe: ProbeInfo | None = None  # None: a run that trained; else it took one snapshot, and its steps are batches
+    probe: ProbeInfo | None = None  # None: a run that trained; else a probe, whose steps are batches, or a lookahead
 
     @field_validator("schema_version")  # the first field: a newer record may differ in all others
     @classmethod
@@ -154,7 +161,7 @@ class Status(Origin):
     state: State
     step: Count = 0
     total: Count = 0  # 0: not known
-    phase: str = "starting"  # starting, evaluating, training, snapshot or probing, saving, done
+    phase: str = "starting"  # starting, evaluating, training, snapshot, probing or looking ahead, saving, done
     eta_seconds: float | None = None
     heartbeat: float  # seconds since the epoch: the last sign of the training thread, be it a step or a batch evaluated
     heartbeat_monotonic: float | None = None  # the same by the clock of its host that nobody steps

@@ -125,6 +125,22 @@ TABLES: dict[str, pa.Schema] = {
         ("group", pa.int16(), "group of texts; null where of none"),
         ("values", pa.list_(pa.float32()), "at coordinates chosen at random, the same in all rows of a snapshot"),
     ),
+    "lookahead": _table(
+        ("step", pa.int32(), "optimizer steps done before the lookahead"),
+        ("draw", pa.int16(), "draw of batches, from 0"),
+        ("source", _name, "task that was left out; null: none was, and the value is of all steps against none"),
+        ("target", _name, "task whose held-out loss was evaluated"),
+        (
+            "part",
+            _name,
+            "`difference`: loss after the steps with the source minus without it; with d, how much further the source"
+            " moved the parameters, `odd`: (f(+d) - f(-d)) / 2 and `even`: (f(+d) + f(-d)) / 2 - f(0) of the loss f"
+            " around where the steps began",
+        ),
+        ("value", pa.float64(), "nats"),
+        ("error", pa.float64(), "standard error of the value over the target's examples, the same in all draws"),
+        ("examples", pa.int32(), "number of these"),
+    ),
     "predictions": _table(
         ("step", pa.int32(), "optimizer steps done before the evaluation, which is the last of the run"),
         ("split", _name, "evaluation split, as in `validation`"),

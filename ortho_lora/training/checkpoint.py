@@ -5,7 +5,7 @@ import os
 import pickle
 import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -61,17 +61,7 @@ class Checkpoint:
         Raises:
             OrthoLoraError: it cannot be written.
         """
-        state = {
-            "place": vars(place),
-            "losses": losses,
-            "data": self.data,
-            "parameters": {name: parameter.detach() for name, parameter in self.trained.items()},
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
-            "surgeons": [surgeon.state_dict() for surgeon in self.surgeons],
-            "sampler": self.sampler.state_dict(),
-            "random": _random_state(self.device),
-        }
+        state = {"place": vars(place), "losses": losses, "data": self.data, **self.state_dict()}
         buffer = io.BytesIO()
         torch.save(state, buffer)
         path = run_dir / CHECKPOINT
@@ -92,6 +82,29 @@ class Checkpoint:
                 " writable. The one before is kept."
             ) from error
 
+    def state_dict(self) -> dict[str, Any]:
+        """All that changes, not copied: it goes on changing."""
+        return {
+            "parameters": {name: parameter.detach() for name, parameter in self.trained.items()},
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "surgeons": [surgeon.state_dict() for surgeon in self.surgeons],
+            "sampler": self.sampler.state_dict(),
+            "random": _random_state(self.device),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Set everything to what it was; tensors that are given may become the optimizer's own."""
+        with torch.no_grad():
+            for name, parameter in self.trained.items():
+                parameter.copy_(state["parameters"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        for surgeon, saved in zip(self.surgeons, state["surgeons"], strict=True):
+            surgeon.load_state_dict(saved)
+        self.sampler.load_state_dict(state["sampler"])
+        _set_random_state(state["random"], self.device)
+
     def restore(self, run_dir: Path) -> tuple[Place, dict[str, float]]:
         """Set everything to what it was; return the place and the losses of its last step.
 
@@ -108,15 +121,7 @@ class Checkpoint:
         shapes = {name: parameter.shape for name, parameter in self.trained.items()}
         if shapes != {name: saved.shape for name, saved in state["parameters"].items()}:
             raise OrthoLoraError(f"{path}: holds an adapter of another model: bring the former model back.")
-        with torch.no_grad():
-            for name, parameter in self.trained.items():
-                parameter.copy_(state["parameters"][name])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
-        for surgeon, saved in zip(self.surgeons, state["surgeons"], strict=True):
-            surgeon.load_state_dict(saved)
-        self.sampler.load_state_dict(state["sampler"])
-        _set_random_state(state["random"], self.device)
+        self.load_state_dict(state)
         return Place(**state["place"]), state["losses"]
 
 

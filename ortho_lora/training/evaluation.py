@@ -136,6 +136,16 @@ def evaluate(
     return {"loss": loss.item(), **score(data.metrics, split.labels, predictions, data.classes)}, predictions
 
 
+@torch.inference_mode()
+def example_losses(model: MultiTaskModel, task: int, split: Split, pooled: Tensor) -> NDArray[np.float64]:
+    """The task's loss on each example of `split`, which were encoded to `pooled` [N, width]: [N]."""
+    scores = model.scores(task, pooled).float().cpu().double()
+    targets = torch.from_numpy(split.labels)
+    if model.kinds[task] == "classification":
+        return nn.functional.cross_entropy(scores, targets, reduction="none").numpy()
+    return nn.functional.mse_loss(scores, targets.double(), reduction="none").numpy()
+
+
 def record_evaluation(
     recorder: Recorder,
     where: Mapping[str, str | int],

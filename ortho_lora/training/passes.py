@@ -12,7 +12,7 @@ from ortho_lora.errors import OrthoLoraError
 from ortho_lora.surgery.measure import Measured
 from ortho_lora.tasks.data import TaskData, take
 from ortho_lora.training.adapters import Group
-from ortho_lora.training.batches import Batch, Pass, split_by_length
+from ortho_lora.training.batches import Batch, Pass, seed_of, split_by_length
 from ortho_lora.training.config import Config
 from ortho_lora.training.model import MultiTaskModel, pad, tokenize
 from ortho_lora.training.snapshots import Drawn
@@ -32,12 +32,21 @@ class Passes:
     device: torch.device
     mode: str  # of `gradient_mode`
 
-    def measure(self, group: Group, indices: Sequence[Sequence[int]]) -> Measured:
+    def measure(
+        self,
+        group: Group,
+        indices: Sequence[Sequence[int]],
+        *,
+        without: str | None = None,
+        chance: int | None = None,
+    ) -> Measured:
         """Set the gradients of a group's blocks and heads, and return what was measured of them.
 
         Args:
             group: whose adapter is active.
             indices: by task, of all the training's tasks, of its training examples.
+            without: a task that takes no part. What drops out of the others' examples is the same.
+            chance: seed of dropout; None: as the generator stands.
         """
         surgeon = group.surgeon
         batch = Batch(
@@ -45,24 +54,33 @@ class Passes:
             self.tokenizer, self.config.max_length, self.device,
         )  # fmt: skip
 
-        def losses(some: Pass) -> dict[str, Tensor]:
+        def losses(some: Pass, number: int) -> dict[str, Tensor]:
+            if chance is not None:
+                torch.manual_seed(seed_of(chance, str(number)))
             with self._autocast():
                 pooled = self.model.pooled(some.tokens())
                 found = some.losses(lambda place, *of: self.model.loss(group.tasks[place], *of), pooled)
-            return {surgeon.tasks[place]: loss for place, loss in found.items()}
+            return {name: loss for place, loss in found.items() if (name := surgeon.tasks[place]) != without}
 
         if self.mode == "fused":
-            passes = batch.passes(self._tokens)
-            for some in passes:
+            # Whoever takes no part stays in the passes of others, whose dropout would be another without it.
+            passes = [
+                (number, some)
+                for number, some in enumerate(batch.passes(self._tokens))
+                if any(surgeon.tasks[place] != without for place in some.places)
+            ]
+            for number, some in passes:
                 with surgeon.mixed_batch(some.task_of_example, some.half_of_example, weight_of_example=1):
-                    measured = surgeon.backward(losses(some), accumulate=some is not passes[-1])
+                    measured = surgeon.backward(losses(some, number), accumulate=some is not passes[-1][1])
         else:
             split = not all(block.plain for block in surgeon.blocks)  # only a pass each tells the halves apart
             for place, size in enumerate(batch.sizes):
+                if surgeon.tasks[place] == without:
+                    continue
                 middle = size // 2 if split else 0
                 for half, (start, end) in enumerate([(0, middle), (middle, size)]):
                     if end > start:
-                        ((name, loss),) = losses(batch.part(place, start, end)).items()
+                        ((name, loss),) = losses(batch.part(place, start, end), 2 * place + half).items()
                         weight = end - start if split else [1] * (end - start)
                         surgeon.backward_part(name, loss, half=half if split else None, weight=weight)
             measured = surgeon.project()

@@ -126,6 +126,8 @@ def config_of(run_dir: Path, changes: Mapping[str, Any] | None = None) -> Config
     """
     info = read_run(run_dir)
     if info.probe is not None:
+        if info.probe.steps:
+            raise OrthoLoraError(f"{run_dir}: it is no run but a {info.probe.what}: probe a run.")
         raise OrthoLoraError(f"{run_dir}: it is a probe itself, {info.probe.where}: ask for more --batches there.")
     check_exists(run_dir, "to probe")
     if refused := sorted(set(changes or {}) - MEASURING):

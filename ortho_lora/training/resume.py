@@ -33,12 +33,13 @@ def resume(run_dir: Path, *, report: Callable[[Status], None] = lambda status: N
         The run's directory.
 
     Raises:
-        OrthoLoraError: the run is finished, still trains or is a probe, has no checkpoint, or its data have changed; or
-            as `train`.
+        OrthoLoraError: the run is finished, still trains, or is a probe or lookahead, has no checkpoint, or its data
+            have changed; or as `train`.
     """
     info = read_run(run_dir)
     if info.probe is not None:
-        raise OrthoLoraError(f"{run_dir}: a probe is not gone on with: probe anew under another --name.")
+        kind, anew = ("lookahead", "look ahead anew") if info.probe.steps else ("probe", "probe anew")
+        raise OrthoLoraError(f"{run_dir}: a {kind} is not gone on with: {anew} under another --name.")
     lock = lock_run(run_dir)
     try:
         status = read_status(run_dir)

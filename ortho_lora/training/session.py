@@ -18,7 +18,7 @@ from ortho_lora.record.schema import State, Status
 from ortho_lora.record.snapshots import Snapshot
 from ortho_lora.surgery.groups import GROUPS
 from ortho_lora.surgery.measure import Measured, record_gradients, record_step
-from ortho_lora.surgery.nonfinite import nonfinite, record_nonfinite, sentence
+from ortho_lora.surgery.nonfinite import Nonfinite, nonfinite, record_nonfinite, sentence
 from ortho_lora.surgery.snapshot import Taker, unchanged
 from ortho_lora.tasks.data import TaskData
 from ortho_lora.tasks.loading import load_tasks
@@ -140,21 +140,7 @@ class Training:
         started = time.perf_counter()
         rate = self.scheduler.get_last_lr()[0]
         step, skips = self.place.step, self.config.on_nonfinite == "skip"
-        measured = self.measure(self.sampler.next())
-        found = [
-            nonfinite(group.surgeon.tasks, of_group) for group, of_group in zip(self.groups, measured, strict=True)
-        ]
-        for group, problems in zip(self.groups, found, strict=True):
-            shared = [block.parameter for block in group.surgeon.blocks]
-            heads = {p for task in group.tasks for p in self.model.heads[self.model.owners[task]].parameters()}
-            if problems:  # nothing for the optimizer to do
-                for parameter in [*shared, *heads]:
-                    parameter.grad = None
-            elif self.config.clip is not None:
-                torch.nn.utils.clip_grad_norm_([*shared, *heads], self.config.clip)
-        if skips or not any(found):
-            self.optimizer.step()
-            self.scheduler.step()
+        measured, found = self.advance(self.sampler.next())
         seconds = time.perf_counter() - started
         self.place.step_seconds += seconds
 
@@ -176,18 +162,54 @@ class Training:
             )
         self.place.step += 1
 
-    def measure(self, indices: Sequence[Sequence[int]]) -> list[Measured]:
+    def advance(
+        self, indices: Sequence[Sequence[int]], *, without: str | None = None, chance: int | None = None
+    ) -> tuple[list[Measured], list[list[Nonfinite]]]:
+        """Take an optimizer step; none where something is not finite, unless such steps are skipped.
+
+        Args:
+            indices, without, chance: as of `measure`.
+
+        Returns:
+            What was measured of each group, and what of it was not finite.
+        """
+        measured = self.measure(indices, without=without, chance=chance)
+        found = [
+            nonfinite(group.surgeon.tasks, of_group) for group, of_group in zip(self.groups, measured, strict=True)
+        ]
+        for group, problems in zip(self.groups, found, strict=True):
+            shared = [block.parameter for block in group.surgeon.blocks]
+            owners = dict.fromkeys(self.model.owners[task] for task in group.tasks)  # in order: norms are rounded sums
+            heads = [parameter for owner in owners for parameter in self.model.heads[owner].parameters()]
+            if problems:  # nothing for the optimizer to do
+                for parameter in [*shared, *heads]:
+                    parameter.grad = None
+            elif self.config.clip is not None:
+                torch.nn.utils.clip_grad_norm_([*shared, *heads], self.config.clip)
+        if self.config.on_nonfinite == "skip" or not any(found):
+            self.optimizer.step()
+            self.scheduler.step()
+        return measured, found
+
+    def measure(
+        self, indices: Sequence[Sequence[int]], *, without: str | None = None, chance: int | None = None
+    ) -> list[Measured]:
         """Set the gradients of adapters and heads to those of one batch of every task, with dropout as in training.
 
         Args:
             indices: by task, of its training examples.
+            without: a task that takes no part in the step. What drops out of the others' examples is the same.
+            chance: seed of dropout; None: as the generator stands.
 
         Returns:
             What was measured of each group.
         """
         use_dropout(self.model, encoder=self.config.encoder_dropout)
         self.optimizer.zero_grad()
-        return [self.passes.measure(group, indices) for group in adapters.in_turn(self.encoder, self.groups)]
+        return [
+            self.passes.measure(group, indices, without=without, chance=chance)
+            for group in adapters.in_turn(self.encoder, self.groups)
+        ]
 
     def _evaluation_is_due(self) -> bool:
         step = self.place.step
