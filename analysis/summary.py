@@ -21,7 +21,8 @@ from ortho_lora.errors import plain
 def summarise(run_dir: Path) -> dict[str, Any]:
     """Run, state, step, total, method, seed, probe, tasks, metrics and pairs, ready for JSON; None: not measured.
 
-    `probe` says where one measured, as in `at step 100 of run demo`; None: a run that trained.
+    `probe` says where a probe or lookahead measured, as in `at step 100 of run demo`; None: a run that trained. `ahead`:
+    optimizer steps of a lookahead, in each draw; None: it is none.
 
     Raises:
         OrthoLoraError: not a run, or a part of it cannot be read.
@@ -39,6 +40,7 @@ def summarise(run_dir: Path) -> dict[str, Any]:
         "method": info.method,
         "seed": info.seed,
         "probe": info.probe.where if info.probe else None,
+        "ahead": (info.probe.steps or None) if info.probe else None,
         "tasks": info.task_names,
         "left_out": {task.name: task.left_out for task in info.tasks if task.left_out},
         "metrics": [
@@ -67,6 +69,8 @@ def print_summary(document: dict[str, Any]) -> None:
     console = Console()
     done = f"{document['step']} of {document['total']}"
     progress = f"probe {document['probe']}, batch {done}" if document["probe"] else f"step {done}"
+    if document["ahead"]:
+        progress = f"lookahead of {document['ahead']} steps {document['probe']}, step {done}"
     told = f": {document['state']}, {progress}, {document['method']}, seed {document['seed']}"
     console.print(Text.assemble((plain(document["run"]), "bold"), plain(told)))
     if document["metrics"] and not document["probe"]:

@@ -107,7 +107,7 @@ def test_the_command_names_all_commands_quickly(run):
     assert done.returncode == 0
     named = {line.split()[1] for line in done.stdout.splitlines() if re.match(r"│ [a-z]", line)}
     assert named == {
-        "train", "resume", "probe", "estimate", "study", "assets",
+        "train", "resume", "probe", "lookahead", "estimate", "study", "assets",
         "summary", "diagnose", "replay", "report", "export", "results", "app",
     }  # fmt: skip
     assert "--install-completion" in done.stdout
@@ -127,7 +127,7 @@ def test_a_shell_completes_commands(run, installed, tmp_path):
     assert done.stdout.split() == ["diagnose"]
 
 
-@pytest.mark.parametrize("command", ["summary", "diagnose", "replay", "report", "results", "resume", "probe"])
+@pytest.mark.parametrize("command", ["summary", "diagnose", "replay", "report", "results", "resume", "probe", "lookahead"])
 def test_bad_input_ends_every_command_alike(run, command):
     done = run("ortho-lora", command, "absent")
     assert (done.returncode, done.stdout) == (2, "")

@@ -6,13 +6,16 @@ import numpy as np
 import pandas as pd
 
 from analysis.reading.database import Selection, ask_once
-from ortho_lora.record.draws import PARTS, ceiling, effects_of, reliability
-from ortho_lora.record.judge import LEVEL, false_discovery
+from ortho_lora.record.draws import PARTS, told_of
+from ortho_lora.record.judge import LEVEL
 from ortho_lora.record.schema import read_run
 
-COLUMNS = (
-    "step", "steps", "source", "target", "part", "nats", "low", "high", "draws", "reliability", "ceiling", "q", "sure",
-)  # fmt: skip
+_TYPES = dict.fromkeys(("step", "steps", "draws"), "int64") | dict.fromkeys(("source", "target", "part"), "str")
+COLUMNS = {
+    name: _TYPES.get(name, "float64")
+    for name in ("step", "steps", "source", "target", "part", "nats", "low", "high", "draws", "reliability", "ceiling")
+} | {"q": "float64", "sure": "bool"}
+"""With their types."""
 
 
 def realized(run: Path) -> pd.DataFrame:
@@ -22,50 +25,37 @@ def realized(run: Path) -> pd.DataFrame:
         run: directory of the lookahead.
 
     Returns:
-        A row an ordered pair, a task on itself included, and part, in the order of parts and tasks. step: that the
-        steps began at; steps: how many; part: `difference`, `odd` or `even`, as the table `lookahead` explains them;
-        nats: of the target's validation loss in all of these steps, above 0 it harms, mean over draws, with its 95%
-        interval over draws and held-out examples (`record.draws`), NaN of one draw; reliability, ceiling: of the part,
-        over pairs of different tasks; q: adjusted for the number of these pairs, NaN of a task on itself; sure: whether
-        q is at most `judge.LEVEL`. No rows where no draw is complete.
+        COLUMNS, a row a part and ordered pair, a task on itself included, in the order of parts, targets and sources.
+        step: that the steps began at; steps: how many; part: `difference`, `odd` or `even`, as the table `lookahead`
+        explains them; nats: of the target's validation loss in all of these steps, above 0 it harms, the mean over
+        draws; low, high: 95% interval over draws and held-out examples, NaN of one draw; reliability, ceiling: of the
+        part, over pairs of different tasks (`record.draws`); q: adjusted for the number of these pairs, NaN of a task
+        on itself; sure: whether q is at most `judge.LEVEL`. No rows where no draw is complete.
     """
     return _told(run, "source IS NOT NULL")
 
 
 def realized_progress(run: Path) -> pd.DataFrame:
-    """How each target's held-out loss moved in the steps of a lookahead with all tasks, as of `realized`.
+    """How each target's held-out loss moved in the steps of a lookahead with all tasks.
 
     Returns:
-        A row a target: step, steps, target, nats, low, high, draws.
+        step, steps, target, nats, low, high, draws: as of `realized`, a row a target.
     """
     return _told(run, "source IS NULL")[["step", "steps", "target", "nats", "low", "high", "draws"]]
 
 
 def _told(run: Path, which: str) -> pd.DataFrame:
     sql = f"SELECT step, draw, source, target, part, value, error FROM lookahead WHERE {which}"
-    rows = ask_once(run, ("lookahead",), sql, Selection(), {}, "by_layer")
-    info = read_run(run)
+    rows, info = ask_once(run, ("lookahead",), sql, Selection(), {}, "by_layer"), read_run(run)
     if rows.empty or info.probe is None:
-        return pd.DataFrame({name: pd.Series(dtype=_TYPES.get(name, "float64")) for name in COLUMNS})
+        return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})
     tasks = info.task_names
     order = {"part": PARTS, "target": tasks, "source": tasks}
     ordered = rows.assign(**{name: pd.Categorical(rows[name], known, ordered=True) for name, known in order.items()})
-    ordered = ordered.sort_values(["draw", "part", "target", "source"])
+    ordered = ordered.sort_values(["draw", *order])
     draws = ordered["draw"].nunique()
     values, errors = (ordered[name].to_numpy(np.float64).reshape(draws, -1) for name in ("value", "error"))
-    told = effects_of(values, errors)
-    frame = ordered.iloc[: values.shape[1]][["step", "source", "target", "part"]].reset_index(drop=True)
-    frame = frame.astype(dict.fromkeys(order, "str"))
-    low, high = told.interval()
-    frame = frame.assign(steps=info.probe.steps, nats=told.value, low=low, high=high, draws=draws, q=np.nan)
-    for part in frame["part"].unique():
-        pairs = np.flatnonzero((frame["part"] == part) & (frame["source"] != frame["target"]))
-        of_part = frame["part"] == part
-        frame.loc[of_part, "reliability"] = reliability(values[:, pairs])
-        frame.loc[of_part, "ceiling"] = ceiling(values[:, pairs], errors[:, pairs])
-        frame.loc[pairs, "q"] = false_discovery(told.p_value()[pairs])
-    return frame.assign(sure=frame["q"] <= LEVEL)[list(COLUMNS)]
-
-
-_TYPES = dict.fromkeys(("step", "steps", "draws"), "int64") | dict.fromkeys(("source", "target", "part"), "str")
-_TYPES["sure"] = "bool"
+    frame = ordered.iloc[: values.shape[1]].reset_index(drop=True).astype(dict.fromkeys(order, "str"))
+    told = told_of(values, errors, list(zip(frame["source"], frame["target"], frame["part"], strict=True)))
+    frame = frame.assign(steps=info.probe.steps, draws=draws, sure=told.q <= LEVEL, **told._asdict())
+    return frame[list(COLUMNS)].astype(COLUMNS)

@@ -13,13 +13,47 @@ speaks of other batches and other examples, not of another place or seed of the 
 It stands with the record because both who measures (`ortho_lora.training.lookahead`) and who reads (`analysis`) ask it.
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 from scipy import special
 
 from ortho_lora.record.jackknife import Effects, Floats
+from ortho_lora.record.judge import false_discovery
 
 PARTS = ("difference", "odd", "even")
 """Of an effect, as the table `lookahead` explains them."""
+
+
+class Told(NamedTuple):
+    """What is told of effects, [rows]; NaN: it is not known."""
+
+    nats: Floats
+    low: Floats  # 95% interval
+    high: Floats
+    q: Floats  # p of its being 0, adjusted for the number of pairs of its part; NaN of what is no pair
+    reliability: Floats  # of its part, over pairs
+    ceiling: Floats
+
+
+def told_of(values: Floats, errors: Floats, keys: Sequence[tuple[str | None, str, str]]) -> Told:
+    """All of it, from effects in draws.
+
+    Args:
+        values: nats, [D, rows].
+        errors: their standard errors over examples, [D, rows].
+        keys: source, target and part of each row; a task on itself, and what has no source, is no pair.
+    """
+    effects = effects_of(values, errors)
+    q, reliable, highest = (np.full(len(keys), np.nan) for _ in range(3))
+    for part in PARTS:
+        rows = [at for at, (_, _, of) in enumerate(keys) if of == part]
+        pairs = [at for at in rows if keys[at][0] not in (None, keys[at][1])]
+        q[pairs] = false_discovery(effects.p_value()[pairs])
+        reliable[rows] = reliability(values[:, pairs])
+        highest[rows] = ceiling(values[:, pairs], errors[:, pairs])
+    return Told(effects.value, *effects.interval(), q, reliable, highest)
 
 
 def effects_of(values: Floats, errors: Floats) -> Effects:

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.record.draws import PARTS, ceiling, effects_of, reliability
-from ortho_lora.record.judge import LEVEL, false_discovery
+from ortho_lora.record.draws import PARTS, told_of
+from ortho_lora.record.judge import LEVEL
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Found:
     draws: int  # that are complete
     effects: tuple[Effect, ...]
     reliability: dict[str, float | None]  # by part, over pairs of different tasks; None: not known
-    ceiling: dict[str, float | None]
+    ceiling: dict[str, float | None]  # as of `record.draws`, by part
 
     def document(self) -> dict[str, Any]:
         """Ready for JSON; None: not known."""
@@ -79,17 +79,13 @@ def found_of(run_dir: Path, step: int, plan: Plan, draws: Sequence[Sequence[Mapp
         return Found(run_dir, step, plan.steps, 0, (), dict.fromkeys(PARTS), dict.fromkeys(PARTS))
     keys = [(row["source"], row["target"], row["part"]) for row in draws[0]]
     values, errors = (np.array([[row[name] for row in rows] for rows in draws]) for name in ("value", "error"))
-    told = effects_of(values, errors)
-    q = np.full(len(keys), np.nan)
-    reliable: dict[str, float | None] = {}
-    highest: dict[str, float | None] = {}
-    for part in PARTS:
-        pairs = [at for at, (source, target, of) in enumerate(keys) if of == part and source not in (None, target)]
-        q[pairs] = false_discovery(told.p_value()[pairs])
-        reliable[part] = _known(reliability(values[:, pairs]))
-        highest[part] = _known(ceiling(values[:, pairs], errors[:, pairs]))
-    columns = (map(_known, column) for column in (told.value, *told.interval(), q))
+    told = told_of(values, errors, keys)
+    columns = (map(_known, column) for column in (told.nats, told.low, told.high, told.q))
     effects = tuple(Effect(*key, *known) for key, *known in zip(keys, *columns, strict=True))
+    parts = {part: at for at, (_, _, part) in enumerate(keys)}  # all rows of a part say the same
+    reliable, highest = (
+        {part: _known(of[at]) for part, at in parts.items()} for of in (told.reliability, told.ceiling)
+    )
     return Found(run_dir, step, plan.steps, len(draws), effects, reliable, highest)
 
 

@@ -292,7 +292,7 @@ def test_the_record_is_listed_as_what_it_is(run, found):
     frame = runs_table(list_runs(run.parent)).set_index("run")
     assert frame.loc["ahead", "method"] == "ortho-lora, lookahead of 2 steps at step 3 of run whole"
     document = summarise(found.run_dir)
-    assert document["probe"] == "at step 3 of run whole"
+    assert (document["probe"], document["ahead"], document["pairs"]) == ("at step 3 of run whole", 2, [])
 
 
 def test_the_command_looks_ahead_beside_the_run(run):
