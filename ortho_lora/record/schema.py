@@ -10,6 +10,7 @@ Importable without torch, with the tables and the manifest. Every table is a set
       pairs/part-*.parquet  norms/part-*.parquet  steps/part-*.parquet  metrics/part-*.parquet
       events/part-*.parquet    what went wrong in a step; no rows where nothing did
       predictions/part-*.parquet  of the last evaluation
+      lookahead/part-*.parquet  of a lookahead, which has no other rows
       rollup/*/part-*.parquet  sums over them, for overviews; small parts of any table are put together while it grows
       checkpoint/state.pt      all that a bit-exact resume needs: adapter, heads, optimizer, samplers, random states
       adapter/
