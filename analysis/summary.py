@@ -21,8 +21,8 @@ from ortho_lora.errors import plain
 def summarise(run_dir: Path) -> dict[str, Any]:
     """Run, state, step, total, method, seed, probe, tasks, metrics and pairs, ready for JSON; None: not measured.
 
-    `probe` says where a probe or lookahead measured, as in `at step 100 of run demo`; None: a run that trained. `ahead`:
-    optimizer steps of a lookahead, in each draw; None: it is none.
+    `probe` says where a probe or lookahead measured, as in `at step 100 of run demo`; None: a run that trained.
+    `ahead`: optimizer steps of a lookahead, in each draw; None: it is none.
 
     Raises:
         OrthoLoraError: not a run, or a part of it cannot be read.

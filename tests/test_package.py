@@ -127,7 +127,9 @@ def test_a_shell_completes_commands(run, installed, tmp_path):
     assert done.stdout.split() == ["diagnose"]
 
 
-@pytest.mark.parametrize("command", ["summary", "diagnose", "replay", "report", "results", "resume", "probe", "lookahead"])
+@pytest.mark.parametrize(
+    "command", ["summary", "diagnose", "replay", "report", "results", "resume", "probe", "lookahead"]
+)
 def test_bad_input_ends_every_command_alike(run, command):
     done = run("ortho-lora", command, "absent")
     assert (done.returncode, done.stdout) == (2, "")

@@ -133,9 +133,9 @@ TABLES: dict[str, pa.Schema] = {
         (
             "part",
             _name,
-            "`difference`: loss after the steps with the source minus without it; with d, how much further the source"
-            " moved the parameters, `odd`: (f(+d) - f(-d)) / 2 and `even`: (f(+d) + f(-d)) / 2 - f(0) of the loss f"
-            " around where the steps began",
+            "`difference`: loss after the steps with the source minus without it; of the loss f around where the steps"
+            " began, with d, how much further the source moved the parameters, `odd`: (f(+d) - f(-d)) / 2, by the"
+            " gradient of f, and `even`: (f(+d) + f(-d)) / 2 - f(0)",
         ),
         ("value", pa.float64(), "nats"),
         ("error", pa.float64(), "standard error of the value over the target's examples, the same in all draws"),

@@ -2,6 +2,13 @@
 
 What is compared has taken the same steps from the same state of the optimizer, on the same batches and with the same
 dropout, but for the task that was left out. A draw is other batches.
+
+The steps with a task end a displacement d further than those without it. What d does to a loss f is told apart, at the
+place where the steps began: `odd`, (f(+d) - f(-d)) / 2, what turns with its sign and a first order can know; `even`,
+(f(+d) + f(-d)) / 2 - f(0), what it costs wherever it points, as noise does. The rest of the difference is where d meets
+what the other tasks have moved. Steps of training are so short that the odd part is the held-out gradient times d (on
+five packaged tasks the two agreed within a thousandth), which one backward pass over all held-out texts tells of all
+draws and sources; the even part, which changes little from text to text, is evaluated on a few of them.
 """
 
 import logging
@@ -23,7 +30,7 @@ from ortho_lora.record.recorder import Recorder
 from ortho_lora.record.schema import ProbeInfo, State, Status, read_run, read_status
 from ortho_lora.surgery.nonfinite import sentence
 from ortho_lora.surgery.projection import check_rule
-from ortho_lora.tasks.data import TaskData
+from ortho_lora.tasks.data import Split, TaskData, take
 from ortho_lora.training.batches import TaskSampler, seed_of
 from ortho_lora.training.checkpoint import check_exists
 from ortho_lora.training.config import Config, load_config
@@ -37,6 +44,8 @@ log = logging.getLogger(__name__)
 MEASURING = frozenset({"batch_size", "device", "eval_batch_size", "eval_examples", "precision", "threads"})
 """Settings in which a lookahead may differ from its run; with another batch size steps are less, or more, noisy."""
 SPLIT = "validation"
+FEW = 64
+"""Held-out examples of each target that the even part is evaluated on."""
 
 Losses = list[NDArray[np.float64]]
 """By target, of each of its held-out examples."""
@@ -156,15 +165,19 @@ class _Looking:
         self.training, self.recorder, self.plan, self.seed = training, recorder, plan, seed
         self.tasks = [task.name for task in training.tasks]
         self.start = deepcopy(training.checkpoint.state_dict())
+        self.held_out = [subsets[SPLIT] for subsets in training.subsets]
+        self.few = [take(split, _spread(len(split))) for split in self.held_out]
         self.taken = 0  # optimizer steps
         self.rows: list[list[dict[str, Any]]] = []  # by draw
         self._started = time.perf_counter()
 
     def look(self) -> State:
         """Take the draws, each recorded as soon as it is complete."""
-        before = self.losses_at(self.start["parameters"])
+        self._say_progress()
+        before, before_few = (self.losses_at(self.start["parameters"], of) for of in (self.held_out, self.few))
+        slopes = self.gradients()
         for number in range(self.plan.draws):
-            rows = self.draw(number, before)
+            rows = self.draw(number, before, before_few, slopes)
             if rows is None:
                 return "stopped"
             self.rows.append(rows)
@@ -178,35 +191,48 @@ class _Looking:
         """What the draws that are complete tell."""
         return found_of(self.recorder.run_dir, self.training.place.step, self.plan, self.rows)
 
-    def draw(self, number: int, before: Losses) -> list[dict[str, Any]] | None:
-        """The rows of a draw; None: it was stopped."""
+    def draw(
+        self, number: int, before: Losses, before_few: Losses, slopes: Sequence[Parameters]
+    ) -> list[dict[str, Any]] | None:
+        """The rows of a draw; None: it was stopped.
+
+        Args:
+            number: of the draw.
+            before: held-out losses where the steps begin.
+            before_few: of them those of `few`.
+            slopes: of the means of `before`.
+        """
         training, step = self.training, self.training.place.step
         batches = batches_of(
             training.tasks, training.config.batch_size, self.plan.steps, seed=self.seed, step=step, draw=number
         )
         rows: list[dict[str, Any]] = []
 
-        def add(source: str | None, part: str, effects: Losses) -> None:
-            for target, effect in zip(self.tasks, effects, strict=True):
-                error = effect.std(ddof=1) / np.sqrt(len(effect)) if len(effect) > 1 else np.nan
+        def add(source: str | None, part: str, told: Sequence[tuple[float, float, int]]) -> None:
+            for target, (value, error, examples) in zip(self.tasks, told, strict=True):
                 rows.append(
                     {"step": step, "draw": number, "source": source, "target": target, "part": part,
-                     "value": effect.mean(), "error": error, "examples": len(effect)}
+                     "value": value, "error": error, "examples": examples}
                 )  # fmt: skip
 
         everybody = self.advanced(number, batches)
         if everybody is None:
             return None
-        after = self.losses_at(everybody)
-        add(None, "difference", _minus(after, before))
+        after = self.losses_at(everybody, self.held_out)
+        add(None, "difference", _means(after, before))
         for source in self.tasks:
             others = self.advanced(number, batches, without=source)
             if others is None:
                 return None
-            add(source, "difference", _minus(after, self.losses_at(others)))
-            there, back = (self.losses_at(self.displaced(everybody, others, sign)) for sign in (1, -1))
-            add(source, "odd", [(plus - minus) / 2 for plus, minus in zip(there, back, strict=True)])
-            add(source, "even", [(p + m) / 2 - zero for p, m, zero in zip(there, back, before, strict=True)])
+            add(source, "difference", _means(after, self.losses_at(others, self.held_out)))
+            further = {name: value - others[name] for name, value in everybody.items()}
+            there, back = (self.losses_at(self.displaced(further, sign), self.few) for sign in (1, -1))
+            odd = []
+            for slope, split, plus, minus in zip(slopes, self.held_out, there, back, strict=True):
+                value = sum(float((slope[name].double() * by.double()).sum()) for name, by in further.items())
+                odd.append((value, _spread_of((plus - minus) / 2) / np.sqrt(len(split)), len(split)))
+            add(source, "odd", odd)
+            add(source, "even", _means([(p + m) / 2 for p, m in zip(there, back, strict=True)], before_few))
         return rows
 
     def advanced(
@@ -232,36 +258,68 @@ class _Looking:
             self._say_progress()
         return {name: parameter.detach().clone() for name, parameter in training.checkpoint.trained.items()}
 
-    def displaced(self, everybody: Parameters, others: Parameters, sign: int) -> Parameters:
-        """The parameters at the start, moved by what the source adds to the others' steps, or by its opposite."""
-        return {
-            name: value + sign * (everybody[name] - others[name]) for name, value in self.start["parameters"].items()
-        }
+    def displaced(self, further: Parameters, sign: int) -> Parameters:
+        """The parameters where the steps begin, moved by what a source adds to the others' steps, or against it."""
+        return {name: value + sign * further[name] for name, value in self.start["parameters"].items()}
 
-    def losses_at(self, parameters: Parameters) -> Losses:
-        """Of every target, in evaluation mode."""
+    def gradients(self) -> list[Parameters]:
+        """Of every target's mean held-out loss where the steps begin, in evaluation mode."""
+        training, size = self.training, self.training.config.eval_batch_size
+        trained = training.checkpoint.trained
+        self._place(self.start["parameters"])
+        found = []
+        with training.groups[0].surgeon.collector.looking_away():
+            for name, split in zip(self.tasks, self.held_out, strict=True):
+                training.optimizer.zero_grad()
+                for first in range(0, len(split), size):
+                    some = list(range(first, min(first + size, len(split))))
+                    (len(some) / len(split) * training.passes.loss(name, (split, some))).backward()
+                found.append({of: _gradient(parameter) for of, parameter in trained.items()})
+        training.optimizer.zero_grad()
+        return found
+
+    def losses_at(self, parameters: Parameters, splits: Sequence[Split]) -> Losses:
+        """Of every target on the examples of its split, in evaluation mode."""
         training, config = self.training, self.training.config
-        with torch.no_grad():
-            for name, parameter in training.checkpoint.trained.items():
-                parameter.copy_(parameters[name])
-        training.model.eval()
+        self._place(parameters)
         encoded: dict[str, Tensor] = {}  # a twin evaluates on its original's texts
         found = []
-        for task, data in enumerate(training.tasks):
-            subset, texts = training.subsets[task][SPLIT], data.twin_of or data.name
+        for task, (data, split) in enumerate(zip(training.tasks, splits, strict=True)):
+            texts = data.twin_of or data.name
             if texts not in encoded:
                 encoded[texts] = encode(
-                    training.model, subset, training.tokenizer, max_length=config.max_length,
+                    training.model, split, training.tokenizer, max_length=config.max_length,
                     batch_size=config.eval_batch_size, device=training.device,
                 )  # fmt: skip
-            found.append(example_losses(training.model, task, subset, encoded[texts]))
+            found.append(example_losses(training.model, task, split, encoded[texts]))
         return found
+
+    def _place(self, parameters: Parameters) -> None:
+        with torch.no_grad():
+            for name, parameter in self.training.checkpoint.trained.items():
+                parameter.copy_(parameters[name])
+        self.training.model.eval()
 
     def _say_progress(self) -> None:
         left, spent = self.recorder.total - self.taken, time.perf_counter() - self._started
-        eta = left * spent / self.taken
+        eta = left * spent / self.taken if self.taken else None
         self.training.report(self.recorder.progress(self.taken, self.training.losses, eta, phase="looking ahead"))
 
 
-def _minus(one: Losses, other: Losses) -> Losses:
-    return [first - second for first, second in zip(one, other, strict=True)]
+def _spread(examples: int) -> list[int]:
+    """Places of a few of so many examples, which may be in an order."""
+    return np.unique(np.linspace(0, examples - 1, min(examples, FEW)).astype(int)).tolist()
+
+
+def _means(one: Losses, other: Losses) -> list[tuple[float, float, int]]:
+    """By target, of the differences: mean, its standard error, and of how many examples."""
+    pairs = [first - second for first, second in zip(one, other, strict=True)]
+    return [(float(of.mean()), _spread_of(of) / np.sqrt(len(of)), len(of)) for of in pairs]
+
+
+def _spread_of(values: NDArray[np.float64]) -> float:
+    return float(values.std(ddof=1)) if len(values) > 1 else np.nan
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()

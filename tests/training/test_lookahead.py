@@ -125,9 +125,10 @@ def test_with_all_tasks_it_is_what_a_resumed_run_trains(tmp_path, monkeypatch):
         drawn.append(indices)
         return plain(self, indices, **of)
 
-    def losses_at(self, at):
-        parameters.append({name: value.clone() for name, value in at.items()})
-        return plain_losses(self, at)
+    def losses_at(self, at, splits):
+        if splits is self.held_out:
+            parameters.append({name: value.clone() for name, value in at.items()})
+        return plain_losses(self, at, splits)
 
     def batches(tasks, batch_size, steps, **of):
         training = Training(settings, tasks, print, None)
@@ -167,7 +168,7 @@ def test_effects_are_those_of_a_plain_loop(tmp_path, mode):
         with torch.no_grad():
             return torch.stack(
                 [
-                    training._loss_of(name, (subset["validation"], list(range(len(subset["validation"])))))
+                    training.passes.loss(name, (subset["validation"], list(range(len(subset["validation"])))))
                     for name, subset in zip(TASKS, training.subsets, strict=True)
                 ]
             )
@@ -185,7 +186,7 @@ def test_effects_are_those_of_a_plain_loop(tmp_path, mode):
             training.optimizer.zero_grad()
             for task, indices in zip(tasks, step, strict=True):
                 if task.name != without:
-                    training._loss_of(task.name, (task.train, indices)).backward()
+                    training.passes.loss(task.name, (task.train, indices)).backward()
             training.optimizer.step()
         return [parameter.detach() - start for parameter, start in zip(trained, begin, strict=True)]
 
@@ -194,7 +195,11 @@ def test_effects_are_those_of_a_plain_loop(tmp_path, mode):
     training.restore(run)
     trained = list(training.checkpoint.trained.values())
     begin = [parameter.detach().clone() for parameter in trained]
-    before = losses()
+    before, slopes = losses(), []
+    for name, subset in zip(TASKS, training.subsets, strict=True):
+        training.optimizer.zero_grad()
+        training.passes.loss(name, (subset["validation"], list(range(8)))).backward()
+        slopes.append([torch.zeros(()) if of.grad is None else of.grad.clone() for of in trained])
     for draw in range(2):
         everybody = walked(draw, None)
         after = at(everybody)
@@ -204,9 +209,10 @@ def test_effects_are_those_of_a_plain_loop(tmp_path, mode):
             there, back = at(moved), at([-by for by in moved])
             expected = {
                 "difference": after - at(others),
-                "odd": (there - back) / 2,
+                "odd": torch.stack([sum((of[at] * by).sum() for at, by in enumerate(moved)) for of in slopes]),
                 "even": (there + back) / 2 - before,
             }
+            assert expected["odd"] == pytest.approx((there - back) / 2, rel=0.02, abs=3e-6)
             for part, values in expected.items():
                 for target, nats in zip(TASKS, values.tolist(), strict=True):
                     assert value(rows, source, target, part, draw) == pytest.approx(nats, abs=3e-6), (part, source)
