@@ -84,6 +84,8 @@ def lookahead(
         check_rule(config.effective.rule)
         training = Training(config, tasks_of(config), report, stop)
         training.restore(of)
+        for group in training.optimizer.param_groups:
+            group["lr"] = group["lr"] or group["initial_lr"]  # as of `config_of`
         place = ProbeInfo(
             run=read_run(of).run_id, step=training.place.step, seed=config.seed if seed is None else seed,
             steps=plan.steps,
@@ -118,9 +120,11 @@ def lookahead(
 def config_of(run_dir: Path, changes: Mapping[str, Any] | None = None) -> Config:
     """The settings to look ahead with: those of the run, but for some in how it is measured.
 
+    Where a finished run's learning rate has gone to 0, steps are taken at the configured one, as transfer is predicted.
+
     Raises:
-        OrthoLoraError: not a run, its tasks do not act on each other, it has no checkpoint or no steps ahead, or a
-            change that is none of `MEASURING`.
+        OrthoLoraError: not a run, its tasks do not act on each other, it has no checkpoint, or a change that is none of
+            `MEASURING`.
     """
     info = read_run(run_dir)
     if info.probe is not None:
@@ -143,10 +147,7 @@ def config_of(run_dir: Path, changes: Mapping[str, Any] | None = None) -> Config
         )
     status = read_status(run_dir)
     if config.schedule != "constant" and status is not None and status.state == "finished":
-        raise OrthoLoraError(
-            f"{run_dir}: its learning rate went to 0 at its end (schedule {config.schedule}), so steps from there"
-            " change nothing: stop a run before its end, or train with --set schedule=constant."
-        )
+        return config.model_copy(update={"schedule": "constant", "warmup_steps": 0})
     return config
 
 
