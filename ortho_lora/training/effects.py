@@ -26,6 +26,10 @@ class Plan:
                 raise OrthoLoraError(f"{name}: {value} given, expected at least 1.")
 
 
+RELIABLE = 0.8
+"""Below it, more is advised to be taken; a convention."""
+
+
 class Effect(NamedTuple):
     """What a source does to a target in so many steps."""
 
@@ -103,7 +107,11 @@ def conclude(found: Found) -> str:
         sure = sum(effect.part == part and effect.sure for effect in pairs)
         reliable = found.reliability[part]
         told.append(f"{part} {sure}" + (f", reliability {reliable:.2f}" if reliable is not None else ""))
-    return f"{said}: of {len(pairs) // len(PARTS)} ordered pairs these are sure: {'; '.join(told)}."
+    said += f": of {len(pairs) // len(PARTS)} ordered pairs these are sure: {'; '.join(told)}."
+    agreement = found.reliability["difference"]
+    if agreement is not None and agreement < RELIABLE:
+        said += " To have draws agree better, take fewer --steps of a larger --batch-size, or more --draws."
+    return said
 
 
 def _known(value: float) -> float | None:
