@@ -287,7 +287,7 @@ def _print_effects(effects: Sequence[Effect]) -> None:
         if effect.source not in (None, effect.target):
             pairs.setdefault((effect.source, effect.target), {})[effect.part] = effect
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("what a task does to another's loss, nats")
+    table.add_column("source → target, nats")
     for name in ("difference", "95% interval", "odd", "even"):
         table.add_column(name, justify="right", no_wrap=True)
     order = sorted(pairs.values(), key=lambda of: (not of["difference"].sure, -abs(of["difference"].nats)))
