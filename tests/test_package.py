@@ -108,7 +108,7 @@ def test_the_command_names_all_commands_quickly(run):
     named = {line.split()[1] for line in done.stdout.splitlines() if re.match(r"│ [a-z]", line)}
     assert named == {
         "train", "resume", "probe", "lookahead", "estimate", "study", "assets",
-        "summary", "diagnose", "replay", "report", "export", "results", "app",
+        "summary", "diagnose", "transfer", "replay", "report", "export", "results", "app",
     }  # fmt: skip
     assert "--install-completion" in done.stdout
 
