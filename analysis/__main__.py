@@ -109,14 +109,30 @@ def transfer(
             help="TASK or TASK=WEIGHT, may be repeated: how each target would do in a mixture of these alone."
         ),
     ] = None,
+    predicted: Annotated[
+        Path | None, typer.Option(help="Of a lookahead: the run or probe with a snapshot where it begins, to compare.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help=_JSON_HELP)] = False,
 ) -> None:
-    """What one task does to another's validation loss, in nats a step, predicted from snapshots with held-out texts."""
+    """What one task does to another's validation loss, in nats: predicted by snapshots, or as a lookahead found it."""
     from rich.console import Console
 
+    from analysis.library.runs import identified
     from analysis.output import transfer as output
 
     chosen = _mixture(mixture) if mixture else None
+    run, info = identified(run_dir)
+    if info.probe is not None and info.probe.steps:
+        if chosen:
+            raise OrthoLoraError(f"{run.run_id}: is a lookahead: --mixture asks what a snapshot predicts.")
+        beside = None if predicted is None else identified(predicted)[0].path
+        if as_json:
+            typer.echo(json.dumps(output.lookahead_document(run.path, beside), indent=1, allow_nan=False))
+        else:
+            output.print_lookahead(Console(), run.path, beside)
+        return
+    if predicted is not None:
+        raise OrthoLoraError(f"{run.run_id}: --predicted compares a lookahead, and this is none.")
     if as_json:
         typer.echo(json.dumps(output.document(run_dir, chosen), indent=1, allow_nan=False))
     else:

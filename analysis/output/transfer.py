@@ -13,7 +13,9 @@ from analysis.library.names import interval, number
 from analysis.library.runs import identified
 from analysis.output.terminal import table_of
 from analysis.transfer.advice import advised_groups, advised_weights
+from analysis.transfer.compared import agreement, compared
 from analysis.transfer.predicted import over_transfer, target_progress, transfer_matrix, transfer_steps
+from analysis.transfer.realized import realized, realized_progress
 from analysis.transfer.words import ADVICE, MEANING, missing, told_of_groups, told_of_targets, unit_of
 from ortho_lora.errors import OrthoLoraError, plain
 
@@ -64,6 +66,54 @@ def print_transfer(console: Console, run_dir: Path, mixture: Mapping[str, float]
     for line in told_of_targets(matrix, progress):
         console.print(Text(plain(line)))
     _print_advice(console, run, factor, unit)
+
+
+def lookahead_document(run_dir: Path, snapshot: Path | None = None) -> dict[str, Any]:
+    """What a lookahead found, ready for JSON, and beside it what a snapshot there predicted; raises as `compared`."""
+    frame = realized(run_dir)
+    found: dict[str, Any] = {
+        "run": str(run_dir),
+        "unit": "nats of the target's validation loss in all steps",
+        "realized": _records(frame),
+        "progress": _records(realized_progress(run_dir)),
+    }
+    if snapshot is not None:
+        beside = compared(run_dir, snapshot)
+        found |= {"compared": _records(beside), "agreement": _records(pd.DataFrame(agreement(beside)))}
+    return found
+
+
+def print_lookahead(console: Console, run_dir: Path, snapshot: Path | None = None) -> None:
+    """The effects of a lookahead, part by part, and how well they were predicted; raises as `compared`."""
+    frame = realized(run_dir)
+    if frame.empty:
+        raise OrthoLoraError(f"{run_dir}: no draw of a lookahead is complete there.")
+    factor, unit = unit_of(frame)
+    steps, draws = (int(frame[name].iloc[0]) for name in ("steps", "draws"))
+    console.print(Text(plain(f"{run_dir.name}: {unit} in {steps} steps, mean of {draws} draws"), "bold"))
+    for part, rows in frame.groupby("part", sort=False):
+        title = f"{part}: reliability {number(rows['reliability'].iloc[0])}, ceiling {number(rows['ceiling'].iloc[0])}"
+        table = table_of(["target"], [plain(source) for source in dict.fromkeys(rows["source"])], title)
+        for target, of in rows.groupby("target", sort=False):
+            cells = [
+                Text(number(factor * row["nats"]), "bold" if row["sure"] else "dim") for row in of.to_dict("records")
+            ]
+            table.add_row(Text(plain(str(target))), *cells)
+        console.print(table)
+    if snapshot is None:
+        console.print(Text("Bold: sure. --predicted SNAPSHOT compares with what a snapshot at this place predicts."))
+        return
+    table = table_of(["part"], ["Pearson", "Spearman", "slope", "sure, right", "ceiling"], "Predicted and realized")
+    for one in agreement(compared(run_dir, snapshot)):
+        table.add_row(
+            one.part,
+            f"{number(one.pearson)}\n{interval(one.pearson_low, one.pearson_high)}",
+            f"{number(one.spearman)}\n{interval(one.spearman_low, one.spearman_high)}",
+            number(one.slope),
+            f"{one.sure}, {number(one.right, '.0%')}",
+            number(one.ceiling),
+        )
+    console.print(table)
 
 
 def _print_advice(console: Console, run: Path, factor: float, unit: str) -> None:

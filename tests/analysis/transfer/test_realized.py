@@ -1,9 +1,16 @@
 """What lookaheads on disk say."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from infos import INFO, TASK
+from snapshots import known_snapshot
+from typer.testing import CliRunner
+from vectors import drawn, truth
 
+from analysis.__main__ import app
 from analysis.transfer.realized import COLUMNS, realized, realized_progress
 from ortho_lora.record.draws import PARTS, effects_of, reliability
 from ortho_lora.record.recorder import Recorder
@@ -90,3 +97,44 @@ def test_without_a_lookahead_there_are_no_rows(tmp_path):
     assert realized(tmp_path / "x").empty
     assert realized(tmp_path / "x").dtypes.astype(str).to_dict() == COLUMNS
     assert realized_progress(tmp_path / "x").empty
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    tasks = tuple(TASK.model_copy(update={"name": name}) for name in NAMES)
+    vectors = replace(drawn(truth(0), 0, tasks=NAMES), batches=np.full(3, 24))
+    snapshot = replace(known_snapshot(60, tasks=NAMES), vectors=vectors)
+    with Recorder(tmp_path_factory.mktemp("runs") / "place") as recorder:
+        recorder.begin(INFO.model_copy(update={"run_id": "place", "tasks": tasks}))
+        recorder.add_snapshot(60, snapshot)
+    return recorder.run_dir
+
+
+class TestCommand:
+    def test_prints_every_effect_of_each_part(self, run):
+        printed = CliRunner().invoke(app, ["transfer", str(run)], catch_exceptions=False).stdout
+        for value in realized(run)["nats"]:
+            assert f"{value:+.2f}" in printed
+        assert "--predicted" in printed
+
+    def test_beside_it_what_was_predicted(self, run, place):
+        given = ["transfer", str(run), "--predicted", str(place)]
+        printed = CliRunner().invoke(app, given, catch_exceptions=False).stdout
+        found = json.loads(CliRunner().invoke(app, [*given, "--json"]).stdout)
+        assert [one["part"] for one in found["agreement"]] == list(PARTS)
+        assert f"{found['agreement'][1]['pearson']:+.2f}" in printed
+        assert len(found["realized"]) == 27
+        assert len(found["compared"]) == 18  # of two targets
+
+    @pytest.mark.parametrize(
+        ("given", "words"),
+        [
+            (["RUN", "--mixture", "a"], "is a lookahead: --mixture asks what a snapshot predicts"),
+            (["PLACE", "--predicted", "RUN"], "--predicted compares a lookahead, and this is none"),
+            (["RUN", "--predicted", "RUN"], "no snapshot with held-out texts at step 60"),
+        ],
+    )
+    def test_refuses_what_it_cannot_compare(self, run, place, given, words):
+        paths = {"RUN": str(run), "PLACE": str(place)}
+        done = CliRunner().invoke(app, ["transfer", *(paths.get(one, one) for one in given)])
+        assert (done.exit_code, words in done.stderr) == (2, True)

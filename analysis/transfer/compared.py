@@ -1,0 +1,119 @@
+"""Predicted transfer beside realized: how well a snapshot's prediction agrees with what a lookahead's steps did."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from analysis.transfer.predicted import transfer_matrix, transfer_steps
+from analysis.transfer.realized import realized
+from ortho_lora.errors import OrthoLoraError
+
+COLUMNS = ("source", "target", "part", "realized", "low", "high", "predicted", "predicted_low", "predicted_high")
+
+
+class Agreement(NamedTuple):
+    """Of one part of a lookahead, over ordered pairs of different tasks; with 95% intervals that respect tasks."""
+
+    part: str
+    pairs: int
+    pearson: float
+    pearson_low: float
+    pearson_high: float
+    spearman: float
+    spearman_low: float
+    spearman_high: float
+    slope: float  # nats realized for one predicted
+    sure: int  # predictions that are sure
+    right: float  # share of them whose sign is the realized one
+    ceiling: float  # correlation that a perfect prediction would have
+    reliability: float
+
+
+def compared(lookahead: Path, snapshot: Path) -> pd.DataFrame:
+    """What was predicted and what came, in nats of all of the lookahead's steps.
+
+    Args:
+        lookahead: directory of a lookahead.
+        snapshot: directory of a run, or a probe of it, with a snapshot with held-out texts at the step where it begins.
+
+    Returns:
+        COLUMNS and `sure` (of the prediction), a row a part and ordered pair.
+
+    Raises:
+        OrthoLoraError: there is no such snapshot, or no draw of the lookahead is complete.
+    """
+    came = realized(lookahead)
+    if came.empty:
+        raise OrthoLoraError(f"{lookahead}: no draw of a lookahead is complete there.")
+    step, steps = int(came["step"].iloc[0]), int(came["steps"].iloc[0])
+    if step not in transfer_steps(snapshot):
+        raise OrthoLoraError(
+            f"{snapshot}: no snapshot with held-out texts at step {step}, where the lookahead begins: expected a probe"
+            " of the run at that checkpoint."
+        )
+    told = transfer_matrix(snapshot, step)
+    told["sure"] = told["verdict"] != "not sure"
+    told[["predicted", "predicted_low", "predicted_high"]] = steps * told[["nats", "low", "high"]].to_numpy()
+    found = came.rename(columns={"nats": "realized"}).drop(columns="sure").merge(
+        told[["source", "target", "predicted", "predicted_low", "predicted_high", "sure"]], on=["source", "target"]
+    )  # fmt: skip
+    return found[[*COLUMNS, "sure", "reliability", "ceiling"]]
+
+
+def agreement(frame: pd.DataFrame) -> list[Agreement]:
+    """How well they agree, part by part; `frame`: of `compared`."""
+    found = []
+    others = frame[frame["source"] != frame["target"]].dropna(subset=["predicted", "realized"])
+    for part, rows in others.groupby("part", sort=False):
+        sure = rows[rows["sure"]]
+        right = np.sign(sure["predicted"]) == np.sign(sure["realized"])
+        found.append(
+            Agreement(
+                str(part),
+                len(rows),
+                *with_interval(rows, pearson),
+                *with_interval(rows, spearman),
+                slope(rows),
+                len(sure),
+                float(right.mean()) if len(sure) else np.nan,
+                float(rows["ceiling"].iloc[0]),
+                float(rows["reliability"].iloc[0]),
+            )
+        )
+    return found
+
+
+def pearson(rows: pd.DataFrame) -> float:
+    """Of predicted and realized; NaN where one does not vary."""
+    if len(rows) < 3 or rows["predicted"].nunique() < 2 or rows["realized"].nunique() < 2:
+        return np.nan
+    return float(np.corrcoef(rows["predicted"], rows["realized"])[0, 1])
+
+
+def spearman(rows: pd.DataFrame) -> float:
+    """Of ranks."""
+    ranks = rows.assign(**{name: stats.rankdata(rows[name]) for name in ("predicted", "realized")})
+    return pearson(ranks)
+
+
+def slope(rows: pd.DataFrame) -> float:
+    """Nats realized for one predicted, by least squares."""
+    if len(rows) < 3 or rows["predicted"].nunique() < 2:
+        return np.nan
+    return float(np.polyfit(rows["predicted"], rows["realized"], 1)[0])
+
+
+def with_interval(rows: pd.DataFrame, of: Callable[[pd.DataFrame], float]) -> tuple[float, float, float]:
+    """A number over ordered pairs with its 95% interval: the jackknife over tasks, as pairs share them."""
+    tasks = pd.unique(pd.concat([rows["source"], rows["target"]]))
+    left = np.array([of(rows[(rows["source"] != task) & (rows["target"] != task)]) for task in tasks])
+    left = left[~np.isnan(left)]
+    value = of(rows)
+    if len(left) < 3:
+        return value, np.nan, np.nan
+    width = stats.t.ppf(0.975, len(left) - 1) * np.sqrt((len(left) - 1) * left.var())
+    return value, value - width, value + width
