@@ -13,8 +13,6 @@ from analysis.transfer.predicted import target_progress, transfer_matrix, transf
 from analysis.transfer.words import ADVICE, MEANING, missing, told_of_groups, told_of_targets, unit_of
 from app.shared import address, figure, glossary, state
 
-MANY_TASKS = 8
-"""More than this many have one matrix, of a part that is chosen."""
 PARTS: dict[str, tuple[figures.effects.Part, ...]] = {
     "Effect": ("nats",),
     "Pull": ("pull",),
@@ -35,7 +33,6 @@ def _body(run: Run) -> None:
     if not steps:
         st.info(state.plain(missing(run.run_id, held_out=False)))
         return
-    many = run.info is not None and len(run.info.tasks) > MANY_TASKS
     with st.container(horizontal=True, vertical_alignment="bottom"):
         if st.session_state.get("snapshot") not in (None, *steps):
             st.session_state["snapshot"] = None
@@ -45,9 +42,7 @@ def _body(run: Run) -> None:
             at = st.segmented_control("Snapshot at step", steps, key="snapshot", help=words)
             address.say(snapshot=[at] if at is not None else [])
         names = list(PARTS)
-        shown = st.segmented_control(
-            "Shown", names, default=names[0] if many else names[-1], required=True, key="parts", bind="query-params"
-        )
+        shown = st.segmented_control("Shown", names, default=names[0], required=True, key="parts", bind="query-params")
     matrix = state.ask(transfer_matrix, run, at)
     if matrix["nats"].isna().all():
         st.info(state.plain(missing(run.run_id, held_out=True)))

@@ -32,11 +32,11 @@ def run(runs_dir):
 
 
 def test_shows_all_snapshots_together_and_one_by_its_address(run, open_page):
-    for test, at in ((open_page("transfer"), None), (open_page("transfer", snapshot="8"), 8)):
+    for test, at in ((open_page("transfer"), None), (open_page("transfer", snapshot="8", parts="All three"), 8)):
         assert not test.exception
         heatmap, _ = drawn_in(test)
         shown = [trace for trace in heatmap["data"] if trace.get("coloraxis")]
-        assert len(shown) == 3  # effect, pull, crowding
+        assert len(shown) == (3 if at else 1)  # effect, pull, crowding
         sure = transfer_matrix(run, at)["verdict"] != "not sure"
         bold = [text for row in shown[0]["text"] for text in row if text.startswith("<b>")]
         assert len(bold) == sure.sum()
