@@ -83,10 +83,8 @@ def file_tasks(directory: Path) -> list[dict[str, Any]]:
 class Course:
     """A joint training, step by step, and what is looked at on its way."""
 
-    def __init__(self, tasks: str | list[dict[str, Any]], steps: int, batch_size: int, seed: int) -> None:
-        config = load_config(
-            overrides={"tasks": tasks, "steps": steps, "batch_size": batch_size, "seed": seed, "method": "joint"}
-        )
+    def __init__(self, *, seed: int, **settings: Any) -> None:
+        config = load_config(overrides={"method": "joint", "seed": seed} | settings)
         self.training = Training(config, tasks_of(config), lambda status: None, threading.Event())
         self.surgeon = self.training.groups[0].surgeon
         self.parameters = [block.parameter for block in self.surgeon.blocks]
@@ -326,6 +324,7 @@ def main(
         str, typer.Option(help="Other sizes of batches, of as many texts: half of it, twice it.")
     ] = "8,32",
     seeds: Annotated[int, typer.Option(min=1, help="Trainings.")] = 2,
+    schedule: Annotated[str, typer.Option(help="How the learning rate goes: linear, cosine or constant.")] = "linear",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Print what is decided, which pairs, and how well snapshots agree."""
@@ -341,7 +340,8 @@ def main(
             frame = _wide(pd.DataFrame(rows)) if name == "decided" else pd.DataFrame(rows)
             print(f"{name}\n{frame.to_string(index=False, float_format=lambda value: f'{value:.2f}')}\n", flush=True)
 
-    course = Course(chosen, last, batch_size, seed=0)
+    settings = {"tasks": chosen, "steps": last, "batch_size": batch_size, "schedule": schedule}
+    course = Course(seed=0, **settings)
     show("tasks", [{"task": task.name, "texts": len(task.train)} for task in course.training.tasks])
     for step in course.to(stops):
         if step != at:
@@ -369,7 +369,7 @@ def main(
     show("agreement", found)
     found = []
     for seed in range(1, seeds):
-        course = Course(chosen, last, batch_size, seed)
+        course = Course(seed=seed, **settings)
         for step in course.to(sorted({at, last})):
             found += agreement(f"step {step}, seeds {seed} and 0", course.snapshot(1, half, batch_size), one[step])
     if found:

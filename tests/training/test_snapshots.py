@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from interruptions import PowerCutError, content
+from interruptions import PowerCutError, content, interrupt
 from studies import tiny_model
 
 from ortho_lora.record.products import of_means
@@ -240,6 +240,14 @@ def test_a_kill_amid_one_loses_it_alone_and_a_resume_takes_it_again(config, whol
         patch.setattr(Taking, "take", fail)
         train(config(), tmp_path, "cut")
     assert {row["step"] for row in content(tmp_path / "cut")[1]["snapshots"]} == {2}
+    resume(tmp_path / "cut")
+    assert content(tmp_path / "cut")[0] == content(whole)[0]
+
+
+def test_one_that_a_checkpoint_follows_is_kept_with_all_its_tables(config, whole, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(PowerCutError):  # noqa: PT012
+        interrupt(patch, "_train_step", 3)
+        train(config(), tmp_path, "cut")
     resume(tmp_path / "cut")
     assert content(tmp_path / "cut")[0] == content(whole)[0]
 
