@@ -40,4 +40,5 @@ def drawn(of: Truth, seed: int, tasks: tuple[str, ...] = ("a", "b", "c")) -> Vec
         batches=np.full(3, GROUPS * EACH),
         rate=np.full(of.means.shape[1], of.rate, single),
         eps=np.full(of.means.shape[1], 1e-8, single),
+        past=np.ones(of.means.shape[1], single),
     )

@@ -119,7 +119,7 @@ TABLES: dict[str, pa.Schema] = {
             _name,
             "`gradient`: mean of the task's batches of a group; `held out`: the same of held-out texts; `deviation`:"
             " standard deviation of its batches; `rate`: learning rate times the coordinates that each stands for;"
-            " `eps`: of AdamW",
+            " `eps`: of AdamW; `past`: its step sizes by those of gradients which had always been these",
         ),
         ("task", _name, "task; null where of none"),
         ("group", pa.int16(), "group of texts; null where of none"),

@@ -7,8 +7,10 @@ gradients h of held-out texts, coordinate by coordinate,
     v = sum_j w_j^2 s_j + (sum_j w_j mu_j)^2        P = 1 / (sqrt(v) + eps)
     progress_i = -learning_rate <h_i, P sum_j w_j mu_j>
 
-in nats of i's validation loss a step; below 0 it falls. P is taken as known: its own noise is that of all batches of
-all tasks. Everything else is linear in products across texts, so the jackknife over groups gives its error.
+in nats of i's validation loss a step; below 0 it falls. The optimizer's own v remembers gradients that were others: P
+is multiplied by what that makes of it in the run's mixture, coordinate by coordinate (`Vectors.past`). P is taken as
+known: its own noise is that of all batches of all tasks. Everything else is linear in products across texts, so the
+jackknife over groups gives its error.
 """
 
 from collections.abc import Sequence
@@ -132,7 +134,7 @@ def _scale(vectors: Vectors, weights: Floats, metric: MetricName) -> Floats:
     rate = -vectors.rate.astype(np.float64)
     if metric == "plain":
         return rate
-    return np.asarray(rate / (np.sqrt(second_moment(vectors, weights)) + vectors.eps))
+    return np.asarray(rate * vectors.past / (np.sqrt(second_moment(vectors, weights)) + vectors.eps))
 
 
 def summed_effect(vectors: Sequence[Vectors], rows: Floats) -> Effects:

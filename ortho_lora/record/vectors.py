@@ -41,6 +41,7 @@ class Vectors:
     batches: NDArray[np.int64]  # of each task, [T]
     rate: Singles  # learning rate times the coordinates that each stands for, [w]; NaN: there was no optimizer
     eps: Singles  # that AdamW adds to the root, [w]
+    past: Singles  # AdamW's P there by that of gradients which had always been these, [w]: they were larger, or others
 
     @cached_property
     def sources(self) -> tuple[Floats, Floats]:
@@ -70,8 +71,8 @@ class Vectors:
 
     def table(self, step: int) -> pa.Table:
         """Its rows of the table `vectors`."""
-        rows: list[tuple[str, str | None, int | None, Singles]] = [("rate", None, None, self.rate)]
-        rows.append(("eps", None, None, self.eps))
+        rows: list[tuple[str, str | None, int | None, Singles]] = []
+        rows += [(name, None, None, getattr(self, name)) for name in ("rate", "eps", "past")]
         rows += [("deviation", task, None, of) for task, of in zip(self.tasks, self.deviation, strict=True)]
         for kind, names, of_groups in (
             ("gradient", self.tasks, self.means),
@@ -130,6 +131,7 @@ def of_table(rows: pa.Table, tasks: Sequence[str], targets: Sequence[str], batch
         batches=np.asarray(batches, np.int64),
         rate=values[place["rate", None, None]],
         eps=values[place["eps", None, None]],
+        past=values[place["past", None, None]],
     )
 
 

@@ -31,9 +31,12 @@ class Moments(NamedTuple):
 
 
 def second_moment(moments: Moments, weights: Tensor) -> Tensor:
-    """Of the sum of the tasks' batch gradients times their loss weights [T], which are independent: [w]."""
+    """Of the sum of the tasks' batch gradients times their loss weights [T], which are independent: [w].
+
+    The noise of the means, whose squares hold it, is taken off.
+    """
     of_task = weights.to(moments.mean)[:, None]
-    variance = (of_task.square() * moments.variance).sum(0)
+    variance = (of_task.square() * moments.variance * (1 - 1 / moments.batches.clamp(min=1))).sum(0)
     return variance + (of_task * moments.mean).sum(0).square()
 
 
@@ -65,6 +68,11 @@ class Metric:
         group = self.groups[index]
         rate = float(group.get("lr", math.nan)) or float(group.get("initial_lr", 0.0))
         return rate, group.get("eps", EPS)
+
+    def past(self, index: int, coordinates: Tensor | None, moments: Moments) -> Tensor:
+        """P of a block by what it would be if gradients had always been those of the snapshot, [w]; 1: as of nobody."""
+        now = second_moment(moments, self.weights).sqrt() + self.groups[index].get("eps", EPS)
+        return self.root(index, coordinates, moments).square() * now
 
     def root(self, index: int, coordinates: Tensor | None, moments: Moments) -> Tensor:
         """`sqrt(P)` of a block at some coordinates, [w]; None: at all."""

@@ -142,18 +142,22 @@ class Sums:
         sizes = [parameter.numel() for parameter in self.parameters]
         share = min(1.0, coordinates(extent.groups * extent.columns) / sum(sizes))
         generator = torch.Generator().manual_seed(self.seed)
-        means, deviations, rates, eps = [], [], [], []
+        means, deviations, rates, eps, past = [], [], [], [], []
         for index, (block, size) in enumerate(zip(self.blocks, sizes, strict=True)):
             kept = block.chosen.shape[-1]
             some = torch.randperm(kept, generator=generator)[: max(1, round(share * size))].sort().values
             at = some.to(block.chosen.device)
             batches = self.batches.to(block.chosen)[groups, :, None]
             means.append(block.chosen[groups][..., at] / batches)  # nan where there is no batch
-            deviations.append(block.moments(of_task).variance[:, at].sqrt())
+            moments = block.moments(of_task)
+            deviations.append(moments.variance[:, at].sqrt())
             rate, of_optimizer = metric.step(index)
             rates.append(torch.full((len(some),), rate * size / len(some)))
             eps.append(torch.full((len(some),), of_optimizer))
-        found = [torch.cat([one.float().cpu() for one in of], dim=-1).numpy() for of in (means, deviations, rates, eps)]
+            past.append(metric.past(index, block.coordinates, moments)[at])
+        found = [
+            torch.cat([one.float().cpu() for one in of], dim=-1).numpy() for of in (means, deviations, rates, eps, past)
+        ]
         return Vectors(
             tasks=tuple(tasks),
             targets=tuple(targets),
@@ -163,6 +167,7 @@ class Sums:
             batches=of_task.numpy().astype(np.int64),
             rate=found[2],
             eps=found[3],
+            past=found[4],
         )
 
     @torch.no_grad()

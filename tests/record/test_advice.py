@@ -20,7 +20,7 @@ def tasks_of(true: np.ndarray, seed: int = 0, noise: float = 0.5) -> Vectors:
     ones = np.ones(width, np.float32)
     return Vectors(
         tasks=names, targets=names, means=means, held_out=held, deviation=np.full((count, width), 2.0, np.float32),
-        batches=np.full(count, 4 * GROUPS), rate=1e-3 * ones, eps=1e-8 * ones,
+        batches=np.full(count, 4 * GROUPS), rate=1e-3 * ones, eps=1e-8 * ones, past=ones,
     )  # fmt: skip
 
 

@@ -36,12 +36,12 @@ def test_they_come_back_to_a_few_thousandths_of_a_percent(given, tmp_path):
         recorder.go_on(8)
         recorder.add_snapshot(8, known_snapshot(8, vectors=drawn(truth(1), 1)))
     found = read(tmp_path / "run", 4, given)
-    for name in ("means", "held_out", "deviation", "rate", "eps"):
+    for name in ("means", "held_out", "deviation", "rate", "eps", "past"):
         np.testing.assert_allclose(getattr(found, name), getattr(given, name), rtol=2**-13, equal_nan=True)
     other = read(tmp_path / "run", 8, given)
     np.testing.assert_allclose(other.means, drawn(truth(1), 1).means, rtol=2**-13)
     (part,) = read_manifest(tmp_path / "run").of("vectors")  # parts are put together like others
-    assert part.rows == 2 * (2 + 3 + 5 * 16) - 3
+    assert part.rows == 2 * (3 + 3 + 5 * 16) - 3
 
 
 def test_a_snapshot_without_targets_has_none(tmp_path):
@@ -57,7 +57,7 @@ def test_half_of_their_bytes_is_saved(tmp_path):
         recorder.begin(INFO)
         recorder.add_snapshot(4, known_snapshot(4, vectors=vectors))
     (path,) = part_files(tmp_path / "run", "vectors")
-    values = 2000 * (2 + 3 + 5 * 16)
+    values = 2000 * (3 + 3 + 5 * 16)
     assert path.stat().st_size < 2.2 * values
 
 

@@ -146,7 +146,7 @@ def test_without_an_optimizer_the_metric_is_that_of_the_batches_themselves():
     found = loop.surgeon.snapshot(loop.batches, loop.loss, optimizer=torch.optim.AdamW(loop.model.parameters()))
     assert not found.of_optimizer  # it has not taken a step
     of_tasks = [loop.gradients(task, batches) for task, batches in loop.batches.items()]
-    moment = sum(of.var(axis=0, ddof=1) for of in of_tasks) + sum(of.mean(axis=0) for of in of_tasks) ** 2
+    moment = sum(of.var(axis=0) for of in of_tasks) + sum(of.mean(axis=0) for of in of_tasks) ** 2
     root = 1 / np.sqrt(np.sqrt(moment) + 1e-8)
     means = np.stack([in_groups(of, list(range(len(of))), 20) for of in of_tasks], axis=1) * root
     np.testing.assert_allclose(found.products["adamw"].sum(1)[0], of_means(means)[0], rtol=1e-3)
@@ -435,6 +435,23 @@ class TestVectors:
             without = after(np.where(np.arange(len(TASKS)) == place, 0.0, weights))
             np.testing.assert_allclose(found.nats.value.reshape(3, 3)[:, place], whole - without, rtol=0.02, atol=1e-9)
         assert np.abs(found.crowding.value).min() > 1e-9
+
+    def test_of_an_optimizer_the_metric_is_its_own(self, loop):
+        """Of its mixture the sum of what the record's products say, which are in the optimizer's metric."""
+        parameters = [block.parameter for block in loop.surgeon.blocks]
+        optimizer = torch.optim.AdamW(parameters, lr=3e-4)
+        for seed in range(2):
+            batch = texts(1, 60 + seed)[0]
+            optimizer.zero_grad()
+            (10 * loop.loss("news", batch) + loop.loss("films", batch)).backward()
+            optimizer.step()
+        optimizer.zero_grad()
+        held = {task: texts(9, 30 + place) for place, task in enumerate(TASKS)}
+        snapshot = loop.surgeon.snapshot(loop.batches, loop.loss, targets=held, optimizer=optimizer)
+        assert snapshot.of_optimizer
+        expected = snapshot.transfer(3e-4)[0].sum(axis=1)
+        found = progress([snapshot.vectors], np.ones(3)).value
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-9)
 
     def test_many_coordinates_are_drawn_and_each_stands_for_several(self, loop, monkeypatch):
         held = {task: texts(9, 30 + place) for place, task in enumerate(TASKS)}
