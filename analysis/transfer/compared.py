@@ -1,4 +1,9 @@
-"""Predicted transfer beside realized: how well a snapshot's prediction agrees with what a lookahead's steps did."""
+"""Predicted transfer beside realized: how well a snapshot's prediction agrees with what a lookahead's steps did.
+
+A lookahead leaves AdamW's second moments nearly as they are (a step without a source takes a thousandth of it out of
+them), so it realizes pull; crowding takes hundreds of steps to come. And what is left out of the gradients stays in
+their running mean for a while: of K steps a displacement has sum_k (1 - beta1^k).
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,10 +13,13 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from analysis.conflict.snapshots import own_metric
 from analysis.transfer.predicted import transfer_matrix, transfer_steps
 from analysis.transfer.realized import realized
 from ortho_lora.errors import OrthoLoraError
 
+MOMENTUM = 0.9
+"""AdamW's beta1, with which a training here goes."""
 COLUMNS = ("source", "target", "part", "realized", "low", "high", "predicted", "predicted_low", "predicted_high")
 
 
@@ -34,14 +42,14 @@ class Agreement(NamedTuple):
 
 
 def compared(lookahead: Path, snapshot: Path) -> pd.DataFrame:
-    """What was predicted and what came, in nats of all of the lookahead's steps.
+    """The pull that was predicted and what came, in nats of all of the lookahead's steps.
 
     Args:
         lookahead: directory of a lookahead.
         snapshot: directory of a run, or a probe of it, with a snapshot with held-out texts at the step where it begins.
 
     Returns:
-        COLUMNS and `sure` (of the prediction), a row a part and ordered pair.
+        COLUMNS and `sure` (whether the predicted interval excludes 0), a row a part and ordered pair.
 
     Raises:
         OrthoLoraError: there is no such snapshot, or no draw of the lookahead is complete.
@@ -56,8 +64,10 @@ def compared(lookahead: Path, snapshot: Path) -> pd.DataFrame:
             " of the run at that checkpoint."
         )
     told = transfer_matrix(snapshot, step)
-    told["sure"] = told["verdict"] != "not sure"
-    told[["predicted", "predicted_low", "predicted_high"]] = steps * told[["nats", "low", "high"]].to_numpy()
+    told["sure"] = (told["pull_low"] > 0) | (told["pull_high"] < 0)
+    beta = MOMENTUM if own_metric(snapshot) == "adamw" else 0.0
+    whole = float((1 - beta ** np.arange(1, steps + 1)).sum())
+    told[["predicted", "predicted_low", "predicted_high"]] = whole * told[["pull", "pull_low", "pull_high"]].to_numpy()
     found = came.rename(columns={"nats": "realized"}).drop(columns="sure").merge(
         told[["source", "target", "predicted", "predicted_low", "predicted_high", "sure"]], on=["source", "target"]
     )  # fmt: skip

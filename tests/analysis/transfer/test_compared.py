@@ -57,13 +57,20 @@ def test_steps_are_multiplied_and_the_place_must_be_the_same(monkeypatch):
     columns = {"source": ["a", "b"], "target": ["b", "a"], "part": "odd"}
     came = pd.DataFrame(columns | {"nats": [0.1, -0.2], "low": 0.0, "high": 1.0, "step": 8, "steps": 10, "sure": True})
     came = came.assign(reliability=0.5, ceiling=0.7)
-    told = pd.DataFrame({"source": ["b", "a"], "target": ["a", "b"], "nats": [-0.01, 0.02], "low": -0.1, "high": 0.1})
-    told["verdict"] = ["helps", "not sure"]
+    told = pd.DataFrame({"source": ["b", "a"], "target": ["a", "b"], "pull": [-0.01, 0.02]})
+    told = told.assign(pull_low=[-0.02, -0.1], pull_high=[-0.005, 0.1])
     monkeypatch.setattr(module, "realized", lambda run: came)
     monkeypatch.setattr(module, "transfer_matrix", lambda run, at: told.copy())
     monkeypatch.setattr(module, "transfer_steps", lambda run: [8])
+    monkeypatch.setattr(module, "own_metric", lambda run: "adamw")
+    moved, running = 0.0, 0.0  # of a gradient that is 1 from the first step on
+    for _ in range(10):
+        running = 0.9 * running + 0.1
+        moved += running
     found = compared("ahead", "place").set_index("source")
-    np.testing.assert_allclose(found["predicted"], [0.2, -0.1])
+    np.testing.assert_allclose(found["predicted"], [0.02 * moved, -0.01 * moved])
+    monkeypatch.setattr(module, "own_metric", lambda run: "plain")
+    np.testing.assert_allclose(compared("ahead", "place")["predicted"], [0.2, -0.1])
     np.testing.assert_allclose(found["realized"], [0.1, -0.2])
     assert found["sure"].to_dict() == {"a": False, "b": True}
     monkeypatch.setattr(module, "transfer_steps", lambda run: [4])
