@@ -13,20 +13,31 @@ from analysis.figures.heatmaps import WITH_NUMBERS, add_targets, matrix_height
 from analysis.library.names import interval, nats_unit, number
 from analysis.transfer.words import unit_of
 
-Part = Literal["nats", "pull", "crowding"]
-TITLES: dict[Part, str] = {"nats": "with the source minus without it", "pull": "of it pull", "crowding": "and crowding"}
+Part = Literal["nats", "pull", "crowding", "odd", "even"]
+TITLES: dict[Part, str] = {
+    "nats": "with the source minus without it",
+    "pull": "of it pull",
+    "crowding": "and crowding",
+    "odd": "of it the first order",
+    "even": "and what noise costs",
+}
 
 
 def effect_heatmap(
-    frame: pd.DataFrame, *, parts: Sequence[Part] = ("nats", "pull", "crowding"), dark: bool = False
+    frame: pd.DataFrame,
+    *,
+    parts: Sequence[Part] = ("nats", "pull", "crowding"),
+    moment: str = "a step",
+    dark: bool = False,
 ) -> go.Figure:
     """Sources in columns, targets in rows; red harms, and what is not sure is pale and not bold.
 
     Invisible markers on the cells take clicks; their `customdata` is source and target.
 
     Args:
-        frame: of `predicted.transfer_matrix`.
-        parts: the panels.
+        frame: of `predicted.transfer_matrix`, or of `realized.realized_matrix`.
+        parts: the panels, of which the frame has the columns.
+        moment: what nats are of.
     """
     theme.need_rows(frame)
     sources, targets = (list(dict.fromkeys(frame[name])) for name in ("source", "target"))
@@ -37,7 +48,7 @@ def effect_heatmap(
     shape = len(targets), len(sources)
     rows = frame.to_dict("records")
     for col, part in enumerate(parts, 1):
-        cells = [_cell(row, part, factor, unit) for row in rows]
+        cells = [_cell(row, part, factor, f"{unit} {moment}") for row in rows]
         values = np.array([cell.value for cell in cells]).reshape(shape)
         sure = np.array([cell.sure for cell in cells]).reshape(shape)
         hover = np.array([cell.hover for cell in cells], dtype=object).reshape(shape)
@@ -63,7 +74,7 @@ def effect_heatmap(
     size = frame["nats"].abs()
     others = size[frame["source"] != frame["target"]].max()  # a task on itself would outshine them
     limit = factor * (others if others > 0 else size.max())
-    bar = theme.colour_bar(f"{unit} a step")
+    bar = theme.colour_bar(f"{unit} {moment}")
     figure.update_layout(
         coloraxis={"colorscale": theme.HARM, "cmin": -limit, "cmax": limit, "colorbar": bar},
         clickmode="event+select",
@@ -114,10 +125,10 @@ def _cell(row: Mapping[Any, Any], part: Part, factor: float, unit: str) -> _Cell
     prefix = "" if part == "nats" else f"{part}_"
     value, low, high = (factor * row[name] for name in (part, f"{prefix}low", f"{prefix}high"))
     names = f"<b>{theme.label(row['source'])}</b> on <b>{theme.label(row['target'])}</b>"
-    hover = f"{names}<br>{number(value)} {unit} a step, 95% interval {interval(low, high)}"
+    hover = f"{names}<br>{number(value)} {unit}, 95% interval {interval(low, high)}"
     if part != "nats":
         return _Cell(value, bool(low > 0 or high < 0), hover)
-    share = "" if np.isnan(row["share"]) else f", {100 * row['share']:+.0f}% of its own progress alone"
+    share = "" if np.isnan(row.get("share", np.nan)) else f", {100 * row['share']:+.0f}% of its own progress alone"
     return _Cell(value, row["verdict"] != "not sure", f"{hover}<br>{row['verdict']}{share}")
 
 

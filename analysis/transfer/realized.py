@@ -35,6 +35,24 @@ def realized(run: Path) -> pd.DataFrame:
     return _told(run, "source IS NOT NULL")
 
 
+def realized_matrix(run: Path) -> pd.DataFrame:
+    """`realized` with a row an ordered pair, as a `predicted.transfer_matrix` has them.
+
+    Returns:
+        step, steps, draws, source, target; nats, low, high, q, verdict (`harms`, `helps` or `not sure`), reliability,
+        ceiling: of the difference; odd, odd_low, odd_high and even, even_low, even_high.
+    """
+    parts = {str(part): rows.reset_index(drop=True) for part, rows in realized(run).groupby("part", sort=False)}
+    if not parts:
+        return pd.DataFrame(columns=["source", "target", "nats"])
+    found = parts["difference"].drop(columns=["part", "sure"])
+    told = np.where(found["nats"] > 0, "harms", "helps")
+    found["verdict"] = np.where(parts["difference"]["sure"], told, "not sure")
+    for part in ("odd", "even"):
+        found[[part, f"{part}_low", f"{part}_high"]] = parts[part][["nats", "low", "high"]].to_numpy()
+    return found
+
+
 def realized_progress(run: Path) -> pd.DataFrame:
     """How each target's held-out loss moved in the steps of a lookahead with all tasks.
 

@@ -13,6 +13,9 @@ MEANING = (
     " step sizes, which all tasks share."
 )
 
+REALIZED = (
+    "A cell: the row's held-out loss after real steps of the run's mixture, with the column's task minus without it."
+)
 ADVICE = (
     "Gains are of the sum of all targets' validation losses against one adapter with the run's weights, one step from"
     " here, below 0 better; on other texts: chosen on half of them, judged on the others."

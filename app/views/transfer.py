@@ -6,11 +6,12 @@ import pandas as pd
 import streamlit as st
 
 from analysis import figures
-from analysis.library.names import snapshots_at
+from analysis.library.names import number, snapshots_at
 from analysis.library.runs import Run
 from analysis.transfer.advice import advised_groups, advised_weights
 from analysis.transfer.predicted import target_progress, transfer_matrix, transfer_steps
-from analysis.transfer.words import ADVICE, MEANING, missing, told_of_groups, told_of_targets, unit_of
+from analysis.transfer.realized import realized_matrix
+from analysis.transfer.words import ADVICE, MEANING, REALIZED, missing, told_of_groups, told_of_targets, unit_of
 from app.shared import address, figure, glossary, state
 
 PARTS: dict[str, tuple[figures.effects.Part, ...]] = {
@@ -28,7 +29,26 @@ def page() -> None:
     state.live(run, _body)
 
 
+def _realized(run: Run) -> None:
+    """What a lookahead found."""
+    matrix = state.ask(realized_matrix, run)
+    if matrix.empty:
+        st.info("No draw of this lookahead is complete yet.")
+        return
+    steps, draws, reliable, ceiling = (matrix[name].iloc[0] for name in ("steps", "draws", "reliability", "ceiling"))
+    st.caption(
+        f"{REALIZED} All {steps} steps together, mean of {draws} draws; two means of so many draws would correlate by"
+        f" {number(reliable)}, and what really is with this one by {number(ceiling)}. Bold and in full colour: sure."
+    )
+    moment = f"in {steps} steps"
+    draw = partial(figures.effect_heatmap, matrix, parts=("nats", "odd", "even"), moment=moment)
+    figure.show("realized", draw, matrix)
+
+
 def _body(run: Run) -> None:
+    if run.info is not None and run.info.probe is not None and run.info.probe.steps:
+        _realized(run)
+        return
     steps: list[int] = state.ask(transfer_steps, run)
     if not steps:
         st.info(state.plain(missing(run.run_id, held_out=False)))

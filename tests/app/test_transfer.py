@@ -9,7 +9,9 @@ from snapshots import known_snapshot
 from vectors import drawn, truth
 
 from analysis.transfer.predicted import transfer_matrix
+from ortho_lora.record.draws import PARTS
 from ortho_lora.record.recorder import Recorder
+from ortho_lora.record.schema import ProbeInfo
 
 
 def words(test):
@@ -59,6 +61,27 @@ def test_every_target_has_a_sentence_and_a_mixture(run, open_page):
 def test_without_held_out_texts_it_says_how_to_get_them(add_run, open_page):
     add_run("only", snapshots=(0,))
     assert "snapshot_held_out" in words(open_page("transfer"))
+
+
+def test_a_lookahead_shows_what_came(runs_dir, open_page):
+    tasks = tuple(TASK.model_copy(update={"name": name}) for name in "abc")
+    place = ProbeInfo(run="mine", step=60, seed=0, steps=10)
+    rng = np.random.default_rng(0)
+    with Recorder(runs_dir / "x") as recorder:
+        recorder.begin(INFO.model_copy(update={"tasks": tasks, "probe": place}))
+        for draw in range(3):
+            for part in PARTS:
+                pairs = [(source, target) for target in "abc" for source in "abc"]
+                recorder.add(
+                    "lookahead", step=60, draw=draw, source=np.array([source for source, _ in pairs], object),
+                    target=[target for _, target in pairs], part=part, value=rng.standard_normal(9), error=0.1,
+                    examples=50,
+                )  # fmt: skip
+    test = open_page("transfer")
+    assert not test.exception
+    (heatmap,) = drawn_in(test)
+    assert len([trace for trace in heatmap["data"] if trace.get("coloraxis")]) == 3
+    assert "All 10 steps together, mean of 3 draws" in words(test)
 
 
 def test_without_a_learning_rate_it_says_so(runs_dir, open_page):

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from vectors import drawn, truth
 
 from analysis.__main__ import app
-from analysis.transfer.realized import COLUMNS, realized, realized_progress
+from analysis.transfer.realized import COLUMNS, realized, realized_matrix, realized_progress
 from ortho_lora.record.draws import PARTS, effects_of, reliability
 from ortho_lora.record.recorder import Recorder
 from ortho_lora.record.schema import ProbeInfo
@@ -108,6 +108,16 @@ def place(tmp_path_factory):
         recorder.begin(INFO.model_copy(update={"run_id": "place", "tasks": tasks}))
         recorder.add_snapshot(60, snapshot)
     return recorder.run_dir
+
+
+def test_a_matrix_has_the_parts_beside_each_other(run, effects):
+    found, rows = realized_matrix(run), realized(run).set_index(["part", "source", "target"])
+    assert len(found) == 9
+    for row in found.to_dict("records"):
+        for part, column in (("difference", "nats"), ("odd", "odd"), ("even", "even")):
+            assert row[column] == rows.loc[(part, row["source"], row["target"]), "nats"]
+        one = rows.loc[("difference", row["source"], row["target"])]
+        assert row["verdict"] == (("harms" if row["nats"] > 0 else "helps") if one["sure"] else "not sure")
 
 
 class TestCommand:
