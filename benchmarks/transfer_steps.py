@@ -19,7 +19,7 @@ A row a place, over all ordered pairs of a target and another task, and with `ow
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -29,9 +29,9 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
-from scipy import stats
 from snapshot_tasks import PACKAGED, Course, file_tasks
 
+from analysis.transfer.compared import pearson, slope, spearman, with_interval
 from ortho_lora.record import vectors
 from ortho_lora.record.jackknife import Floats
 from ortho_lora.record.snapshots import Snapshot
@@ -151,8 +151,8 @@ def row_of(place: Place, step: int, batches: int, size: int, texts: int) -> tupl
     )
     others, own = frame[source != target], frame[source == target]
     row: dict[str, Any] = {"step": step}
-    for name, of in (("pearson", _pearson), ("spearman", _spearman), ("slope", _slope)):
-        row |= _with_interval(name, others, of)
+    for name, of in (("pearson", pearson), ("spearman", spearman), ("slope", slope)):
+        row |= dict(zip((name, f"{name} low", f"{name} high"), with_interval(others, of), strict=True))
     row["ceiling"] = np.sqrt(max(_reliability(others), 0.0))
     row |= {f"{name}": _pearson(others, column) for name, column in (("same step", "same"), ("pull", "pull"))}
     row["coordinates"] = _pearson(others, "kept")
@@ -165,16 +165,7 @@ def row_of(place: Place, step: int, batches: int, size: int, texts: int) -> tupl
 
 
 def _pearson(frame: pd.DataFrame, column: str = "predicted") -> float:
-    return float(np.corrcoef(frame[column], frame["realized"])[0, 1])
-
-
-def _spearman(frame: pd.DataFrame) -> float:
-    return float(stats.spearmanr(frame["predicted"], frame["realized"]).statistic)
-
-
-def _slope(frame: pd.DataFrame) -> float:
-    """Realized by predicted."""
-    return float(np.polyfit(frame["predicted"], frame["realized"], 1)[0])
+    return pearson(frame.assign(predicted=frame[column]))
 
 
 def _right(frame: pd.DataFrame) -> float:
@@ -184,15 +175,6 @@ def _right(frame: pd.DataFrame) -> float:
 def _reliability(frame: pd.DataFrame) -> float:
     halves = float(np.corrcoef(frame["first"], frame["second"])[0, 1])
     return 2 * halves / (1 + halves)
-
-
-def _with_interval(name: str, frame: pd.DataFrame, of: Callable[[pd.DataFrame], float]) -> dict[str, float]:
-    """With the jackknife's interval over tasks, all pairs of each left out together."""
-    tasks = frame["target"].unique()
-    left = np.array([of(frame[(frame["source"] != task) & (frame["target"] != task)]) for task in tasks])
-    error = np.sqrt((len(left) - 1) / len(left) * ((left - left.mean()) ** 2).sum())
-    value, width = of(frame), stats.t.ppf(0.975, len(left) - 1) * error
-    return {name: value, f"{name} low": value - width, f"{name} high": value + width}
 
 
 def main(
@@ -210,7 +192,7 @@ def main(
     """Print how predicted transfer agrees with what steps do."""
     stops = [int(part) for part in places.split(",")]
     names: Any = tasks if data is None else [*filter(None, tasks.split(",")), *file_tasks(data)]
-    place = Place(names, max(stops) * 5 // 4, batch_size, seed=0)
+    place = Place(seed=0, tasks=names, steps=max(stops) * 5 // 4, batch_size=batch_size)
     rows, frames = [], []
     for step in place.to(stops):
         row, frame = row_of(place, step, batches, batch_size, texts)
