@@ -21,7 +21,7 @@ PRESETS = {
             "learning_rate": 2e-3,
             "snapshots": 1,
             "snapshot_batches": 32,
-            "snapshot_held_out": 32,
+            "snapshot_held_out": 16,
             "eval_examples": 128,
         },
     ),

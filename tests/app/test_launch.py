@@ -332,9 +332,9 @@ def test_estimate_is_of_the_form_as_it_is(open_page, monkeypatch):
     monkeypatch.setattr("app.launching.timing.estimate", lambda config: Estimate(loading=10, step=2, evaluation=5))
     test = open_page("launch")
     button(test, "Estimate the time").click().run()
-    assert "About 4 min" in words(test)  # 10 + (40 + 32 + 32) x 2 + 3 x 5
+    assert "About 3 min" in words(test)  # 10 + (40 + 32 + 16) x 2 + 3 x 5
     test.number_input(key="launch-steps").set_value(1000).run()
-    assert "About 40 min" in words(test)  # 10 + (1000 + 32 + 32) x 2 + 51 x 5
+    assert "About 39 min" in words(test)  # 10 + (1000 + 32 + 16) x 2 + 51 x 5
     test.number_input(key="launch-batch_size").set_value(64).run()
     assert "changed since the time was estimated" in words(test)
 
