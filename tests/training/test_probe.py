@@ -88,7 +88,7 @@ def test_a_snapshot_is_recorded_and_nothing_else(run, probed):
     assert info.probe == ProbeInfo(run="whole", step=3, seed=0)
     assert info.probe.where == "at step 3 of run whole"
     assert (info.task_names, info.modules) == (read_run(run).task_names, read_run(run).modules)
-    assert {name for name in TABLES if len(table(found, name))} == {"snapshots", "snapshot_tasks"}
+    assert {name for name in TABLES if len(table(found, name))} == {"snapshots", "snapshot_tasks", "vectors"}
     assert set(table(found, "snapshots")["step"]) == {3}
     assert table(found, "snapshot_tasks")["batches"].tolist() == [9] * 6  # of held-out texts too
     assert (found / "log.txt").read_text().count("probe at step 3 of run whole on") == 1
