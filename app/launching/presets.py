@@ -13,7 +13,7 @@ class Preset:
 PRESETS = {
     "Quick demo": Preset(
         "Three real tasks, and a twin of one of them whose labels are flipped in 7 of 10 texts: one true conflict among"
-        " tasks that merely differ. About a minute on two cores.",
+        " tasks that merely differ. Under two minutes on two cores.",
         {
             "tasks": ["trec", "tweets", "spam", "spam@0.7"],
             "dropout": 0.0,  # so that the twin sees exactly what its original sees

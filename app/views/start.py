@@ -84,7 +84,7 @@ def _ways(runs: list[Run]) -> None:
     st.subheader("Three ways on")
     ways = [
         ("Drag two gradients, and see the angle, the projection and the update answer.", {"learn": "Learn"}),
-        ("Train an adapter on packaged tasks or on your own: the demo takes a minute.", {"launch": "Launch"}),
+        ("Train an adapter on packaged tasks or on your own: the demo takes two minutes.", {"launch": "Launch"}),
     ]
     if runs:
         words = "Which pairs conflict, in which layers, since when; and a verdict on each, with what it rests on."
