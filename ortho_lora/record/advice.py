@@ -12,7 +12,7 @@ import numpy as np
 
 from ortho_lora.record.jackknife import Effects, Floats
 from ortho_lora.record.snapshots import MetricName
-from ortho_lora.record.transfer import progress_rows, second_moment, summed_effect
+from ortho_lora.record.transfer import progress_rows, step_sizes, summed_effect
 from ortho_lora.record.vectors import Vectors
 
 Groups = tuple[tuple[int, ...], ...]
@@ -91,17 +91,11 @@ class _Fast:
 
     def __init__(self, places: Sequence[Vectors], metric: MetricName) -> None:
         self.places, self.metric = places, metric
-        self.held = [of.held_out_mean * -of.rate for of in places]
 
     def __call__(self, weights: Floats) -> Floats:
         """[S]"""
-        found = np.zeros(len(self.held[0]))
-        for of, held in zip(self.places, self.held, strict=True):
-            step = weights @ of.mean
-            if self.metric == "adamw":
-                step = step / (np.sqrt(second_moment(of, weights)) + of.eps)
-            found += held @ step / len(self.places)
-        return found
+        steps = [(weights @ of.mean) * step_sizes(of, weights, self.metric) for of in self.places]
+        return np.mean([of.held_out_mean @ step for of, step in zip(self.places, steps, strict=True)], axis=0)
 
 
 def _choose_groups(places: Sequence[Vectors], weights: Floats, metric: MetricName) -> list[Groups]:

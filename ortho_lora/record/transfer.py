@@ -64,7 +64,7 @@ def second_moment(vectors: Vectors, weights: Floats) -> Floats:
 def terms(vectors: Vectors, weights: Floats, metric: MetricName = "adamw") -> Floats:
     """`-learning_rate <h_i, P w_j mu_j>`, of all groups and without each, [1 + m, S, T]."""
     means, has = vectors.sources
-    return _products(vectors, means * _scale(vectors, weights, metric), has) * weights
+    return _products(vectors, means * step_sizes(vectors, weights, metric), has) * weights
 
 
 def progress(vectors: Sequence[Vectors], weights: Floats, metric: MetricName = "adamw") -> Effects:
@@ -117,7 +117,7 @@ def _total(vectors: Vectors, weights: Floats, metric: MetricName) -> Floats:
     of_mixture = has[:, weights != 0]
     if (of_mixture != of_mixture[:, :1]).any():
         return _sum(terms(vectors, weights, metric), weights)
-    mixed = np.einsum("t,mtw->mw", weights, means, optimize=True) * _scale(vectors, weights, metric)
+    mixed = np.einsum("t,mtw->mw", weights, means, optimize=True) * step_sizes(vectors, weights, metric)
     return _products(vectors, mixed[:, None], of_mixture[:, :1])[..., 0]
 
 
@@ -129,7 +129,7 @@ def _products(vectors: Vectors, sources: Floats, has: Floats) -> Floats:
     return across_groups(cross, back, held_out @ turned, (has_targets, has), apart=True)
 
 
-def _scale(vectors: Vectors, weights: Floats, metric: MetricName) -> Floats:
+def step_sizes(vectors: Vectors, weights: Floats, metric: MetricName) -> Floats:
     """What a gradient is multiplied by in a step, [w]."""
     rate = -vectors.rate.astype(np.float64)
     if metric == "plain":

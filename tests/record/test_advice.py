@@ -57,8 +57,10 @@ def test_the_gain_is_the_sum_of_each_target_in_its_own_group(two_camps):
     assert found == pytest.approx(sum(apart) - together.sum(), rel=1e-6)
 
 
-def test_no_other_groups_are_better():
+@pytest.mark.parametrize("past", [1.0, np.geomspace(0.01, 100, 60)])
+def test_no_other_groups_are_better(past):
     vectors = tasks_of(np.random.default_rng(3).standard_normal((4, 60)), 3)
+    vectors.past[:] = past  # of an optimizer with step sizes of its own
     found = {len(one.groups): one.gain.value[0] for one in best_groups([vectors], np.ones(4))}
     together = progress([vectors], np.ones(4)).value.sum()
     for groups in partitions(4):
