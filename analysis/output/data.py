@@ -19,7 +19,7 @@ from analysis.diagnosis.verdicts import Branch, Harm, Pair
 from analysis.outcomes.beside import Outcome, outcomes
 from analysis.reading.database import Selection
 from analysis.transfer.advice import advised_groups
-from analysis.transfer.predicted import over_transfer, transfer_matrix, transfer_steps
+from analysis.transfer.predicted import over_transfer, transfer_matrix
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.schema import read_run
 
@@ -220,7 +220,7 @@ DATA: dict[str, Data] = {
     ),
     "transfer-snapshots": _whole(
         "The same at each snapshot with held-out texts.",
-        lambda run, _: over_transfer(run) if transfer_steps(run) else transfer_matrix(run),
+        lambda run, _: over_transfer(run),
         takes=(),
     ),
     "transfer-groups": _whole(

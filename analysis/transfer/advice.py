@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.conflict.snapshots import own_metric
-from analysis.transfer.predicted import counted_vectors, weights_of
+from analysis.transfer.predicted import counted_vectors, own_transfer, weights_of
 from ortho_lora.record import advice
 from ortho_lora.record.schema import read_run
 
@@ -31,15 +31,13 @@ def advised_groups(run: Path, at: int | None = None) -> pd.DataFrame:
     vectors = counted_vectors(run, at)
     if not vectors:
         return pd.DataFrame(columns=columns)
-    names, metric = vectors[0].tasks, own_metric(run)
-    weights = weights_of(run)
-    rows = []
-    for one in advice.best_groups(vectors, weights, metric):
+    names, rows = vectors[0].tasks, []
+    for one in advice.best_groups(vectors, weights_of(run), own_metric(run)):
         low, high = (end[0] for end in one.gain.interval())
         groups = " | ".join(" + ".join(names[place] for place in group) for group in sorted(one.groups))
         rows.append((len(one.groups), groups, one.gain.value[0], low, high, one.elsewhere, False))
     found = pd.DataFrame(rows, columns=columns)
-    together = advice.summed_progress(vectors, weights, metric)
+    together = np.nansum(own_transfer(run, at).progress.value)
     steps = -np.diff(found["elsewhere"].to_numpy(), append=found["elsewhere"].iloc[-1])  # what one more brings
     worth = np.flatnonzero(steps > SHARE_WORTH * abs(together))
     place = worth[-1] + 1 if len(worth) and found["elsewhere"].iloc[worth[-1] + 1] < 0 else 0

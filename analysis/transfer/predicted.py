@@ -40,16 +40,15 @@ def transfer_matrix(run: Path, at: int | None = None) -> pd.DataFrame:
         share: of the target's progress alone, NaN where that is not clear of its noise; q: adjusted for the number of
         pairs; verdict: `harms`, `helps` or `not sure`. No rows without held-out targets.
     """
-    vectors = counted_vectors(run, at)
-    if not vectors:
+    if not (steps := counted_steps(run, at)):
         return pd.DataFrame(columns=COLUMNS)
-    found = transfer(vectors, weights_of(run), own_metric(run))
-    return _frame(_counted(run, at)[-1], vectors[0], found)
+    return _frame(steps[-1], _vectors(run)[steps[-1]], own_transfer(run, at))
 
 
 def over_transfer(run: Path) -> pd.DataFrame:
-    """`transfer_matrix` of each snapshot by itself, below each other; a run has one at least."""
-    return pd.concat([transfer_matrix(run, at) for at in transfer_steps(run)], ignore_index=True)
+    """`transfer_matrix` of each snapshot by itself, below each other."""
+    frames = [transfer_matrix(run, at) for at in transfer_steps(run)]
+    return pd.concat(frames, ignore_index=True) if frames else transfer_matrix(run)
 
 
 def target_progress(run: Path, mixture: Mapping[str, float] | None = None, at: int | None = None) -> pd.DataFrame:
@@ -69,12 +68,12 @@ def target_progress(run: Path, mixture: Mapping[str, float] | None = None, at: i
     """
     columns = ["step", "target", "nats", "low", "high", "alone", "alone_low", "alone_high"]
     chosen = _weights(run, mixture)
-    vectors, metric = counted_vectors(run, at), own_metric(run)
+    vectors = counted_vectors(run, at)
     if not vectors:
         return pd.DataFrame(columns=columns)
-    own = transfer(vectors, weights_of(run), metric)
-    told = own.progress if mixture is None else progress(vectors, chosen, metric)
-    values = [_counted(run, at)[-1], vectors[0].targets, *_told(told), *_told(own.alone)]
+    own = own_transfer(run, at)
+    told = own.progress if mixture is None else progress(vectors, chosen, own_metric(run))
+    values = [counted_steps(run, at)[-1], vectors[0].targets, *_told(told), *_told(own.alone)]
     return pd.DataFrame(dict(zip(columns, values, strict=True)))
 
 
@@ -95,15 +94,22 @@ def _weights(run: Path, mixture: Mapping[str, float] | None) -> Floats:
 
 def counted_vectors(run: Path, at: int | None = None) -> list[Vectors]:
     """Of the snapshots that count together, or of one; none without held-out targets."""
-    return [_vectors(run)[step] for step in _counted(run, at)]
+    return [_vectors(run)[step] for step in counted_steps(run, at)]
 
 
-def _counted(run: Path, at: int | None) -> list[int]:
+@remembered("manifest.json", most=32)
+def own_transfer(run: Path, at: int | None) -> Transfer:
+    """In the mixture of the run; of a run with held-out targets."""
+    return transfer(counted_vectors(run, at), weights_of(run), own_metric(run))
+
+
+def counted_steps(run: Path, at: int | None = None) -> list[int]:
+    """The snapshots with held-out targets that count together, or the one that is asked."""
     there = transfer_steps(run)
     return [step for step in (together(run) if at is None else [at]) if step in there]
 
 
-@remembered("manifest.json", most=8)
+@remembered("manifest.json", most=2)  # a hundred megabytes each where tasks are many
 def _vectors(run: Path) -> dict[int, Vectors]:
     """By the step of the snapshot."""
     rows = rows_of(run, "vectors")

@@ -9,6 +9,7 @@ from analysis.reading.database import Selection, ask_once
 from ortho_lora.record.draws import PARTS, told_of
 from ortho_lora.record.judge import LEVEL
 from ortho_lora.record.schema import read_run
+from ortho_lora.record.transfer import verdicts
 
 _TYPES = dict.fromkeys(("step", "steps", "draws"), "int64") | dict.fromkeys(("source", "target", "part"), "str")
 COLUMNS = {
@@ -46,8 +47,7 @@ def realized_matrix(run: Path) -> pd.DataFrame:
     if not parts:
         return pd.DataFrame(columns=["source", "target", "nats"])
     found = parts["difference"].drop(columns=["part", "sure"])
-    told = np.where(found["nats"] > 0, "harms", "helps")
-    found["verdict"] = np.where(parts["difference"]["sure"], told, "not sure")
+    found["verdict"] = verdicts(found["nats"].to_numpy(), parts["difference"]["sure"].to_numpy())
     for part in ("odd", "even"):
         found[[part, f"{part}_low", f"{part}_high"]] = parts[part][["nats", "low", "high"]].to_numpy()
     return found

@@ -9,7 +9,7 @@ from analysis import figures
 from analysis.library.names import number, snapshots_at
 from analysis.library.runs import Run
 from analysis.transfer.advice import advised_groups, advised_weights
-from analysis.transfer.predicted import target_progress, transfer_matrix, transfer_steps
+from analysis.transfer.predicted import counted_steps, target_progress, transfer_matrix, transfer_steps
 from analysis.transfer.realized import realized_matrix
 from analysis.transfer.words import ADVICE, MEANING, REALIZED, missing, told_of_groups, told_of_targets, unit_of
 from app.shared import address, figure, glossary, state
@@ -69,7 +69,7 @@ def _body(run: Run) -> None:
         return
     st.caption(
         f"{MEANING} Bold and in full colour: sure, corrected for the number of pairs. By"
-        f" {snapshots_at([at] if at is not None else steps)}."
+        f" {snapshots_at(state.ask(counted_steps, run, at))}."
     )
     figure.show("transfer", partial(figures.effect_heatmap, matrix, parts=PARTS[shown]), matrix)
     now = state.ask(target_progress, run, None, at)

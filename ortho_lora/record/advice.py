@@ -12,7 +12,7 @@ import numpy as np
 
 from ortho_lora.record.jackknife import Effects, Floats
 from ortho_lora.record.snapshots import MetricName
-from ortho_lora.record.transfer import progress_rows, step_sizes, summed_effect
+from ortho_lora.record.transfer import only, progress_rows, step_sizes, summed_effect
 from ortho_lora.record.vectors import Vectors
 
 Groups = tuple[tuple[int, ...], ...]
@@ -81,11 +81,6 @@ def best_weights(places: Sequence[Vectors], weights: Floats, metric: MetricName 
     return Weighting(chosen, summed_effect(places, gain(places, chosen)), float(np.mean(elsewhere)))
 
 
-def summed_progress(places: Sequence[Vectors], weights: Floats, metric: MetricName = "adamw") -> float:
-    """Of all targets in one adapter, nats a step."""
-    return float(_Fast(places, metric)(weights).sum())
-
-
 class _Fast:
     """Progress of all targets, without errors."""
 
@@ -106,7 +101,7 @@ def _choose_groups(places: Sequence[Vectors], weights: Floats, metric: MetricNam
     def of_group(group: tuple[int, ...]) -> float:
         """Summed progress of a group's own targets."""
         if group not in known:
-            found = fast(_only(weights, group))
+            found = fast(only(weights, group))
             known[group] = float(sum(found[place] for place, task in enumerate(targets) if task in group))
         return known[group]
 
@@ -181,16 +176,10 @@ class _Rows:
         found = -self.together
         for group in groups:
             if group not in self._known:
-                self._known[group] = progress_rows(self.places, _only(self.weights, group), self.metric)
+                self._known[group] = progress_rows(self.places, only(self.weights, group), self.metric)
             own = [place for place, name in enumerate(targets) if tasks.index(name) in group]
             found[:, own] += self._known[group][:, own]
         return found
-
-
-def _only(weights: Floats, group: Sequence[int]) -> Floats:
-    found = np.zeros_like(weights)
-    found[list(group)] = weights[list(group)]
-    return found
 
 
 def _halves(places: Sequence[Vectors]) -> tuple[list[Vectors], list[Vectors]]:

@@ -15,8 +15,10 @@ jackknife over groups gives its error.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ortho_lora.record.jackknife import Effects, Floats, effects
 from ortho_lora.record.judge import LEVEL, false_discovery
@@ -37,7 +39,7 @@ class Transfer:
     progress: Effects  # of each target in the mixture, [S]
     alone: Effects  # and with its own task alone, [S]
 
-    @property
+    @cached_property
     def q(self) -> Floats:
         """p-values of `nats`, adjusted for their number, [S * T]."""
         return false_discovery(self.nats.p_value())
@@ -45,8 +47,7 @@ class Transfer:
     @property
     def verdict(self) -> list[str]:
         """One of VERDICTS for each of `nats`; of those told at most 5% are told by chance."""
-        told = self.q <= LEVEL
-        return np.where(told, np.where(self.nats.value > 0, *VERDICTS[:2]), VERDICTS[2]).tolist()
+        return verdicts(self.nats.value, self.q <= LEVEL)
 
     @property
     def share(self) -> Floats:
@@ -54,6 +55,11 @@ class Transfer:
         _, high = self.alone.interval()
         size = np.where(high < 0, -self.alone.value, np.nan)
         return self.nats.value / np.repeat(size, len(self.nats.value) // len(size))
+
+
+def verdicts(nats: Floats, sure: NDArray[np.bool_]) -> list[str]:
+    """One of VERDICTS for each effect."""
+    return np.where(sure, np.where(nats > 0, *VERDICTS[:2]), VERDICTS[2]).tolist()
 
 
 def second_moment(vectors: Vectors, weights: Floats) -> Floats:
@@ -90,7 +96,7 @@ def transfer(vectors: Sequence[Vectors], weights: Floats, metric: MetricName = "
     nats = np.where(np.isnan(whole), np.nan, total[..., None] - without)
     alone = np.stack(
         [
-            progress_rows(vectors, np.where(np.arange(len(tasks)) == tasks.index(name), weights, 0.0), metric)[:, place]
+            progress_rows(vectors, only(weights, [tasks.index(name)]), metric)[:, place]
             for place, name in enumerate(targets)
         ],
         axis=-1,
@@ -147,6 +153,13 @@ def _sum(found: Floats, weights: Floats) -> Floats:
     """Over the sources of a mixture that are known, [1 + m, S]; NaN where none is."""
     known = ~np.isnan(found) & (weights != 0)
     return np.where(known.any(-1), np.where(known, found, 0.0).sum(-1), np.nan)
+
+
+def only(weights: Floats, group: Sequence[int]) -> Floats:
+    """The weights of some tasks, given by place; 0 of the others."""
+    found = np.zeros_like(weights)
+    found[list(group)] = weights[list(group)]
+    return found
 
 
 def _without(weights: Floats, place: int) -> Floats:
