@@ -25,3 +25,8 @@ def config(**changes):
 def table(run_dir, name):
     files = part_files(run_dir, name)
     return ds.dataset(files, schema=TABLES[name]).to_table().to_pandas()
+
+
+def content(run_dir):
+    """All files of a run, with when they were written."""
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in run_dir.rglob("*") if path.is_file()}

@@ -1,5 +1,7 @@
 """What of a run the pages are about: steps, layers, branch and pair, the same on every page and kept in the address."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 import streamlit as st
 
@@ -44,6 +46,16 @@ def select_matrix(run: Run) -> tuple[Extent, Selection, pd.DataFrame] | None:
         st.info("Nothing is recorded for this selection yet.")
         return None
     return extent, selection, matrix
+
+
+def select_snapshot(steps: Sequence[int]) -> int | None:
+    """One of the snapshots of a run; None: none is chosen, so those that count together."""
+    if st.session_state.get("snapshot") not in (None, *steps):
+        st.session_state["snapshot"] = None
+    words = "None chosen: all of them together, or in a record of another loop the last one."
+    at: int | None = st.segmented_control("Snapshot at step", steps, key="snapshot", help=words)
+    address.say(snapshot=[at] if at is not None else [])
+    return at
 
 
 def select_steps(extent: Extent) -> tuple[int, int] | None:

@@ -17,8 +17,8 @@ from analysis.diagnosis.verdicts import Agreement, worst_pair
 from analysis.figures.heatmaps import WITH_NUMBERS, View, When
 from analysis.library.names import number, snapshots_at
 from analysis.library.runs import Run
-from app.shared import address, figure, glossary, scale, state
-from app.shared.selection import Pair, choose_pair, name_of, of_pair, select_matrix, select_pair
+from app.shared import figure, glossary, scale, state
+from app.shared.selection import Pair, choose_pair, name_of, of_pair, select_matrix, select_pair, select_snapshot
 from ortho_lora.record.snapshots import MetricName, metric_of
 
 VIEWS: dict[str, View] = {"Cosine": "cosine", "Batch cosine": "batch", "Share negative": "rate"}
@@ -76,11 +76,7 @@ def _snapshot(run: Run, extent: Extent, selection: Selection) -> tuple[pd.DataFr
     """What the chosen snapshots say, and how far colours reach."""
     assert run.info is not None
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        if st.session_state.get("snapshot") not in (None, *extent.snapshots):
-            st.session_state["snapshot"] = None
-        words = "None chosen: all of them together, or in a record of another loop the last one."
-        at = st.segmented_control("Snapshot at step", extent.snapshots, key="snapshot", help=words)
-        address.say(snapshot=[at] if at is not None else [])
+        at = select_snapshot(extent.snapshots)
         own = metric_of(run.info.config.get("optimizer"))
         names = sorted(METRICS, key=lambda name: METRICS[name] != own)
         metric = METRICS[

@@ -12,7 +12,8 @@ from analysis.transfer.advice import advised_groups, advised_weights
 from analysis.transfer.predicted import counted_steps, target_progress, transfer_matrix, transfer_steps
 from analysis.transfer.realized import realized_matrix
 from analysis.transfer.words import ADVICE, MEANING, REALIZED, missing, told_of_groups, told_of_targets, unit_of
-from app.shared import address, figure, glossary, state
+from app.shared import figure, glossary, state
+from app.shared.selection import select_snapshot
 
 PARTS: dict[str, tuple[figures.effects.Part, ...]] = {
     "Effect": ("nats",),
@@ -54,13 +55,7 @@ def _body(run: Run) -> None:
         st.info(state.plain(missing(run.run_id, held_out=False)))
         return
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        if st.session_state.get("snapshot") not in (None, *steps):
-            st.session_state["snapshot"] = None
-        at = None
-        if len(steps) > 1:
-            words = "None chosen: the mean over all of them."
-            at = st.segmented_control("Snapshot at step", steps, key="snapshot", help=words)
-            address.say(snapshot=[at] if at is not None else [])
+        at = select_snapshot(steps) if len(steps) > 1 else None
         names = list(PARTS)
         shown = st.segmented_control("Shown", names, default=names[0], required=True, key="parts", bind="query-params")
     matrix = state.ask(transfer_matrix, run, at)

@@ -142,18 +142,18 @@ class Sums:
         sizes = [parameter.numel() for parameter in self.parameters]
         share = min(1.0, coordinates(extent.groups * extent.columns) / sum(sizes))
         generator = torch.Generator().manual_seed(self.seed)
+        batches = self.batches[groups, :, None]
         means, deviations, rates, eps, past = [], [], [], [], []
         for index, (block, size) in enumerate(zip(self.blocks, sizes, strict=True)):
             kept = block.chosen.shape[-1]
             some = torch.randperm(kept, generator=generator)[: max(1, round(share * size))].sort().values
             at = some.to(block.chosen.device)
-            batches = self.batches.to(block.chosen)[groups, :, None]
-            means.append(block.chosen[groups][..., at] / batches)  # nan where there is no batch
+            means.append(block.chosen[..., at][groups] / batches.to(block.chosen))  # nan where there is no batch
             moments = block.moments(of_task)
             deviations.append(moments.variance[:, at].sqrt())
-            rate, of_optimizer = metric.step(index)
+            rate, added = metric.step(index)
             rates.append(torch.full((len(some),), rate * size / len(some)))
-            eps.append(torch.full((len(some),), of_optimizer))
+            eps.append(torch.full((len(some),), added))
             past.append(metric.past(index, block.coordinates, moments)[at])
         found = [
             torch.cat([one.float().cpu() for one in of], dim=-1).numpy() for of in (means, deviations, rates, eps, past)

@@ -60,6 +60,17 @@ class Evaluation:
     device: torch.device
     stop: threading.Event
 
+    def encode(self, split: Split) -> Tensor:
+        """As `encode`, with the settings of the run."""
+        return encode(
+            self.model,
+            split,
+            self.tokenizer,
+            max_length=self.config.max_length,
+            batch_size=self.config.eval_batch_size,
+            device=self.device,
+        )
+
     def record(self, recorder: Recorder, step: int, members: Sequence[int]) -> bool:
         """Evaluate the tasks of the adapter that is active, and add their rows.
 
@@ -83,14 +94,7 @@ class Evaluation:
                     continue
                 source = (data.twin_of or data.name, split)
                 if source not in encoded:
-                    encoded[source] = encode(
-                        self.model,
-                        subset,
-                        self.tokenizer,
-                        max_length=self.config.max_length,
-                        batch_size=self.config.eval_batch_size,
-                        device=self.device,
-                    )
+                    encoded[source] = self.encode(subset)
                 scores, predictions = evaluate(self.model, task, data, subset, encoded[source])
                 where: dict[str, str | int] = {"step": step, "split": split, "task": data.name}
                 record_evaluation(recorder, where, subset, scores, predictions if last else None)

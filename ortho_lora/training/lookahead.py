@@ -35,7 +35,7 @@ from ortho_lora.training.batches import TaskSampler, seed_of
 from ortho_lora.training.checkpoint import check_exists
 from ortho_lora.training.config import Config, load_config
 from ortho_lora.training.effects import Found, Plan, conclude, found_of
-from ortho_lora.training.evaluation import encode, example_losses
+from ortho_lora.training.evaluation import example_losses
 from ortho_lora.training.identity import identity
 from ortho_lora.training.session import Training, tasks_of
 
@@ -281,17 +281,14 @@ class _Looking:
 
     def losses_at(self, parameters: Parameters, splits: Sequence[Split]) -> Losses:
         """Of every target on the examples of its split, in evaluation mode."""
-        training, config = self.training, self.training.config
+        training = self.training
         self._place(parameters)
         encoded: dict[str, Tensor] = {}  # a twin evaluates on its original's texts
         found = []
         for task, (data, split) in enumerate(zip(training.tasks, splits, strict=True)):
             texts = data.twin_of or data.name
             if texts not in encoded:
-                encoded[texts] = encode(
-                    training.model, split, training.tokenizer, max_length=config.max_length,
-                    batch_size=config.eval_batch_size, device=training.device,
-                )  # fmt: skip
+                encoded[texts] = training.evaluation.encode(split)
             found.append(example_losses(training.model, task, split, encoded[texts]))
         return found
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from small_runs import table
+from small_runs import content, table
 from typer.testing import CliRunner
 
 from analysis.conflict.snapshots import snapshot_pairs
@@ -48,10 +48,6 @@ SMALL = {
 
 def config(**changes):
     return load_config(overrides=SMALL | changes)
-
-
-def content(run_dir):
-    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in run_dir.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
