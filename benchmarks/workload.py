@@ -62,7 +62,12 @@ def workload(tasks: int, *, rank: int = 8, batch_size: int = 16, batches: int = 
     settings = {"rank": rank, "alpha": 16.0, "dropout": 0.0, "target_modules": None, "seed": 0}
     adapted = attach(encoder, ["default"], **settings)  # type: ignore[arg-type]
     model = MultiTaskModel(
-        adapted, data, width=encoder.config.hidden_size, pooling="mean", share_heads=True, generator=torch.Generator()
+        adapted,
+        data,
+        width=encoder.config.hidden_size,
+        pooling="mean",
+        share_heads=True,
+        generators=[torch.Generator() for _ in data],
     )
     use_dropout(model, encoder=False)
     sampler = TaskSampler(data, batch_size, seed=0)

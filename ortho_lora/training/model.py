@@ -152,7 +152,7 @@ def use_dropout(model: nn.Module, *, encoder: bool) -> None:
 
 
 class MultiTaskModel(nn.Module):
-    """An encoder and the tasks' heads; a twin that shares a head uses its original's."""
+    """An encoder and the tasks' heads, each drawn by a generator of its own; a twin may use its original's."""
 
     def __init__(
         self,
@@ -162,7 +162,7 @@ class MultiTaskModel(nn.Module):
         width: int,
         pooling: str,
         share_heads: bool,
-        generator: torch.Generator,
+        generators: Sequence[torch.Generator],
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -173,12 +173,11 @@ class MultiTaskModel(nn.Module):
             for index, task in enumerate(tasks)
         ]
         self.kinds = [task.kind for task in tasks]
-        self.heads = nn.ModuleList(nn.Linear(width, task.outputs) for task in tasks)
-        for name, parameter in self.heads.named_parameters():
-            if name.endswith("bias"):
-                nn.init.zeros_(parameter)
-            else:
-                nn.init.normal_(parameter, std=0.02, generator=generator)
+        heads = [nn.Linear(width, task.outputs) for task in tasks]
+        for head, generator in zip(heads, generators, strict=True):
+            nn.init.normal_(head.weight, std=0.02, generator=generator)
+            nn.init.zeros_(head.bias)
+        self.heads = nn.ModuleList(heads)
 
     def head_parameters(self) -> list[nn.Parameter]:
         """Parameters of the heads in use."""

@@ -74,7 +74,7 @@ class Training:
             width=shape.width,
             pooling=pooling,
             share_heads=config.method != "single",
-            generator=torch.Generator().manual_seed(seed_of(config.seed, "heads")),
+            generators=[torch.Generator().manual_seed(seed_of(config.seed, "heads", task.name)) for task in tasks],
         ).to(self.device)
         self.groups = adapters.watch(self.encoder, members, tasks, config, layers_past_examples(self.encoder))
         self.mode = gradient_mode(config, self.groups)
