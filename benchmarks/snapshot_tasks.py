@@ -101,8 +101,8 @@ class Course:
                 self.training.optimizer.step()
                 self.training.scheduler.step()
 
-    def draws(self, half: int, batches: int, batch_size: int) -> dict[str, tuple[TaskData, GroupedBatches]]:
-        """By task: the task with one half of its texts, and batches of these."""
+    def draws(self, half: int | None, batches: int, batch_size: int) -> dict[str, tuple[TaskData, GroupedBatches]]:
+        """By task: the task with one half of its texts, or all, and batches of these."""
         apart = [_half_of_texts(task, half) for task in self.training.tasks]
         return {task.name: (task, grouped_batches(task.train, batches, batch_size, seed=0, step=0)) for task in apart}
 
@@ -152,7 +152,9 @@ class Course:
         return torch.stack(rows), torch.tensor([middle, len(batch) - middle], dtype=torch.float64)
 
 
-def _half_of_texts(task: TaskData, half: int) -> TaskData:
+def _half_of_texts(task: TaskData, half: int | None) -> TaskData:
+    if half is None:
+        return task
     of_half = [hash_fraction(origin, "half") < 0.5 for origin in task.train.origins]
     return replace(task, train=take(task.train, [place for place, first in enumerate(of_half) if first == (half == 0)]))
 

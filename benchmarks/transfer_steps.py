@@ -52,8 +52,8 @@ def half_of(split: Split, half: int) -> Split:
 class Place(Course):
     """A joint training, and what is asked of it at a place."""
 
-    def snapshot_of(self, half: int, batches: int, size: int, *, whole: bool) -> Snapshot:
-        """Of one half of the training texts and of the first half of validation texts; `whole`: at all coordinates."""
+    def snapshot_of(self, half: int | None, batches: int, size: int, *, whole: bool) -> Snapshot:
+        """Of training texts, all or one half, and the first half of validation texts; `whole`: at all coordinates."""
         draws = self.draws(half, batches, size)
         held = {
             task.name: grouped_batches(
