@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ortho_lora.surgery.projection import Projection, all_orders, coefficients, effective_weights, project
     from ortho_lora.surgery.surgeon import OrthoLoRA
     from ortho_lora.trainers.trainer import OrthoLoRATrainer
+    from ortho_lora.trainers.watch import watch
 
 _HOME = {
     "OrthoLoRA": "surgery.surgeon",
@@ -33,10 +34,11 @@ _HOME = {
     "effective_weights": "surgery.projection",
     "norms": "surgery.gram",
     "project": "surgery.projection",
+    "watch": "trainers.watch",
 }
 
 __all__ = [  # noqa: RUF022  # the library, then its mathematics
-    "OrthoLoRA", "OrthoLoRATrainer", "Recorder", "Measured", "OrthoLoraError", "OrthoLoraWarning",
+    "OrthoLoRA", "OrthoLoRATrainer", "watch", "Recorder", "Measured", "OrthoLoraError", "OrthoLoraWarning",
     "norms", "cosines", "cosines_after", "combine",
     "project", "coefficients", "effective_weights", "all_orders", "Projection",
 ]  # fmt: skip

@@ -93,3 +93,13 @@ def steps_of(run_dir, table="steps"):
 
 def table(run_dir, name):
     return [row for part in part_files(run_dir, name) for row in pq.read_table(part).to_pylist()]
+
+
+def logs(trainer):
+    """Without what takes time, and what is ours."""
+    ours = ("loss/", "cosine/", "cosine_error/", "conflict_rate/", "projected/")
+    timed = ("train_runtime", "train_samples_per_second", "train_steps_per_second")
+    return [
+        {name: value for name, value in entry.items() if not name.startswith((*ours, *timed))}
+        for entry in trainer.state.log_history
+    ]

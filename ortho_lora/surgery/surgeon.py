@@ -22,6 +22,7 @@ from ortho_lora.surgery.methods import Branches, OnNonfinite, Order, Rule, Scope
 from ortho_lora.surgery.nonfinite import nonfinite, record_nonfinite, settle
 from ortho_lora.surgery.projection import all_orders, check_rule
 from ortho_lora.surgery.recording import Recording
+from ortho_lora.surgery.scalars import Scalars
 from ortho_lora.surgery.snapshot import Drawn, snapshot
 from ortho_lora.surgery.step import Step, weighted
 from ortho_lora.surgery.streaming import Streaming
@@ -112,6 +113,7 @@ class OrthoLoRA:
         self.verification = Verification(self.collector, self.tasks)
         self.projector = Projector(self.blocks, len(tasks), self.method)
         self.streaming = Streaming(model, self.collector, self.projector)
+        self._scalars = Scalars(self.tasks, projects=self.method.rule != "sum")
         self.generator = torch.Generator().manual_seed(seed)
         self.step = 0
         self.canary = Canary(self.blocks)
@@ -209,6 +211,7 @@ class OrthoLoRA:
         *,
         weights: Mapping[str, Weights] | None = None,
         groups: Mapping[str, Sequence[Hashable]] | None = None,
+        told: Mapping[str, Tensor] | None = None,
         accumulate: bool = False,
         scaler: torch.amp.GradScaler | None = None,
     ) -> Measured | None:
@@ -221,6 +224,7 @@ class OrthoLoRA:
                 pass; there a scalar, the sum of the tasks' losses, will do, but then no losses are recorded.
             weights: outside `mixed_batch`, by task, as `weight` of `backward_part`.
             groups: outside `mixed_batch`, by task, as `groups` of `backward_part`.
+            told: inside `mixed_batch`, with a scalar: the tasks' losses, to be recorded; micro-batches add up.
             accumulate: more micro-batches follow: gradients add up, task by task, and are projected once, in the call
                 without it. Divide the losses by the number of micro-batches, as ever.
             scaler: multiplies the losses, for training in float16.
@@ -231,7 +235,7 @@ class OrthoLoRA:
         with self._dropping("a backward pass"):
             arguments.check_losses(losses, self.tasks, mixed=self.collector.is_mixing)
             if self.collector.is_mixing:
-                self._backward_mixed(losses, accumulate, scaler)
+                self._backward_mixed(losses, told, accumulate, scaler)
             else:
                 weights, groups = weights or {}, groups or {}
                 for task, loss in cast(Mapping[str, Tensor], losses).items():
@@ -272,7 +276,11 @@ class OrthoLoRA:
             self.collector.backward_alone(now.scaled(weighted({task: loss}, self.loss_weights)[1][task], scaler), rows)
 
     def _backward_mixed(
-        self, losses: Tensor | Mapping[str, Tensor], accumulate: bool, scaler: torch.amp.GradScaler | None
+        self,
+        losses: Tensor | Mapping[str, Tensor],
+        told: Mapping[str, Tensor] | None,
+        accumulate: bool,
+        scaler: torch.amp.GradScaler | None,
     ) -> None:
         total, by_task = weighted(losses, self.loss_weights)
         now = self._now
@@ -281,7 +289,7 @@ class OrthoLoRA:
             arguments.check_watchable(compiled=is_compiled(self.model))  # it may have been compiled since
             scaled = {task: now.scaled(loss, scaler) for task, loss in by_task.items()}
             self.verification.compare(total, scaled, trained(self.model))
-        now.begin_pass(self.collector.mixed.present, {} if isinstance(losses, Tensor) else losses)
+        now.begin_pass(self.collector.mixed.present, told or {} if isinstance(losses, Tensor) else losses)
         if accumulate:
             self.collector.backward_mixed(total)
         else:
@@ -296,6 +304,7 @@ class OrthoLoRA:
         if bad := nonfinite(self.tasks, found):
             found, self.projector.state = replace(found, skipped=is_scaled or self.on_nonfinite == "skip"), former
         self.canary.listen(self.step, found)
+        self._scalars.add(found)
         if self.recorder is not None:
             if not self.step and not self._weighed:
                 log.warning("the noise of gradients is not estimated: say what share of its loss each example carries")
@@ -305,6 +314,10 @@ class OrthoLoRA:
         if bad and self.on_nonfinite is not None and not is_scaled:
             settle(bad, self.step - 1, self.on_nonfinite, trained(self.model), self.optimizer)
         return found
+
+    def scalars(self, *, pairs: bool | None = None) -> dict[str, float]:
+        """What a training may log, means over the steps since the last call: see `Scalars.take`."""
+        return self._scalars.take(pairs=pairs)
 
     def snapshot(
         self,

@@ -3,35 +3,25 @@
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sized
-from contextlib import contextmanager
 from itertools import islice
-from numbers import Real
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import EvalLoopOutput, TrainOutput, get_last_checkpoint
-from transformers.training_args import OptimizerNames
+from transformers import Trainer, TrainingArguments
 
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.record.ending import ending_of
 from ortho_lora.record.recorder import Recorder
-from ortho_lora.surgery import distributed
 from ortho_lora.surgery.methods import Branches, OnNonfinite, Order, Rule, Scope
-from ortho_lora.surgery.surgeon import OrthoLoRA
-from ortho_lora.trainers import versions
+from ortho_lora.trainers import losses, versions
+from ortho_lora.trainers.inside import SurgeonInside, refuse_args
 from ortho_lora.trainers.task_dataset import Example, TaskCollator, TaskDataset
 
 log = logging.getLogger(__name__)
 
-STATE_NAME = "ortho_lora.pt"
-"""In a checkpoint, beside the random state: what `OrthoLoRA` needs to go on."""
 
-
-class OrthoLoRATrainer(Trainer):
+class OrthoLoRATrainer(SurgeonInside, Trainer):
     """Trains a PEFT model on several tasks at once, with `OrthoLoRA` in place of the backward pass.
 
     Everything else is `transformers.Trainer`: accumulation, checkpoints, callbacks, logging, evaluation::
@@ -46,8 +36,9 @@ class OrthoLoRATrainer(Trainer):
         trainer.train()
 
     A step draws `per_device_train_batch_size` examples of EVERY task; an epoch is one pass over the longest dataset.
-    `loss` in the logs is the weighted sum of the tasks' losses, `loss_<task>` each of them, all means since the last
-    log. A model with a head for each task can take the task from a column of the datasets.
+    `loss` in the logs is the weighted sum of the tasks' losses; `OrthoLoRA.scalars` stand beside it, `loss/<task>` and
+    others, all means since the last log. A model with a head for each task can take the task from a column of the
+    datasets.
     """
 
     def __init__(
@@ -91,8 +82,6 @@ class OrthoLoRATrainer(Trainer):
             "method": method, "rule": rule, "scope": scope, "branches": branches, "order": order,
             "loss_weights": loss_weights, "record_every": record_every, "on_nonfinite": on_nonfinite,
         }  # fmt: skip
-        self._attempts = 0  # at finding a batch size, of the training under way
-        self._resumed: Path | None = None  # the checkpoint that the training under way goes on from
         datasets = _checked(train_dataset)
         args = TrainingArguments() if args is None else args
         versions.refuse_unknown()
@@ -107,26 +96,9 @@ class OrthoLoRATrainer(Trainer):
             dict(eval_dataset) if isinstance(eval_dataset, Mapping) else eval_dataset,
             **of_trainer,
         )
-        self._refuse_launched()
         self._shifts_labels = versions.shifts_labels(self.model)
-        self.add_callback(_Begin(self))
-        # Says before any training what is wrong with the model or the method; each training starts another.
-        self.surgeon = OrthoLoRA(cast(nn.Module, self.model), list(datasets), seed=args.seed, **self._surgery)
-        self.surgeon.remove()
-        self._since_log = torch.zeros(2, len(datasets), dtype=torch.float64)  # sums of the tasks' losses, steps
+        self.prepare(list(datasets))
         self._weights: deque[dict[str, list[float]]] = deque()  # of the examples of each micro-batch to come
-
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
-        """Train as `Trainer.train` does, and say in the record how it went."""
-        self._attempts = 0
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = get_last_checkpoint(cast(str, self.args.output_dir)) or True
-        self._resumed = None if isinstance(resume_from_checkpoint, bool | None) else Path(resume_from_checkpoint)
-        with self._recording():
-            try:
-                return super().train(resume_from_checkpoint, *args, **kwargs)
-            finally:
-                self.surgeon.remove()
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Batches by task, of the longest task's length."""
@@ -187,19 +159,8 @@ class OrthoLoRATrainer(Trainer):
         if (every := self.args.torch_empty_cache_steps) and self.state.global_step % every == 0:
             torch.accelerator.empty_cache()
         if self.accelerator.sync_gradients:
-            found = self.surgeon.project()
-            self._since_log += torch.stack([torch.where(found.given, found.losses, 0), found.given])
+            self.surgeon.project()
         return torch.stack(losses).sum()
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the tasks' losses to the log of a training."""
-        if "loss" in logs:
-            sums, steps = self._since_log.tolist()
-            logs |= {
-                f"loss_{task}": total / n for task, total, n in zip(self.surgeon.tasks, sums, steps, strict=True) if n
-            }
-            self._since_log.zero_()
-        super().log(logs, start_time)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate as `Trainer` does; of several tasks `eval_loss` is the weighted sum of theirs, as in training."""
@@ -208,33 +169,6 @@ class OrthoLoRATrainer(Trainer):
         losses = [weight * found[key] for key, weight in weights.items() if key in found]
         if losses and kwargs.get("metric_key_prefix", "eval") == "eval":
             found.setdefault("eval_loss", sum(losses))
-        return found
-
-    def evaluation_loop(
-        self,
-        dataloader: DataLoader[Any],
-        description: str,
-        prediction_loss_only: bool | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> EvalLoopOutput:
-        """Evaluate as `Trainer` does, and record what a training finds out about a task."""
-        found = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
-        task = metric_key_prefix.removeprefix("eval_")
-        recorder = self.surgeon.recorder
-        if recorder is not None and self.is_in_train and task in self.surgeon.tasks:
-            for key, value in (found.metrics or {}).items():
-                metric = key.removeprefix(f"{metric_key_prefix}_")
-                if metric != "model_preparation_time" and isinstance(value, Real):
-                    recorder.add(
-                        "metrics",
-                        step=self.state.global_step,
-                        split="validation",
-                        task=[task],
-                        metric=metric,
-                        value=value,
-                        examples=found.num_samples or 0,
-                    )
         return found
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
@@ -253,10 +187,7 @@ class OrthoLoRATrainer(Trainer):
             labels = of_task.get("labels") if isinstance(of_task, Mapping) else None
             if not isinstance(labels, Tensor) or not labels.ndim:
                 continue
-            each = torch.ones(len(labels))
-            if labels.ndim > 1 and not labels.is_floating_point():
-                counted = labels[..., 1:] if self._shifts_labels else labels
-                each = counted.ne(-100).flatten(1).sum(1)
+            each = losses.counted(labels, shifted=self._shifts_labels)
             weights[task] = (
                 each if versions.is_divided(self, items[task]) else each / each.sum().clamp(min=1)
             ).tolist()
@@ -273,76 +204,6 @@ class OrthoLoRATrainer(Trainer):
     def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
         for batch in inputs.values():
             super()._track_num_input_tokens(batch)
-
-    def _begin(self) -> None:
-        """Watch the model from here on, where it, its optimizer and the number of steps are final."""
-        if self.recorder is not None:
-            if self.recorder.begun and self._resumed is None and not self._attempts:
-                raise OrthoLoraError(
-                    f"recorder: {self.recorder.run_dir} holds a training already: give another one a directory of its"
-                    " own (trainer.recorder = Recorder(...)), or None; resume_from_checkpoint goes on with it."
-                )
-            self.recorder.total = self.state.max_steps
-        self.surgeon.remove()  # it has watched an attempt with a larger batch
-        self.surgeon = OrthoLoRA(
-            self.model_wrapped,
-            self.surgeon.tasks,
-            seed=self.args.seed,
-            optimizer=self.optimizer,
-            recorder=self.recorder,
-            **self._surgery,
-        )
-        self._since_log.zero_()
-        self._attempts += 1
-        if self._resumed is not None:
-            self._resume(self._resumed)
-        if self._attempts > 1 and self.surgeon.recorder is not None:  # Trainer starts again, and so does the record
-            step, size = self.state.global_step, self._train_batch_size
-            self.surgeon.recorder.go_on(step)
-            self.surgeon.recorder.event(step, "dropped", reason=f"out of memory: again with {size} examples of a task")
-
-    def _resume(self, checkpoint: Path) -> None:
-        if (checkpoint / STATE_NAME).is_file():
-            self.surgeon.load_state_dict(torch.load(checkpoint / STATE_NAME, weights_only=True))
-        else:
-            log.warning(
-                "%s: no %s in it (a plain Trainer's, or saved with save_only_model): the orders of the tasks start"
-                " anew, so the training will not be what it would have been without interruption.",
-                checkpoint,
-                STATE_NAME,
-            )
-            self.surgeon.step = self.state.global_step
-            if self.surgeon.recorder is not None:
-                self.surgeon.recorder.go_on(self.surgeon.step)
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        super()._save_rng_state(output_dir)
-        if self.args.should_save:  # all ranks have the same
-            torch.save(self.surgeon.state_dict(), Path(output_dir) / STATE_NAME)
-
-    @contextmanager
-    def _recording(self) -> Iterator[None]:
-        """Close the record of a training that began."""
-        try:
-            yield
-        except BaseException as error:
-            if self.recorder is not None and self._attempts:
-                self.recorder.close(*ending_of(error))
-            raise
-        if self.recorder is not None:
-            done, total = self.state.global_step, self.state.max_steps
-            self.recorder.close(message="" if done >= total else f"a callback ended it after step {done} of {total}")
-
-    def _refuse_launched(self) -> None:
-        """What accelerate was told when the process was launched, and this program cannot see in its arguments."""
-        if self.is_deepspeed_enabled:
-            raise distributed.refusal("DeepSpeed")
-        if self.is_fsdp_enabled:
-            raise distributed.refusal("FSDP")
-        if self.args.n_gpu > 1:
-            raise distributed.refusal("DataParallel (one process, several devices)")
-        if versions.is_split(self):
-            raise distributed.refusal("tensor, context or sequence parallelism")
 
 
 def _checked(datasets: object) -> Mapping[str, Dataset[Example]]:
@@ -368,29 +229,10 @@ def _checked(datasets: object) -> Mapping[str, Dataset[Example]]:
 
 def _refuse(args: TrainingArguments) -> None:
     """Say what cannot work, before a model is touched."""
-    if args.deepspeed:
-        raise distributed.refusal("DeepSpeed")
-    if args.fsdp:
-        raise distributed.refusal("FSDP")
+    refuse_args(args)
     if (sampling := versions.sampling(args)) not in ("random", "sequential"):
         raise OrthoLoraError(
             f"train_sampling_strategy={sampling!r}: an item is one example of each task, which have"
             " lengths of their own: use 'random' or 'sequential'."
         )
     versions.refuse_counting(args)
-    optimizer = OptimizerNames(args.optim).value
-    if optimizer in ("lomo", "adalomo") or "layerwise" in optimizer:
-        raise OrthoLoraError(
-            f"optim={optimizer!r} updates weights during the backward pass, before the tasks' gradients are"
-            " known: use one that waits for it, as adamw_torch."
-        )
-
-
-class _Begin(TrainerCallback):
-    """Tells the trainer that everything is prepared for a training."""
-
-    def __init__(self, trainer: OrthoLoRATrainer) -> None:
-        self.trainer = trainer
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self.trainer._begin()

@@ -56,7 +56,7 @@ def test_a_loss_that_is_not_finite_is_skipped_and_shown(tmp_path):
     same(before[3], before[4])
     with pytest.raises(AssertionError):
         same(before[4], before[5])
-    logged = [entry["loss_b"] for entry in trained.state.log_history if "loss_b" in entry]
+    logged = [entry["loss/b"] for entry in trained.state.log_history if "loss/b" in entry]
     assert [math.isnan(loss) for loss in logged] == [False, True, False]
     losses = [row["loss"] for row in table(tmp_path / "run", "steps") if row["task"] == "b"]
     assert [math.isnan(loss) for loss in losses] == [False, False, False, True, False, False]

@@ -31,7 +31,7 @@ def test_the_record_is_complete(tmp_path):
     for name, rows in (("pairs", 3), ("norms", 3)):
         assert [row["step"] for row in tables[name]] == [step for step in (0, 2, 4) for _ in range(blocks * rows)]
     a_loss = [row["loss"] for row in tables["steps"] if row["task"] == "a"]
-    logged = [entry["loss_a"] for entry in trained.state.log_history if "loss_a" in entry]
+    logged = [entry["loss/a"] for entry in trained.state.log_history if "loss/a" in entry]
     assert logged == pytest.approx([sum(a_loss[k : k + 2]) / 2 for k in (0, 2, 4)], rel=1e-5)
     assert all(row["half_product"] is not None for row in tables["norms"])
     assert all(module.path.startswith("base_model.model.model.layers.") for module in info.modules)

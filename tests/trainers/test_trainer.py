@@ -23,7 +23,7 @@ from ortho_lora import OrthoLoRA, OrthoLoraError, Recorder
 from ortho_lora.record.manifest import part_files
 from ortho_lora.trainers import versions
 from ortho_lora.trainers.task_dataset import TaskCollator, TaskDataset
-from ortho_lora.trainers.trainer import STATE_NAME
+from ortho_lora.trainers.inside import STATE_NAME
 
 
 def test_training_equals_a_loop_written_out(tmp_path):
@@ -101,7 +101,7 @@ def test_accumulated_batches_are_one_large_batch(tmp_path, padding):
         trained[-1].train()
     for name, value in adapter(trained[0].model).items():
         torch.testing.assert_close(adapter(trained[1].model)[name], value, rtol=1e-4, atol=1e-6)
-    logs = [[entry["loss_a"] for entry in one.state.log_history if "loss_a" in entry] for one in trained]
+    logs = [[entry["loss/a"] for entry in one.state.log_history if "loss/a" in entry] for one in trained]
     assert logs[0] == pytest.approx(logs[1], rel=1e-5)
 
 
@@ -159,7 +159,7 @@ def test_logs_hold_the_loss_of_each_task(tmp_path):
         rounded = 1e-4 if OLD else 0  # by Trainer
         assert entry["loss"] == pytest.approx(sum(seen[2 * index : 2 * index + 2]) / 2, rel=1e-6, abs=rounded)
         assert entry["loss"] == pytest.approx(
-            entry["loss_a"] + 3 * entry["loss_b"] + entry["loss_c"], rel=1e-5, abs=rounded
+            entry["loss/a"] + 3 * entry["loss/b"] + entry["loss/c"], rel=1e-5, abs=rounded
         )
 
 
@@ -204,7 +204,7 @@ def test_bfloat16(tmp_path):
     trained = trainer(tmp_path, of_args={"bf16": True})
     trained.train()
     assert all(value.isfinite().all() for value in adapter(trained.model).values())
-    assert trained.state.log_history[0]["loss_a"] > 0
+    assert trained.state.log_history[0]["loss/a"] > 0
 
 
 def test_a_model_made_late_is_the_one_that_is_watched(tmp_path):
@@ -233,7 +233,7 @@ def test_a_dict_survives_json(tmp_path):
     trained = trainer(tmp_path, of_args={"save_strategy": "steps", "save_steps": 6})
     trained.train()
     state = json.loads((tmp_path / "checkpoint-6" / "trainer_state.json").read_text())
-    assert state["log_history"][0]["loss_a"] == trained.state.log_history[0]["loss_a"]
+    assert state["log_history"][0]["loss/a"] == trained.state.log_history[0]["loss/a"]
 
 
 def test_the_share_of_the_loss_that_each_example_carries(tmp_path):

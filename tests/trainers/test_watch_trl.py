@@ -1,0 +1,125 @@
+"""`watch` inside the trainers of TRL: the same training bit for bit."""
+
+import pytest
+import torch
+from datasets import Dataset
+from models import VOCABULARY
+from peft import LoraConfig
+from texts import adapter, llama, logs, same, table
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
+
+from ortho_lora import Recorder, watch
+
+trl = pytest.importorskip("trl", reason="TRL is an extra")
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of TRL's own
+
+TEMPLATE = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}ask {{ m['content'] }} {% else %}say {% generation %}"
+    "{{ m['content'] }} end{% endgeneration %} {% endif %}{% endfor %}"
+)
+
+
+def tokenizer():
+    words = ["<pad>", "<unk>", "<eos>", "ask", "say", "end", *(f"w{n}" for n in range(VOCABULARY - 6))]
+    made = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, pad_token="<pad>", unk_token="<unk>", eos_token="<eos>", chat_template=TEMPLATE
+    )
+
+
+def rows(kind, count=32):
+    generator = torch.Generator().manual_seed(0)
+
+    def words(most):
+        length = int(torch.randint(2, most, (), generator=generator))
+        return " ".join(f"w{n}" for n in torch.randint(0, VOCABULARY - 6, (length,), generator=generator).tolist())
+
+    def one(row):
+        asked, good, bad = words(6), words(9), words(7)
+        talk = [{"role": "user", "content": asked}, {"role": "assistant", "content": good}]
+        of = {
+            "text": {"text": f"{asked} {good}"},
+            "messages": {"messages": talk},
+            "completion": {"prompt": asked, "completion": f" {good}"},
+            "preference": {"prompt": asked, "chosen": f" {good}", "rejected": f" {bad}"},
+        }
+        return of[kind] | {"source": ("qa", "code")[row % 3 % 2]}
+
+    return Dataset.from_list([one(row) for row in range(count)])
+
+
+LORA = {"r": 3, "target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.1}
+
+
+def settings(kind, path, **given):
+    return kind(
+        str(path), per_device_train_batch_size=4, max_steps=5, learning_rate=0.01, logging_steps=2, report_to=[],
+        disable_tqdm=True, dataloader_pin_memory=False, save_strategy="no", use_cpu=True, bf16=False, max_length=24,
+        **given,
+    )  # fmt: skip
+
+
+def base():
+    return llama().unload()
+
+
+def classifier():
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        num_key_value_heads=1, num_labels=1, pad_token_id=0,
+    )  # fmt: skip
+    return LlamaForSequenceClassification(config)
+
+
+def sft(path, kind, **given):
+    torch.manual_seed(0)
+    return trl.SFTTrainer(
+        base(), args=settings(trl.SFTConfig, path, **given), train_dataset=rows(kind), processing_class=tokenizer(),
+        peft_config=LoraConfig(task_type="CAUSAL_LM", **LORA),
+    )  # fmt: skip
+
+
+def dpo(path, **given):
+    torch.manual_seed(0)
+    return trl.DPOTrainer(
+        base(), args=settings(trl.DPOConfig, path, **given), train_dataset=rows("preference"),
+        processing_class=tokenizer(), peft_config=LoraConfig(task_type="CAUSAL_LM", **LORA),
+    )  # fmt: skip
+
+
+def reward(path, **given):
+    torch.manual_seed(0)
+    return trl.RewardTrainer(
+        classifier(), args=settings(trl.RewardConfig, path, **given), train_dataset=rows("preference"),
+        processing_class=tokenizer(), peft_config=LoraConfig(task_type="SEQ_CLS", **LORA),
+    )  # fmt: skip
+
+
+CASES = {
+    "text": lambda path: sft(path, "text"),
+    "accumulated": lambda path: sft(path, "text", gradient_accumulation_steps=2),
+    "chat": lambda path: sft(path, "messages"),
+    "assistant only": lambda path: sft(path, "messages", assistant_only_loss=True),
+    "completion only": lambda path: sft(path, "completion", completion_only_loss=True),
+    "dpo": dpo,
+    "dpo accumulated": lambda path: dpo(path, gradient_accumulation_steps=2),
+    "reward": reward,
+}
+
+
+@pytest.mark.parametrize("make", CASES.values(), ids=CASES)
+def test_the_training_is_that_of_the_trainer_alone_bit_for_bit(tmp_path, make):
+    alone, watched = (make(tmp_path / name) for name in ("alone", "watched"))
+    watch(watched, "source", recorder=Recorder(tmp_path / "run"))
+    for one in (alone, watched):
+        torch.manual_seed(1)
+        one.train()
+    same(adapter(alone.model), adapter(watched.model))
+    assert logs(alone) == logs(watched)
+    found = table(tmp_path / "run", "pairs")
+    assert {(row["task_i"], row["task_j"]) for row in found} == {("code", "qa")}
+    assert any(row["cos_before"] is not None for row in found)
