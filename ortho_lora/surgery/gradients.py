@@ -241,7 +241,8 @@ class Collector:
             return None
         if self._mixed is not None and not self._backward:  # in a backward pass a checkpoint is computed again
             self._passes[index].calls += 1
-            self._look(index, inputs[0], len(self._mixed.parts))
+            if self._mixed.lengths is None:
+                self._look(index, inputs[0], len(self._mixed.parts))
         if not output.requires_grad:
             return None
         watched: Tensor = _Watch.apply(output, inputs[0].detach(), partial(self._arrive, index, self._mixed))
@@ -279,9 +280,11 @@ class Collector:
                 "a backward pass of a mixed batch met a forward pass made outside `mixed_batch`: make the forward and"
                 " the backward pass inside one `with surgeon.mixed_batch(...)`."
             )
-        if len(inputs) != len(batch.parts):
+        if batch.lengths is not None:
+            found = self._of_runs(index, inputs.flatten(0, -2), gradient.flatten(0, -2), batch)
+        elif len(inputs) != len(batch.parts):
             raise _cannot_split(self.blocks[index], f"it received {len(inputs)} rows for {len(batch.parts)} examples")
-        if batch.regular:
+        elif batch.regular:
             found = _products(inputs, gradient, 2 * batch.tasks)
         else:
             each = _products(inputs, gradient, len(batch.parts))  # [N, out, in]
@@ -290,6 +293,19 @@ class Collector:
         collected.parts = found if collected.parts is None else collected.parts.add_(found)
         if seen.arrived == 1:
             self._weigh(collected, batch)
+
+    def _of_runs(self, index: int, inputs: Tensor, gradient: Tensor, batch: Rows) -> Tensor:
+        """Of tokens [n, in] and [n, out], the last of which may be padding: `[2T, out, in]`."""
+        assert batch.lengths is not None
+        if len(inputs) < sum(batch.lengths):
+            raise _cannot_split(
+                self.blocks[index],
+                f"it received {len(inputs)} tokens for {len(batch.parts)} examples of {sum(batch.lengths)}",
+            )
+        found = inputs.new_zeros(2 * batch.tasks, gradient.shape[-1], inputs.shape[-1])
+        for part, tokens in batch.runs:
+            found[part] += _products(inputs[tokens], gradient[tokens], 1)[0]
+        return found
 
     def _arrive_alone(self, index: int, inputs: Tensor, gradient: Tensor, rows: Rows) -> None:
         if not rows.is_split:

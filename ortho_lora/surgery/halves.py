@@ -24,11 +24,29 @@ Weights = float | Sequence[float] | Tensor
 
 @dataclass(frozen=True)
 class Rows:
-    """The N examples of a pass, in its order; a *part* is what one half of a task's batch contributes: 2t + h of 2T."""
+    """The N examples of a pass, in its order; a *part* is what one half of a task's batch contributes: 2t + h of 2T.
+
+    An example is a row of a layer's input, or, where several stand behind each other in a row, a run of its tokens.
+    """
 
     parts: tuple[int, ...]  # of each example
     tasks: int
     weights: tuple[float, ...]  # of each example; NaN where not known
+    lengths: tuple[int, ...] | None = None  # of each example in tokens, of all rows one after the other; None: rows
+
+    @cached_property
+    def runs(self) -> list[tuple[int, slice]]:
+        """Which tokens belong to which part, with neighbours of one part in one."""
+        assert self.lengths is not None
+        found: list[tuple[int, slice]] = []
+        start = 0
+        for part, length in zip(self.parts, self.lengths, strict=True):
+            if found and found[-1][0] == part:
+                found[-1] = part, slice(found[-1][1].start, start + length)
+            else:
+                found.append((part, slice(start, start + length)))
+            start += length
+        return found
 
     @cached_property
     def weight_of_part(self) -> list[float]:
@@ -76,6 +94,7 @@ def rows_of(
     halves: Sequence[int] | None = None,
     weights: Weights | None = None,
     groups: Sequence[Hashable] | None = None,
+    lengths: Sequence[int] | None = None,
     first: Sequence[int] | None = None,
 ) -> Rows:
     """The examples of a pass.
@@ -86,6 +105,7 @@ def rows_of(
         halves: of each example, 0 or 1; by default the first half of a task's groups, in their order, is one of them.
         weights: of the examples; None: not known.
         groups: of each example; by default each is one of its own.
+        lengths: of each example in tokens, where they stand behind each other; None: each is a row.
         first: by task, the half that its first examples go to. A single group that is all of a task's in this pass goes
             there, so that halves fill in turn where micro-batches hold one example each.
 
@@ -101,7 +121,7 @@ def rows_of(
     else:
         halves = _halves(task_of_example, _of_length("group_of_example", groups, count), first or [0] * tasks)
     parts = tuple(2 * task + half for task, half in zip(task_of_example, halves, strict=True))
-    return Rows(parts, tasks, _weights(weights, count))
+    return Rows(parts, tasks, _weights(weights, count), _lengths(lengths, count))
 
 
 def rows_of_one(
@@ -146,6 +166,17 @@ def _weights(given: Weights | None, count: int) -> tuple[float, ...]:
             f" (its tokens where the loss is a mean over tokens), found {each}."
         )
     return tuple(map(float, each))
+
+
+def _lengths(given: Sequence[int] | Tensor | None, count: int) -> tuple[int, ...] | None:
+    if given is None:
+        return None
+    each = given.tolist() if isinstance(given, Tensor) else list(given)
+    if len(each) != count or not all(isinstance(one, int) and one > 0 for one in each):
+        raise OrthoLoraError(
+            f"length_of_example: expected a number of tokens above 0 for each of {count} examples, found {each}."
+        )
+    return tuple(each)
 
 
 def _of_length(name: str, groups: Sequence[Hashable] | None, count: int) -> Sequence[Hashable]:

@@ -152,6 +152,7 @@ class OrthoLoRA:
         *,
         weight_of_example: Weights | None = None,
         group_of_example: Sequence[Hashable] | None = None,
+        length_of_example: Sequence[int] | None = None,
     ) -> Iterator[None]:
         """Make one pass over a batch that mixes tasks, and call `backward` inside the context.
 
@@ -167,6 +168,8 @@ class OrthoLoRA:
                 losses are means over examples, the number of its tokens that count where they are means over tokens.
                 None: not known, and the noise of gradients (`half_products`) is not estimated.
             group_of_example: what belongs together and is not split into halves: examples of one group are one text.
+            length_of_example: of each example in tokens, where they stand behind each other in packed or padding-free
+                rows and attention keeps them apart; what follows the last is padding. None: each is a row.
 
         Raises:
             OrthoLoraError: an unknown task, or layers that only a pass for each task can serve.
@@ -178,7 +181,7 @@ class OrthoLoRA:
         self._begin_pass()
         rows = rows_of(
             tasks, len(self.tasks), halves=half_of_example, weights=weight_of_example, groups=group_of_example,
-            first=self._now.turn,
+            lengths=length_of_example, first=self._now.turn,
         )  # fmt: skip
         self._weighed |= weight_of_example is not None
         with self._dropping("a pass over a mixed batch"), self.collector.mix(rows):

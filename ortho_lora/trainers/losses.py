@@ -9,39 +9,51 @@ from torch.nn import functional
 
 
 @torch.no_grad()
-def of_rows(output: Any, labels: Tensor | None, *, shifted: bool) -> tuple[Tensor, Tensor] | None:
-    """The summed loss of each row of a batch, and how many labels it counts, [N] each.
+def of_labels(output: Any, labels: Tensor | None, *, shifted: bool) -> tuple[Tensor, Tensor] | None:
+    """The loss of each label of a batch, and whether it counts, [N, L] each.
 
     Args:
         output: of a model.
-        labels: of the batch: tokens [N, L] with -100 where none counts, classes [N], or numbers [N].
+        labels: of the batch: tokens [N, L] with -100 where none counts, classes [N], or numbers [N]; of these L is 1.
         shifted: whether each place is compared with the next one's label.
 
     Returns:
         None: not known.
     """
-    if getattr(output, "log_probs", None) is not None and getattr(output, "label_mask", None) is not None:
-        # TRL's language models, which make no logits; 0 where no label counts.
-        return -output.log_probs.float().sum(-1), output.label_mask.sum(-1)
+    known = getattr(output, "label_mask", None)
+    if isinstance(known, Tensor) and getattr(output, "log_probs", None) is not None and isinstance(labels, Tensor):
+        # TRL's language models, which make no logits; a place has the log-probability of the next one's label.
+        return _in_place(-output.log_probs.float(), labels), _in_place(known, labels)
     logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
     if not isinstance(logits, Tensor) or not isinstance(labels, Tensor) or len(logits) != len(labels):
         return None
     if logits.ndim == 3 and labels.ndim == 2 and not labels.is_floating_point():
+        of_logits = labels
         if shifted:
-            logits, labels = logits[:, :-1], labels[:, 1:]
-        if logits.shape[1] != labels.shape[1]:
+            logits, of_logits = logits[:, :-1], labels[:, 1:]
+        if logits.shape[1] != of_logits.shape[1]:
             return None
         # Row by row: logits of all tokens in full precision would take more than the step itself.
         rows = [
-            functional.cross_entropy(row.float(), of, reduction="sum") for row, of in zip(logits, labels, strict=True)
+            functional.cross_entropy(row.float(), of, reduction="none")
+            for row, of in zip(logits, of_logits, strict=True)
         ]
-        return torch.stack(rows), labels.ne(-100).sum(-1)
+        return _in_place(torch.stack(rows), labels), _in_place(of_logits.ne(-100), labels)
     if logits.ndim == 2 and labels.ndim == 1:
         if not labels.is_floating_point():
-            return functional.cross_entropy(logits.float(), labels, reduction="none"), torch.ones_like(labels)
-        if logits.shape[1] == 1:
-            return (logits[:, 0].float() - labels.float()).square(), torch.ones_like(labels)
+            found = functional.cross_entropy(logits.float(), labels, reduction="none")
+        elif logits.shape[1] == 1:
+            found = (logits[:, 0].float() - labels.float()).square()
+        else:
+            return None
+        return found[:, None], labels.ne(-100)[:, None]
     return None
+
+
+def _in_place(values: Tensor, labels: Tensor) -> Tensor:
+    """Moved to where the labels are that they tell of, [N, L]; the first of them has no place before it."""
+    missing = labels.shape[1] - values.shape[1]
+    return functional.pad(values, (missing, 0)) if missing else values
 
 
 def counted(labels: Tensor, *, shifted: bool) -> Tensor:
@@ -51,7 +63,16 @@ def counted(labels: Tensor, *, shifted: bool) -> Tensor:
     return (labels[:, 1:] if shifted else labels).ne(-100).flatten(1).sum(1)
 
 
-def of_tasks(rows: tuple[Tensor, Tensor], tasks: Tensor, count: int) -> Tensor:
-    """Summed loss and counted labels of each of so many tasks, [2, T]; `tasks`: the place of each row's, [N]."""
-    sums = torch.zeros(2, count, device=rows[0].device)
-    return sums.index_add_(1, tasks.to(sums.device), torch.stack([rows[0].to(sums), rows[1].to(sums)]))
+def of_tasks(found: tuple[Tensor, Tensor], tasks: Tensor, count: int) -> Tensor:
+    """Summed loss and counted labels of each of so many tasks, [2, T].
+
+    Args:
+        found: of `of_labels`.
+        tasks: the place of each row's task, [N, 1], or of each label's, [N, L]; below 0: of none.
+        count: T.
+    """
+    values, counts = found
+    places = tasks.to(values.device).expand_as(values)
+    use = counts.bool() & (places >= 0)
+    sums = torch.zeros(2, count, device=values.device)
+    return sums.index_add_(1, places[use], torch.stack([values[use], use[use].to(values)]))

@@ -3,13 +3,16 @@
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ortho_lora.errors import OrthoLoraError
 
 KEY = "ortho_lora_task"
-"""In a batch: the place of each row's task, [N]."""
+"""In a batch: the place of each example's task, [N]; in a packed row: that of each token's."""
+LENGTHS = "ortho_lora_length"
+"""In a batch: of each example in tokens, [N], where examples stand behind each other."""
 
 
 class TaskColumn(NamedTuple):
@@ -41,6 +44,11 @@ def task_column(dataset: Any, name: str, tasks: Sequence[str] | None) -> TaskCol
         OrthoLoraError: there is no such column, or it cannot be read through beforehand.
     """
     columns = getattr(dataset, "column_names", None)
+    if columns is not None and "seq_lengths" in columns and name not in columns:
+        raise OrthoLoraError(
+            f"task_column: {name!r} given, and packing has dropped it: make the trainer with carrying(SFTTrainer,"
+            f" {name!r})(...) in place of SFTTrainer(...); carrying is in ortho_lora.trainers.packed."
+        )
     if columns is not None and name not in columns:
         raise OrthoLoraError(
             f"task_column: {name!r} given, and the training data has {', '.join(columns)}: name the column that says"
@@ -71,8 +79,19 @@ class MixedCollator:
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Any:
         name = self.column.name
-        known = [row[name] for row in rows if name in row]
-        batch = self.collator([{key: of for key, of in row.items() if key != name} for row in rows])
-        if len(known) == len(rows):  # what is evaluated may have no such column
-            batch[KEY] = torch.tensor([self.column.place(value) for value in known])
+        batch = self.collator([{key: of for key, of in row.items() if key not in (name, KEY)} for row in rows])
+        if not all(name in row or KEY in row for row in rows):
+            return batch  # what is evaluated may have no such column
+        if all(KEY in row for row in rows):
+            lengths = [length for row in rows for length in row["seq_lengths"]]
+            starts = np.cumsum([0, *lengths])[:-1]
+            tasks = np.concatenate([row[KEY] for row in rows])[starts].tolist()
+        else:
+            tasks, lengths = [self.column.place(row[name]) for row in rows], None
+            tokens = batch.get("input_ids")
+            if isinstance(tokens, Tensor) and len(tokens) == 1 < len(rows):  # padding-free
+                lengths = [len(row["input_ids"]) for row in rows]
+        batch[KEY] = torch.tensor(tasks)
+        if lengths is not None:
+            batch[LENGTHS] = torch.tensor(lengths)
         return batch

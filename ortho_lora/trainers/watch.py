@@ -15,7 +15,9 @@ from ortho_lora.errors import OrthoLoraError, OrthoLoraWarning
 from ortho_lora.record.recorder import Recorder
 from ortho_lora.surgery.methods import Branches, OnNonfinite, Order, Rule, Scope
 from ortho_lora.trainers import losses, mixture, versions
+from ortho_lora.trainers.examples import Examples
 from ortho_lora.trainers.inside import SurgeonInside
+from ortho_lora.trainers.packed import refuse_wrapped
 
 _LOGGED = ("_metrics", "_total_train_tokens", "_logs")
 """What kinds of trainers write of a loss, beside returning it."""
@@ -64,7 +66,8 @@ def watch(
     """
     if isinstance(trainer, SurgeonInside):
         raise OrthoLoraError(f"watch: this {type(trainer).__name__} has a surgeon inside: expected a trainer without.")
-    column = mixture.task_column(trainer.train_dataset, task_column, tasks)
+    refuse_wrapped(trainer)
+    column = getattr(trainer, "task_column", None) or mixture.task_column(trainer.train_dataset, task_column, tasks)
     kind = type(trainer)
     trainer.__class__ = type(kind.__name__, (Watched, kind), {"__module__": kind.__module__, "kind": kind})
     watched = cast(Watched, trainer)
@@ -93,7 +96,7 @@ class Watched(SurgeonInside):
         """Have each batch say what task its rows are of."""
         self.data_collator = mixture.MixedCollator(self.data_collator, column)
         self._set_signature_columns_if_needed()
-        cast(list[str], self._signature_columns).append(column.name)
+        cast(list[str], self._signature_columns).extend((column.name, mixture.KEY))
 
     def _begin(self) -> None:
         super()._begin()
@@ -115,7 +118,7 @@ class Watched(SurgeonInside):
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """As ever, and in a training step inside a mixed batch."""
-        told = inputs.pop(mixture.KEY, None)
+        told, lengths = inputs.pop(mixture.KEY, None), inputs.pop(mixture.LENGTHS, None)
         if self._pass is None:
             return super().compute_loss(model, inputs, *args, **kwargs)
         if told is None:
@@ -123,16 +126,15 @@ class Watched(SurgeonInside):
                 f"watch: a batch of {self.kind.__name__} has lost the tasks of its rows: leave the trainer the"
                 " data_collator that it has now."
             )
-        places = told.tolist()
+        batch = Examples(told.tolist(), None if lengths is None else lengths.tolist(), inputs.get("labels"))
         if self._is_separate is None:
-            self._is_separate = self._look(model, inputs, told, *args, **kwargs)
+            self._is_separate = self._look(model, inputs, batch, *args, **kwargs)
         # The surgeon averages over the ranks before it projects: what DistributedDataParallel would send is not needed.
         self._pass.enter_context(self.accelerator.no_sync(model))
-        watched, labels = cast(nn.Module, self.model), inputs.get("labels")
-        opened: list[Tensor] = []
+        watched = cast(nn.Module, self.model)
         handles = [
-            watched.register_forward_pre_hook(partial(self._enter, opened, places, labels), with_kwargs=True),
-            watched.register_forward_hook(partial(self._see, opened, labels)),
+            watched.register_forward_pre_hook(partial(self._enter, batch), with_kwargs=True),
+            watched.register_forward_hook(partial(self._see, batch)),
         ]
         try:
             return super().compute_loss(model, inputs, *args, **kwargs)
@@ -140,48 +142,40 @@ class Watched(SurgeonInside):
             for handle in handles:
                 handle.remove()
 
-    def _enter(
-        self, opened: list[Tensor], places: list[int], labels: Any, _: nn.Module, args: Any, given: dict[str, Any]
-    ) -> None:
+    def _enter(self, batch: Examples, _: nn.Module, args: Any, given: dict[str, Any]) -> None:
         """Where the model is about to take the batch: be inside it."""
-        if opened or not torch.is_grad_enabled():
+        if batch.opened or not torch.is_grad_enabled():
             return
-        rows = _rows_of(args, given)
-        times, rest = divmod(rows, len(places))
-        if rest or not times:
-            raise OrthoLoraError(
-                f"watch: the model is given {rows} rows for {len(places)} examples, so nobody knows which row is of"
-                " which task: set padding_free=False and packing=False."
-            )
-        # Chosen and rejected answers stand below each other: all of one kind, then all of the other.
-        tasks = places * times
+        batch.opened = True
+        if batch.lengths is None:
+            batch.repeat(_rows_of(args, given))
         assert self._pass is not None
         self._pass.enter_context(
             self.surgeon.mixed_batch(
-                tasks,
-                weight_of_example=self._weights_of(labels, len(tasks)),
-                group_of_example=[*range(len(places))] * times,
+                batch.tasks,
+                weight_of_example=self._weights_of(batch),
+                group_of_example=batch.groups,
+                length_of_example=batch.lengths,
             )
         )
-        opened.append(torch.tensor(tasks))
 
-    def _see(self, opened: list[Tensor], labels: Any, _: nn.Module, __: Any, output: Any) -> None:
+    def _see(self, batch: Examples, _: nn.Module, __: Any, output: Any) -> None:
         """Add up each task's own loss, where the output tells it."""
-        if not opened or not torch.is_grad_enabled():
+        if not batch.opened or not torch.is_grad_enabled():
             return
-        found = losses.of_rows(output, labels, shifted=self._shifts_labels)
-        if found is not None and len(found[0]) == len(opened[0]):
-            told = losses.of_tasks(found, opened[0], len(self.surgeon.tasks))
+        found = losses.of_labels(output, batch.labels, shifted=self._shifts_labels)
+        if found is not None and (batch.lengths is not None or len(found[0]) == len(batch.tasks)):
+            told = losses.of_tasks(found, batch.task_of_label(found[0].shape), len(self.surgeon.tasks))
             self._told = self._told.to(told) + told
 
-    def _weights_of(self, labels: Any, rows: int) -> list[float] | None:
-        """What share of its task's loss each row carries; None: nobody knows."""
-        if not isinstance(labels, Tensor):
-            return [1.0] * rows
+    def _weights_of(self, batch: Examples) -> list[float] | None:
+        """What share of its task's loss each example carries; None: nobody knows."""
+        if not isinstance(batch.labels, Tensor):
+            return [1.0] * len(batch.tasks)
         is_model_s = self.kind.compute_loss is Trainer.compute_loss or self.kind.__name__ == "SFTTrainer"
-        if self.compute_loss_func is not None or not is_model_s or len(labels) != rows:
+        if self.compute_loss_func is not None or not is_model_s:
             return None
-        return losses.counted(labels, shifted=self._shifts_labels).tolist()
+        return batch.counted(shifted=self._shifts_labels)
 
     @contextmanager
     def _backward_replaced(self) -> Iterator[None]:
@@ -216,44 +210,43 @@ class Watched(SurgeonInside):
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """As ever: what is evaluated needs no tasks."""
-        inputs.pop(mixture.KEY, None)
+        for key in (mixture.KEY, mixture.LENGTHS):
+            inputs.pop(key, None)
         return super().prediction_step(model, inputs, *args, **kwargs)
 
     @torch.no_grad()
-    def _look(self, model: nn.Module, inputs: dict[str, Any], told: Tensor, *args: Any, **kwargs: Any) -> bool:
-        """Whether the loss of a batch is a sum over its tasks' rows: else a gradient's share is not a task's own."""
+    def _look(self, model: nn.Module, inputs: dict[str, Any], batch: Examples, *args: Any, **kwargs: Any) -> bool:
+        """Whether the loss is a sum over the tasks' examples: else a gradient's share is not a task's own."""
         if self.accelerator.num_processes > 1:  # ranks may hold other tasks, and would wait for each other
             return True
         kept = {name: deepcopy(getattr(self, name)) for name in _LOGGED if hasattr(self, name)}
 
-        def loss_of(rows: Tensor) -> float:
-            some = {name: _some(value, rows, len(told)) for name, value in inputs.items()}
+        def loss_of(some: dict[str, Any]) -> float:
             found = super(Watched, self).compute_loss(model, some, *args, **kwargs)
             return float(found[0] if isinstance(found, tuple) else found)
 
         with torch.random.fork_rng(), self.surgeon.collector.looking_away():
             model.eval()
             try:
-                whole = loss_of(torch.arange(len(told), device=told.device))
-                places = [(told == task).nonzero().flatten() for task in told.unique()]
-                each = torch.tensor([loss_of(rows) for rows in places])
+                whole = loss_of(dict(inputs))
+                each = torch.tensor([loss_of(batch.of_task(task, inputs)) for task in batch.present])
             finally:
                 model.train()
                 for name, value in kept.items():
                     setattr(self, name, value)
-        labels = inputs.get("labels")
-        weights = [torch.ones(len(told))]  # a mean over rows, or over labels
-        if isinstance(labels, Tensor) and len(labels) == len(told):
-            weights.append(losses.counted(labels, shifted=self._shifts_labels).float().cpu())
-        shares = [torch.ones(len(places))]  # or a sum, divided by what the step holds
-        shares += [torch.stack([of[rows.cpu()].sum() for rows in places]) / of.sum() for of in weights]
-        error = min(abs(float(each @ share) - whole) for share in shares) / max(abs(whole), 1e-6)
-        exact = next(model.parameters()).dtype == torch.float32 and not torch.is_autocast_enabled(told.device.type)
+        # A mean over examples, or over labels, or a sum, divided by what the step holds.
+        shares = [[1.0] * len(each), batch.shares([1.0] * len(batch.tasks))]
+        if any(counted := batch.counted(shifted=self._shifts_labels) or []):
+            shares.append(batch.shares(counted))
+        sums = [float(each @ torch.tensor(share)) for share in shares]
+        error = min(abs(found - whole) for found in sums) / max(abs(whole), 1e-6)
+        parameter = next(model.parameters())
+        exact = parameter.dtype == torch.float32 and not torch.is_autocast_enabled(parameter.device.type)
         if error <= (1e-3 if exact else 3e-2):
             return True
         warnings.warn(
             f"the loss of a batch of {self.kind.__name__} is not that of its tasks' rows by themselves: it is"
-            f" {whole:.4g}, and theirs come to {float(each @ shares[-1]):.4g}. Rows of other tasks have a part in it,"
+            f" {whole:.4g}, and theirs come to {sums[-1]:.4g}. Rows of other tasks have a part in it,"
             " as negatives or by a loss that balances experts. What is measured of a task is its rows' share in the"
             " gradient; for the gradient of its own loss give each task batches of its own, as OrthoLoRATrainer does.",
             OrthoLoraWarning,
@@ -267,12 +260,3 @@ def _rows_of(args: Any, given: Mapping[str, Any]) -> int:
     named = [given.get(name) for name in _INPUTS]
     tensors = [value for value in [*named, *args, *given.values()] if isinstance(value, Tensor) and value.ndim]
     return len(tensors[0]) if tensors else 0
-
-
-def _some(value: Any, rows: Tensor, count: int) -> Any:
-    """Of what belongs to rows only some; it may stand there several times, as chosen and rejected answers do."""
-    if not isinstance(value, Tensor | list) or not len(value) or len(value) % count:
-        return value
-    times = len(value) // count
-    places = torch.cat([rows + count * time for time in range(times)])
-    return value[places.to(value.device)] if isinstance(value, Tensor) else [value[place] for place in places.tolist()]

@@ -22,8 +22,8 @@ from transformers import Trainer, TrainerCallback
 from ortho_lora import OrthoLoRA, OrthoLoraError, Recorder
 from ortho_lora.record.manifest import part_files
 from ortho_lora.trainers import versions
-from ortho_lora.trainers.task_dataset import TaskCollator, TaskDataset
 from ortho_lora.trainers.inside import STATE_NAME
+from ortho_lora.trainers.task_dataset import TaskCollator, TaskDataset
 
 
 def test_training_equals_a_loop_written_out(tmp_path):

@@ -9,7 +9,9 @@ from texts import adapter, llama, logs, same, table
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
-from ortho_lora import Recorder, watch
+from ortho_lora import OrthoLoRA, OrthoLoraError, Recorder, watch
+from ortho_lora.trainers.mixture import KEY, LENGTHS
+from ortho_lora.trainers.packed import carrying
 
 trl = pytest.importorskip("trl", reason="TRL is an extra")
 
@@ -55,11 +57,12 @@ LORA = {"r": 3, "target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.1}
 
 
 def settings(kind, path, **given):
-    return kind(
-        str(path), per_device_train_batch_size=4, max_steps=5, learning_rate=0.01, logging_steps=2, report_to=[],
-        disable_tqdm=True, dataloader_pin_memory=False, save_strategy="no", use_cpu=True, bf16=False, max_length=24,
-        **given,
-    )  # fmt: skip
+    of = {
+        "per_device_train_batch_size": 4, "max_steps": 5, "learning_rate": 0.01, "logging_steps": 2, "report_to": [],
+        "disable_tqdm": True, "dataloader_pin_memory": False, "save_strategy": "no", "use_cpu": True, "bf16": False,
+        "max_length": 24,
+    }  # fmt: skip
+    return kind(str(path), **of | given)
 
 
 def base():
@@ -80,6 +83,14 @@ def sft(path, kind, **given):
     return trl.SFTTrainer(
         base(), args=settings(trl.SFTConfig, path, **given), train_dataset=rows(kind), processing_class=tokenizer(),
         peft_config=LoraConfig(task_type="CAUSAL_LM", **LORA),
+    )  # fmt: skip
+
+
+def packed(path, **given):
+    torch.manual_seed(0)
+    return carrying(trl.SFTTrainer, "source")(
+        base(), args=settings(trl.SFTConfig, path, packing=True, **given), train_dataset=rows("text", 64),
+        processing_class=tokenizer(), peft_config=LoraConfig(task_type="CAUSAL_LM", **LORA),
     )  # fmt: skip
 
 
@@ -105,6 +116,9 @@ CASES = {
     "chat": lambda path: sft(path, "messages"),
     "assistant only": lambda path: sft(path, "messages", assistant_only_loss=True),
     "completion only": lambda path: sft(path, "completion", completion_only_loss=True),
+    "padding-free": lambda path: sft(path, "completion", padding_free=True, max_length=None),
+    "packed": packed,
+    "packed, accumulated": lambda path: packed(path, gradient_accumulation_steps=2, packing_strategy="bfd_split"),
     "dpo": dpo,
     "dpo accumulated": lambda path: dpo(path, gradient_accumulation_steps=2),
     "reward": reward,
@@ -123,3 +137,73 @@ def test_the_training_is_that_of_the_trainer_alone_bit_for_bit(tmp_path, make):
     found = table(tmp_path / "run", "pairs")
     assert {(row["task_i"], row["task_j"]) for row in found} == {("code", "qa")}
     assert any(row["cos_before"] is not None for row in found)
+
+
+def test_packing_is_that_of_the_trainer_without(tmp_path):
+    """In the same order, and each document is of the task that its text was of."""
+    carried = packed(tmp_path / "carried").train_dataset
+    plain = trl.SFTTrainer(
+        base(), args=settings(trl.SFTConfig, tmp_path / "plain", packing=True), train_dataset=rows("text", 64),
+        processing_class=tokenizer(), peft_config=LoraConfig(task_type="CAUSAL_LM", **LORA),
+    ).train_dataset  # fmt: skip
+    assert plain["input_ids"] == carried["input_ids"]
+    assert plain["seq_lengths"] == carried["seq_lengths"]
+    known = {
+        tuple(text.split()): source
+        for text, source in zip(*(rows("text", 64)[n] for n in ("text", "source")), strict=True)
+    }
+    words, found = tokenizer(), []
+    for row in carried:
+        start = 0
+        for length in row["seq_lengths"]:
+            text = words.decode(row["input_ids"][start : start + length]).removesuffix("<eos>").split()
+            of = set(row[KEY][start : start + length])
+            found.append(of == {("code", "qa").index(known[tuple(text)])})
+            start += length
+    assert len(found) == 64 and all(found)
+
+
+@pytest.mark.parametrize("make", [packed, CASES["padding-free"]], ids=["packed", "padding-free"])
+def test_what_is_packed_is_taken_apart_as_autograd_does(tmp_path, make):
+    """With the labels of all other tasks left out of the loss."""
+    watched = make(tmp_path / "out")
+    watch(watched, "source")
+    batch = dict(next(iter(watched.get_train_dataloader())))
+    tasks, lengths = batch.pop(KEY), batch.pop(LENGTHS)
+    assert len(batch["input_ids"]) == 1 < len(tasks)
+    watched.model.eval()  # nothing drops out
+    for name, parameter in watched.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(len(name)))
+    surgeon = OrthoLoRA(watched.model, ["code", "qa"])
+    given = {name: batch[name] for name in ("input_ids", "position_ids")}
+
+    def loss(labels):
+        logits = watched.model(**given).logits
+        return torch.nn.functional.cross_entropy(logits[0, :-1], labels[0, 1:], reduction="sum")
+
+    of_token = tasks.repeat_interleave(lengths)[None]
+    with surgeon.mixed_batch(tasks.tolist(), length_of_example=lengths.tolist()):
+        measured = surgeon.backward(loss(batch["labels"]))
+    for task in (0, 1):
+        blocks = [block.parameter for block in surgeon.blocks]
+        gradients = torch.autograd.grad(loss(batch["labels"].where(of_token == task, -100)), blocks)
+        for block, gradient in enumerate(gradients):
+            expected = pytest.approx(gradient.square().sum().item(), rel=1e-5)
+            assert measured.gram[block, task, task].item() == expected
+
+
+def test_what_cannot_be_told_apart_is_refused(tmp_path):
+    wrapped = settings(trl.SFTConfig, tmp_path, packing=True, packing_strategy="wrapped")
+    given = {"train_dataset": rows("text"), "processing_class": tokenizer(), "peft_config": LoraConfig(**LORA)}
+    with pytest.raises(OrthoLoraError, match=r"packing_strategy: 'wrapped' lets documents of different tasks attend"):
+        carrying(trl.SFTTrainer, "source")(base(), args=wrapped, **given)
+    with pytest.raises(OrthoLoraError, match=r"packing_strategy: 'wrapped'"):
+        watch(trl.SFTTrainer(base(), args=wrapped, **given), "source")
+    dropped = trl.SFTTrainer(base(), args=settings(trl.SFTConfig, tmp_path, packing=True), **given)
+    with pytest.raises(
+        OrthoLoraError, match=r"packing has dropped it: make the trainer with carrying\(SFTTrainer, 'sou"
+    ):
+        watch(dropped, "source")
+    with pytest.raises(OrthoLoraError, match=r"DPOTrainer given, expected TRL's SFTTrainer"):
+        carrying(trl.DPOTrainer, "source")
