@@ -1,7 +1,7 @@
 """The examples of a micro-batch: what task each is of, and where it stands in what the model is given."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,11 +19,8 @@ class Examples:
     tasks: list[int]  # the place of each one's
     lengths: list[int] | None  # of each in tokens, where they stand behind each other; None: each is a row
     labels: Any
+    groups: list[int]  # what belongs together
     opened: bool = False  # whether the surgeon is inside
-    groups: list[int] = field(init=False)  # what belongs together
-
-    def __post_init__(self) -> None:
-        self.groups = list(range(len(self.tasks)))
 
     @property
     def present(self) -> list[int]:
@@ -76,7 +73,9 @@ class Examples:
 
 def _some(value: Any, rows: Tensor, count: int) -> Any:
     """Of what belongs to rows only some; it may stand there several times, as chosen and rejected answers do."""
-    if not isinstance(value, Tensor | list) or not len(value) or len(value) % count:
+    if not isinstance(value, Tensor | list) or (isinstance(value, Tensor) and not value.ndim):
+        return value
+    if not len(value) or len(value) % count:
         return value
     times = len(value) // count
     places = torch.cat([rows + count * time for time in range(times)])

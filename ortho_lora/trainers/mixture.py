@@ -13,6 +13,9 @@ KEY = "ortho_lora_task"
 """In a batch: the place of each example's task, [N]; in a packed row: that of each token's."""
 LENGTHS = "ortho_lora_length"
 """In a batch: of each example in tokens, [N], where examples stand behind each other."""
+GROUPS = "ortho_lora_group"
+"""In a batch: what examples belong together, as the answers to one prompt, [N]."""
+KEYS = (KEY, LENGTHS, GROUPS)
 
 
 class TaskColumn(NamedTuple):

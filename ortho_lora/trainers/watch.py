@@ -69,7 +69,8 @@ def watch(
     refuse_wrapped(trainer)
     column = getattr(trainer, "task_column", None) or mixture.task_column(trainer.train_dataset, task_column, tasks)
     kind = type(trainer)
-    trainer.__class__ = type(kind.__name__, (Watched, kind), {"__module__": kind.__module__, "kind": kind})
+    base = Generating if hasattr(kind, "_generate_and_score_completions") else Watched
+    trainer.__class__ = type(kind.__name__, (base, kind), {"__module__": kind.__module__, "kind": kind})
     watched = cast(Watched, trainer)
     watched.recorder, watched._log_pairs = recorder, log_pairs
     watched._surgery = {
@@ -106,9 +107,11 @@ class Watched(SurgeonInside):
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """As ever, but for the backward pass."""
         self._went_back = False
-        with ExitStack() as self._pass, self._backward_replaced():
-            found = super().training_step(*args, **kwargs)
-        self._pass = None
+        try:
+            with ExitStack() as self._pass, self._backward_replaced():
+                found = super().training_step(*args, **kwargs)
+        finally:
+            self._pass = None
         if not self._went_back:
             raise OrthoLoraError(
                 f"watch: {self.kind.__name__} makes its backward pass by itself, not by `accelerator.backward`: nobody"
@@ -118,7 +121,8 @@ class Watched(SurgeonInside):
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """As ever, and in a training step inside a mixed batch."""
-        told, lengths = inputs.pop(mixture.KEY, None), inputs.pop(mixture.LENGTHS, None)
+        inputs = dict(inputs) if isinstance(inputs, dict) else inputs  # a batch may come again
+        told, lengths, groups = (inputs.pop(key, None) for key in mixture.KEYS)
         if self._pass is None:
             return super().compute_loss(model, inputs, *args, **kwargs)
         if told is None:
@@ -126,7 +130,12 @@ class Watched(SurgeonInside):
                 f"watch: a batch of {self.kind.__name__} has lost the tasks of its rows: leave the trainer the"
                 " data_collator that it has now."
             )
-        batch = Examples(told.tolist(), None if lengths is None else lengths.tolist(), inputs.get("labels"))
+        batch = Examples(
+            told.tolist(),
+            None if lengths is None else lengths.tolist(),
+            inputs.get("labels"),
+            list(range(len(told))) if groups is None else groups.tolist(),
+        )
         if self._is_separate is None:
             self._is_separate = self._look(model, inputs, batch, *args, **kwargs)
         # The surgeon averages over the ranks before it projects: what DistributedDataParallel would send is not needed.
@@ -170,6 +179,8 @@ class Watched(SurgeonInside):
 
     def _weights_of(self, batch: Examples) -> list[float] | None:
         """What share of its task's loss each example carries; None: nobody knows."""
+        if isinstance(self, Generating):
+            return None
         if not isinstance(batch.labels, Tensor):
             return [1.0] * len(batch.tasks)
         is_model_s = self.kind.compute_loss is Trainer.compute_loss or self.kind.__name__ == "SFTTrainer"
@@ -210,7 +221,7 @@ class Watched(SurgeonInside):
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """As ever: what is evaluated needs no tasks."""
-        for key in (mixture.KEY, mixture.LENGTHS):
+        for key in mixture.KEYS if isinstance(inputs, Mapping) else ():
             inputs.pop(key, None)
         return super().prediction_step(model, inputs, *args, **kwargs)
 
@@ -253,6 +264,22 @@ class Watched(SurgeonInside):
             stacklevel=2,
         )
         return False
+
+
+class Generating(Watched):
+    """Where answers are generated, shuffled and used again: the prompts' tasks go with them."""
+
+    def _carry(self, column: mixture.TaskColumn) -> None:
+        self._column = column
+
+    def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+        found: dict[str, Any] = super()._generate_and_score_completions(inputs)  # type: ignore[misc]
+        if all(self._column.name in row for row in inputs):
+            prompts = [repr(row["prompt"]) for row in inputs]
+            known = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
+            found[mixture.KEY] = torch.tensor([self._column.place(row[self._column.name]) for row in inputs])
+            found[mixture.GROUPS] = torch.tensor([known[prompt] for prompt in prompts])
+        return found
 
 
 def _rows_of(args: Any, given: Mapping[str, Any]) -> int:

@@ -85,7 +85,7 @@ def test_two_ranks_of_the_trainer_and_of_accelerate_train_as_one(tmp_path, launc
     for name, expected in (("trainer", adapter(trainer.model)), ("loop", adapter(looped))):
         torch.testing.assert_close(first[name], expected, rtol=1e-5, atol=1e-7)
         assert all(second[name][key].equal(value) for key, value in first[name].items())
-    logged = [entry["loss_a"] for entry in trainer.state.log_history if "loss_a" in entry]
+    logged = [entry["loss/a"] for entry in trainer.state.log_history if "loss/a" in entry]
     assert first["logged"] == second["logged"] == pytest.approx(logged, rel=1e-5)
     steps = rows(tmp_path / "run", "steps")
     assert [(row["step"], row["task"]) for row in steps] == [(step, task) for step in range(4) for task in "abc"]

@@ -65,7 +65,7 @@ def main():
     looped = adapter(loop(2, steps=2))
     trainer = train(out / "out", 2, recorder=Recorder(out / "run"))
     assert trainer.args.world_size == 2
-    logged = [entry["loss_a"] for entry in trainer.state.log_history if "loss_a" in entry]
+    logged = [entry["loss/a"] for entry in trainer.state.log_history if "loss/a" in entry]
     assert logged
     whole = adapter(trainer.model)
     if not OLD:  # transformers 4 asks torch for a device `cpu:0` when it goes on with several ranks
