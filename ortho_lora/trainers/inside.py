@@ -44,9 +44,9 @@ class SurgeonInside(_Base):
         self._attempts, self._resumed = 0, None
         refuse_args(self.args)
         self._refuse_launched()
-        self.add_callback(_Begin(self))
         self.surgeon = OrthoLoRA(cast(torch.nn.Module, self.model), tasks, seed=self.args.seed, **self._surgery)
         self.surgeon.remove()
+        self.add_callback(_Begin(self))
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train as ever, and say in the record how it went."""

@@ -61,6 +61,10 @@ def test_two_ranks_train_as_one_with_the_whole_batch(tmp_path):
     assert len(keys) == len(set(keys)) == 3 * 2 * 2 * 2 * 3  # steps, layers, modules, branches, tasks
 
 
+def test_two_ranks_that_are_watched_train_as_without(tmp_path):
+    launch(TORCHRUN, 2, "watched.py", tmp_path)
+
+
 @pytest.fixture(scope="module")
 def of_one_rank(tmp_path_factory):
     from surgery.distributed.trained import loop, train

@@ -1,51 +1,16 @@
 """`watch` inside plain `Trainer`s: the same training bit for bit, and what it tells."""
 
+import warnings
+
 import pytest
 import torch
-from datasets import Dataset, interleave_datasets
-from models import VOCABULARY
-from texts import OLD, adapter, arguments, llama, logs, same, steps_of, table
-from transformers import Trainer, TrainingArguments
+from datasets import interleave_datasets
+from mixtures import made, mixed
+from texts import OLD, adapter, llama, logs, same, steps_of, table
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from ortho_lora import OrthoLoRA, OrthoLoraError, Recorder, watch
+from ortho_lora import OrthoLoRA, OrthoLoraError, OrthoLoraWarning, Recorder, watch
 from ortho_lora.trainers.mixture import KEY
-
-LENGTHS = (4, 9)
-
-
-def mixed(rows=48, seed=0):
-    """Texts of three sources, of other lengths and in other numbers, with labels on some tokens only."""
-    generator = torch.Generator().manual_seed(seed)
-    found = []
-    for row in range(rows):
-        length = int(torch.randint(*LENGTHS, (), generator=generator))
-        tokens = torch.randint(1, VOCABULARY, (length,), generator=generator).tolist()
-        told = row % 3 + 1  # a prompt that has no labels
-        source = ("qa", "code", "chat")[int(torch.randint(3, (), generator=generator))]
-        found.append({"input_ids": tokens, "labels": [-100] * told + tokens[told:], "source": source, "length": length})
-    return Dataset.from_list(found)
-
-
-def collate(rows):
-    """Pads."""
-    assert "source" not in rows[0]
-    longest = max(len(row["input_ids"]) for row in rows)
-
-    def padded(name, value):
-        return torch.tensor([row[name] + [value] * (longest - len(row[name])) for row in rows])
-
-    ids = padded("input_ids", 0)
-    return {"input_ids": ids, "attention_mask": (ids != 0).long(), "labels": padded("labels", -100)}
-
-
-def made(path, data=None, model=None, kind=Trainer, **of_args):
-    return kind(
-        model=llama(dropout=0.1) if model is None else model,
-        args=arguments(path, **of_args),
-        data_collator=collate,
-        train_dataset=mixed() if data is None else data,
-    )
-
 
 CHECKPOINTING = (
     "activation_checkpointing" if hasattr(TrainingArguments, "activation_checkpointing") else "gradient_checkpointing"
@@ -142,3 +107,132 @@ def test_projection_is_that_of_the_losss_own_mixture(tmp_path):
             torch.testing.assert_close(
                 before[name] - adapter(watched.model)[name], parameter.grad, atol=1e-7, rtol=1e-4
             )
+
+
+def test_a_resumed_training_is_the_one_that_was_not_interrupted(tmp_path):
+    """And so is its record: no row is missing or twice."""
+    whole = made(tmp_path / "whole")
+    watch(whole, "source", method="ortho-lora", recorder=Recorder(tmp_path / "run"))
+    whole.train()
+
+    first = made(tmp_path / "cut", save_strategy="steps", save_steps=3)
+    watch(first, "source", method="ortho-lora", recorder=Recorder(tmp_path / "cut-run"))
+    first.add_callback(_StopAfter(4))
+    first.train()
+    again = made(tmp_path / "cut", save_strategy="steps", save_steps=3)
+    watch(again, "source", method="ortho-lora", recorder=Recorder(tmp_path / "cut-run", resume=True))
+    again.train(resume_from_checkpoint=str(tmp_path / "cut" / "checkpoint-3"))
+    same(adapter(whole.model), adapter(again.model))
+    for name in ("steps", "pairs", "norms"):
+        found = [[_stable(row) for row in table(tmp_path / run, name)] for run in ("run", "cut-run")]
+        assert found[0] == found[1]
+
+
+class _StopAfter(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **_):
+        control.should_training_stop = state.global_step == self.step
+
+
+def _stable(row):
+    return {name: value for name, value in row.items() if name not in ("seconds", "learning_rate")}
+
+
+def test_what_is_evaluated_needs_no_tasks_and_may_have_them(tmp_path):
+    found = []
+    for data in (mixed(8, seed=3), mixed(8, seed=3).remove_columns("source")):
+        watched = made(tmp_path, eval_dataset=data, eval_strategy="steps", eval_steps=3)
+        watch(watched, "source")
+        watched.train()
+        found.append([entry["eval_loss"] for entry in watched.state.log_history if "eval_loss" in entry])
+        assert watched.predict(data).predictions.shape[0] == 8
+    assert found[0] == found[1]
+    assert len(found[0]) == 2
+
+
+def test_a_set_by_tasks_is_evaluated_into_the_record(tmp_path):
+    apart = {"qa": mixed(6, seed=3), "else": mixed(6, seed=4)}
+    watched = made(tmp_path / "out", eval_dataset=apart, eval_strategy="steps", eval_steps=3)
+    watch(watched, "source", recorder=Recorder(tmp_path / "run"))
+    watched.train()
+    found = [(row["step"], row["task"]) for row in table(tmp_path / "run", "metrics") if row["metric"] == "loss"]
+    assert found == [(3, "qa"), (6, "qa")]
+
+
+class Contrastive(Trainer):
+    """Each row is to be told from all others of its batch, whatever their task."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        states = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits.mean(1)
+        return torch.nn.functional.cross_entropy(states @ states.detach().T, torch.arange(len(states)))
+
+
+def test_a_loss_that_mixes_tasks_is_said_to(tmp_path):
+    """What is recorded is then not the gradient of a task's own loss."""
+    watched = made(tmp_path, kind=Contrastive)
+    watch(watched, "source")
+    with pytest.warns(OrthoLoraWarning, match=r"the loss of a batch of Contrastive is not that of its tasks' rows"):
+        watched.train()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", OrthoLoraWarning)
+        for given in ({}, {"gradient_accumulation_steps": 2}, {"bf16": True}):
+            plain = made(tmp_path, max_steps=1, **given)
+            watch(plain, "source")
+            plain.train()
+
+
+class Alone(Trainer):
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        loss = self.compute_loss(model, inputs)
+        loss.backward()
+        return loss.detach()
+
+
+def test_what_cannot_be_watched_is_refused(tmp_path):
+    def refused(message, data=None, kind=Trainer, column="source", **given):
+        trainer = made(tmp_path, data, kind=kind, max_steps=1)
+        with pytest.raises(OrthoLoraError, match=message):
+            watch(trainer, column, **given)
+        assert type(trainer) is kind
+        trainer.train()  # as if nothing had been
+
+    refused(r"task_column: 'origin' given, and the training data has input_ids, labels, source", column="origin")
+    refused(r"method 'none': expected one of", method="none")
+    trainer = made(tmp_path, max_steps=1)
+    watch(trainer, "source", tasks=["qa", "code"])
+    with pytest.raises(OrthoLoraError, match=r"task_column 'source': a row says 'chat', expected one of qa, code"):
+        trainer.train()
+    with pytest.raises(OrthoLoraError, match=r"this Trainer has a surgeon inside"):
+        watch(trainer, "source")
+    trainer = made(tmp_path, kind=Alone, max_steps=1)
+    watch(trainer, "source")
+    with pytest.raises(OrthoLoraError, match=r"Alone makes its backward pass by itself, not by `accelerator.backward`"):
+        trainer.train()
+
+
+def test_numbers_may_name_tasks(tmp_path):
+    """As they stand, or as a feature of the data set names them."""
+    plain = mixed()
+    numbers = [["chat", "code", "qa"].index(source) for source in plain["source"]]
+    data = plain.remove_columns("source").add_column("source", numbers)
+    for of, expected in ((data, ["0", "1", "2"]), (plain.class_encode_column("source"), ["chat", "code", "qa"])):
+        watched = made(tmp_path, of, max_steps=2)
+        watch(watched, "source")
+        watched.train()
+        assert watched.surgeon.tasks == expected
+        assert {f"loss/{task}" for task in expected} <= set(watched.state.log_history[0])
+
+
+def test_of_many_tasks_pairs_are_logged_when_asked_for(tmp_path):
+    data = mixed()
+    data = data.remove_columns("source").add_column("source", [f"t{row % 9}" for row in range(len(data))])
+    for asked in (None, True):
+        watched = made(tmp_path, data, max_steps=2, per_device_train_batch_size=18)
+        watch(watched, "source", log_pairs=asked)
+        watched.train()
+        entry = watched.state.log_history[0]
+        assert ("cosine/t0~t1" in entry) == bool(asked)
+        assert ("cosine/lowest" in entry) == (not asked)
+        assert "loss/t8" in entry
