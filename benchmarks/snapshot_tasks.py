@@ -50,6 +50,7 @@ from ortho_lora.record.judge import TOLD, Estimates, judge
 from ortho_lora.record.snapshots import METRICS, MetricName, Snapshot
 from ortho_lora.surgery.adamw import Metric, Moments
 from ortho_lora.surgery.gram import cosines, gram, of_tasks
+from ortho_lora.surgery.groups import GroupedBatches
 from ortho_lora.surgery.measure import half_products
 from ortho_lora.surgery.snapshot import unchanged
 from ortho_lora.tasks.data import TaskData, hash_fraction, take
@@ -57,7 +58,7 @@ from ortho_lora.training.batches import Batch
 from ortho_lora.training.config import load_config
 from ortho_lora.training.model import use_dropout
 from ortho_lora.training.session import Training, tasks_of
-from ortho_lora.training.snapshots import GroupedBatches, grouped_batches
+from ortho_lora.training.snapshots import grouped_batches
 
 PACKAGED = "trec,spam,tweets,movies,news"
 CLEAR, NARROW = 3.0, 0.5

@@ -97,7 +97,7 @@ def table(run_dir, name):
 
 def logs(trainer):
     """Without what takes time, and what is ours."""
-    ours = ("loss/", "cosine/", "cosine_error/", "conflict_rate/", "projected/")
+    ours = ("loss/", "cosine/", "cosine_error/", "conflict_rate/", "projected/", "snapshot_cosine/", "transfer/")
     timed = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "step_time")
     return [
         {name: value for name, value in entry.items() if not name.startswith((*ours, *timed))}

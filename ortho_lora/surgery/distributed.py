@@ -14,9 +14,14 @@ def world_size() -> int:
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
+def rank() -> int:
+    """Of this process among them."""
+    return distributed.get_rank() if world_size() > 1 else 0
+
+
 def is_first() -> bool:
     """Whether this process is the one that writes."""
-    return world_size() == 1 or distributed.get_rank() == 0
+    return rank() == 0
 
 
 def align(tensors: Sequence[Tensor]) -> None:

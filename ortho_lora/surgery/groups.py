@@ -1,9 +1,11 @@
-"""Into which group of texts a batch falls: by what the loop says, or in turn."""
+"""Into which group of texts a batch falls: drawn from one, by what the loop says, or in turn."""
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import count
+
+import torch
 
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.surgery import distributed
@@ -18,6 +20,61 @@ def hashed(text: Hashable, groups: int, seed: int) -> int:
     """The group of a text, of a document or of what else belongs together: the same for all tasks."""
     digest = blake2b(f"{seed}\0{text}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % groups
+
+
+@dataclass(frozen=True)
+class GroupedBatches:
+    """Examples, batch by batch, each of texts of one group."""
+
+    indices: list[list[int]]
+    groups: list[int]  # of each batch
+
+
+def grouped(
+    origins: Sequence[Hashable],
+    batches: int,
+    batch_size: int,
+    *,
+    seed: int,
+    generator: torch.Generator,
+    groups: int = GROUPS,
+    once: bool = False,
+) -> GroupedBatches:
+    """Draw batches, the groups in turn; fewer are the first ones of more.
+
+    Which group an example falls into depends on its origin and the seed alone, so that a text is of one group in every
+    task. Within a group all examples come once before any comes again. A group with fewer examples than a batch makes
+    smaller batches, never one that repeats an example.
+
+    Args:
+        origins: of the examples: text, document, or what else belongs together.
+        batches: how many.
+        batch_size: examples of each, at most.
+        seed: of the groups.
+        generator: of the draws.
+        groups: m, over all tasks.
+        once: take no example twice, so that there may be fewer batches.
+    """
+    members: dict[int, list[int]] = {}
+    for index, origin in enumerate(origins):
+        members.setdefault(hashed(origin, groups, seed), []).append(index)
+    waiting: dict[int, list[int]] = {group: [] for group in sorted(members)}
+    found = GroupedBatches([], [])
+    rounds = 0
+    while waiting and len(found.indices) < batches and not (once and rounds and not any(waiting.values())):
+        for group, left in waiting.items():
+            if len(found.indices) == batches:
+                break
+            if not left:
+                if once and rounds:
+                    continue
+                order = torch.randperm(len(members[group]), generator=generator).tolist()
+                left += [members[group][place] for place in order]
+            found.indices.append(left[:batch_size])
+            found.groups.append(group)
+            del left[:batch_size]
+        rounds += 1
+    return found
 
 
 @dataclass(frozen=True)

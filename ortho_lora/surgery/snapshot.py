@@ -226,6 +226,14 @@ def snapshot(
     return taker.look()
 
 
+def snapshot_steps(steps: int, snapshots: int) -> list[int]:
+    """After which steps of a training its snapshots are taken: in the middle of as many equal stretches.
+
+    None at its end, where the learning rate has mostly gone to 0 and gradients with it: for that there are probes.
+    """
+    return sorted({math.ceil(steps * (2 * place + 1) / (2 * snapshots)) for place in range(snapshots)})
+
+
 @contextmanager
 def unchanged(model: nn.Module) -> Iterator[Callable[[], None]]:
     """Leave all that a pass changes beside parameters as it was: `.grad`, buffers, modes, and states of chance.

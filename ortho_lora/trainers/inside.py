@@ -15,6 +15,7 @@ from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.ending import ending_of
 from ortho_lora.record.recorder import Recorder
 from ortho_lora.surgery import distributed
+from ortho_lora.surgery.scalars import MOST_TASKS
 from ortho_lora.surgery.surgeon import OrthoLoRA
 from ortho_lora.trainers import versions
 
@@ -63,7 +64,7 @@ class SurgeonInside(_Base):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add what the surgeon tells of the steps since the last log of a training."""
         if "loss" in logs:
-            logs |= self.surgeon.scalars(pairs=self._log_pairs)
+            logs |= self.surgeon.scalars(pairs=self._logs_pairs)
         super().log(logs, *args, **kwargs)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
@@ -86,6 +87,10 @@ class SurgeonInside(_Base):
                         examples=found.num_samples or 0,
                     )
         return found
+
+    @property
+    def _logs_pairs(self) -> bool:
+        return self._log_pairs if self._log_pairs is not None else len(self.surgeon.tasks) <= MOST_TASKS
 
     def _begin(self) -> None:
         """Watch the model from here on, where it, its optimizer and the number of steps are final."""

@@ -5,19 +5,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from functools import partial
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
 from ortho_lora.errors import OrthoLoraError, OrthoLoraWarning
 from ortho_lora.record.recorder import Recorder
+from ortho_lora.surgery.arguments import check_whole
 from ortho_lora.surgery.methods import Branches, OnNonfinite, Order, Rule, Scope
+from ortho_lora.surgery.snapshot import snapshot_steps
 from ortho_lora.trainers import losses, mixture, versions
 from ortho_lora.trainers.examples import Examples
 from ortho_lora.trainers.inside import SurgeonInside
 from ortho_lora.trainers.packed import refuse_wrapped
+from ortho_lora.trainers.snapshots import Row, Rows, Snapshots, draw, held_out_rows, scalars_of
 
 _LOGGED = ("_metrics", "_total_train_tokens", "_logs")
 """What kinds of trainers write of a loss, beside returning it."""
@@ -35,6 +39,8 @@ def watch(
     scope: Scope | None = None,
     branches: Branches | None = None,
     order: Order = "random",
+    snapshots: int = 0,
+    snapshot_batches: int = 64,
     recorder: Recorder | None = None,
     record_every: int = 1,
     on_nonfinite: OnNonfinite | None = None,
@@ -56,6 +62,10 @@ def watch(
         task_column: which says of each row of the training data what task it is of.
         tasks: their names, in order; None: all that the column holds.
         method: with `rule`, `scope`, `branches`, `order` and `record_every` as in `OrthoLoRA`.
+        snapshots: how often to measure at one place how the tasks' mean gradients agree, spread over the training,
+            which does not notice; with an `eval_dataset` that has the column, or is by tasks, also what a step for one
+            task does to another's loss there.
+        snapshot_batches: of every task in each, which cost about as many steps of one task.
         recorder: of one training, closed at its end; one that is resumed from a checkpoint goes on with it, in another
             process with `Recorder(..., resume=True)`.
         on_nonfinite: as in `OrthoLoRA`; None: go on, as the trainer alone does; the record tells.
@@ -78,11 +88,14 @@ def watch(
         "record_every": record_every, "on_nonfinite": on_nonfinite,
     }  # fmt: skip
     try:
+        if snapshots:
+            watched._plan(column, snapshots, snapshot_batches)
         watched.prepare(column.tasks)
     except BaseException:
         trainer.__class__ = kind
         raise
     watched._carry(column)
+    watched.add_callback(_Due(watched))
 
 
 class Watched(SurgeonInside):
@@ -92,6 +105,8 @@ class Watched(SurgeonInside):
     _pass: ExitStack | None = None  # of a micro-batch under way: what ends with it
     _went_back = False  # whether its backward pass was ours
     _is_separate: bool | None = None  # whether the loss of a batch is a sum over its rows; None: not looked at yet
+    _snapshots: Snapshots | None = None
+    _found: Mapping[str, float] = MappingProxyType({})  # by the last snapshot, not logged yet
 
     def _carry(self, column: mixture.TaskColumn) -> None:
         """Have each batch say what task its rows are of."""
@@ -103,6 +118,66 @@ class Watched(SurgeonInside):
         super()._begin()
         self._shifts_labels = versions.shifts_labels(self.model)
         self._told = torch.zeros(2, len(self.surgeon.tasks))  # summed losses and counted labels of the step
+
+    def _plan(self, column: mixture.TaskColumn, count: int, batches: int) -> None:
+        """Have snapshots be taken."""
+        check_whole("snapshots", count, 0)
+        check_whole("snapshot_batches", batches, 8)
+        if isinstance(self, Generating):
+            raise OrthoLoraError(f"snapshots: {self.kind.__name__} generates what it learns from: leave snapshots out.")
+        rows = Rows(self.train_dataset, column)
+        self._snapshots = Snapshots(
+            count, batches, {task: (rows, place) for place, task in enumerate(column.tasks)},
+            held_out_rows(self.eval_dataset, column),
+        )  # fmt: skip
+        # What a task has of the mixture, which is what its gradient weighs in the optimizer's.
+        self._surgery["loss_weights"] = rows.shares(_labels_of)
+
+    def take_snapshot_if_due(self) -> None:
+        """Measure, where the plan says so, how the tasks' mean gradients agree; nothing of the training changes."""
+        plan, step = self._snapshots, self.state.global_step
+        if plan is None or step not in snapshot_steps(self.state.max_steps, plan.times):
+            return
+        seed, size = self.args.seed, self._train_batch_size
+        drawn = draw(plan.rows, plan.batches, size, seed=seed, step=step)
+        held_out = draw(plan.held_out, plan.batches, size, seed=seed, step=step, held_out=True)
+        with self._unnoticed():
+            found = self.surgeon.snapshot(
+                drawn.batches, self._loss_of, targets=held_out.batches or None, groups=drawn.groups,
+                target_groups=held_out.groups or None, seed=seed,
+            )  # fmt: skip
+        if self.surgeon.recorder is not None:
+            self.surgeon.recorder.add_snapshot(step, found)
+            self.surgeon.recorder.flush()
+        self._found = scalars_of(found, self.surgeon.loss_weights) if self._logs_pairs else {}
+
+    def _loss_of(self, _: str, rows: Sequence[Row]) -> Tensor:
+        """The mean loss of some examples, as the trainer has it."""
+        known: set[str] | None = set(self._signature_columns or ()) if self.args.remove_unused_columns else None
+        kept = [{name: of for name, of in row.items() if known is None or name in known} for row in rows]
+        batch = self.data_collator(kept)
+        for key in mixture.KEYS:
+            batch.pop(key, None)
+        inputs = self._prepare_inputs(batch)
+        with self.compute_loss_context_manager():
+            return cast(Tensor, self.kind.compute_loss(self, self.model_wrapped, inputs))
+
+    @contextmanager
+    def _unnoticed(self) -> Iterator[None]:
+        """Put back what a kind of trainer writes of each loss."""
+        kept = {name: deepcopy(getattr(self, name)) for name in _LOGGED if hasattr(self, name)}
+        try:
+            yield
+        finally:
+            for name, value in kept.items():
+                setattr(self, name, value)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add what the last snapshot tells to the next log of a training."""
+        if "loss" in logs:
+            logs |= self._found
+            self._found = {}
+        super().log(logs, *args, **kwargs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """As ever, but for the backward pass."""
@@ -230,21 +305,18 @@ class Watched(SurgeonInside):
         """Whether the loss is a sum over the tasks' examples: else a gradient's share is not a task's own."""
         if self.accelerator.num_processes > 1:  # ranks may hold other tasks, and would wait for each other
             return True
-        kept = {name: deepcopy(getattr(self, name)) for name in _LOGGED if hasattr(self, name)}
 
         def loss_of(some: dict[str, Any]) -> float:
             found = super(Watched, self).compute_loss(model, some, *args, **kwargs)
             return float(found[0] if isinstance(found, tuple) else found)
 
-        with torch.random.fork_rng(), self.surgeon.collector.looking_away():
+        with self._unnoticed(), torch.random.fork_rng(), self.surgeon.collector.looking_away():
             model.eval()
             try:
                 whole = loss_of(dict(inputs))
                 each = torch.tensor([loss_of(batch.of_task(task, inputs)) for task in batch.present])
             finally:
                 model.train()
-                for name, value in kept.items():
-                    setattr(self, name, value)
         # A mean over examples, or over labels, or a sum, divided by what the step holds.
         shares = [[1.0] * len(each), batch.shares([1.0] * len(batch.tasks))]
         if any(counted := batch.counted(shifted=self._shifts_labels) or []):
@@ -280,6 +352,24 @@ class Generating(Watched):
             found[mixture.KEY] = torch.tensor([self._column.place(row[self._column.name]) for row in inputs])
             found[mixture.GROUPS] = torch.tensor([known[prompt] for prompt in prompts])
         return found
+
+
+class _Due(TrainerCallback):
+    """Tells a trainer that a step begins."""
+
+    def __init__(self, trainer: Watched) -> None:
+        self.trainer = trainer
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self.trainer.take_snapshot_if_due()
+
+
+def _labels_of(row: Row) -> float:
+    """What an example has of its batch's mean loss: labels that count, or one."""
+    labels = row.get("labels")
+    if isinstance(labels, Tensor):
+        labels = labels.tolist()
+    return float(sum(label != -100 for label in labels)) if isinstance(labels, list) else 1.0
 
 
 def _rows_of(args: Any, given: Mapping[str, Any]) -> int:

@@ -19,7 +19,7 @@ from ortho_lora.record.snapshots import Snapshot
 from ortho_lora.surgery.groups import GROUPS
 from ortho_lora.surgery.measure import Measured, record_gradients, record_step
 from ortho_lora.surgery.nonfinite import Nonfinite, nonfinite, record_nonfinite, sentence
-from ortho_lora.surgery.snapshot import Taker, unchanged
+from ortho_lora.surgery.snapshot import Taker, snapshot_steps, unchanged
 from ortho_lora.tasks.data import TaskData
 from ortho_lora.tasks.loading import load_tasks
 from ortho_lora.training import adapters, device
@@ -30,7 +30,7 @@ from ortho_lora.training.config import Config
 from ortho_lora.training.evaluation import Evaluation, evaluation_subsets
 from ortho_lora.training.model import MultiTaskModel, load_encoder, outline, use_dropout
 from ortho_lora.training.passes import Passes, gradient_mode
-from ortho_lora.training.snapshots import Taking, rounds, snapshot_steps
+from ortho_lora.training.snapshots import Taking, rounds
 
 log = logging.getLogger(__name__)
 

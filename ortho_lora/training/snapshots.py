@@ -1,14 +1,12 @@
 """Snapshots of a training: many batches at the place where it is, each of one group of texts."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ortho_lora.surgery.groups import GROUPS, hashed
+from ortho_lora.surgery.groups import GROUPS, GroupedBatches, grouped
 from ortho_lora.surgery.snapshot import Taker
 from ortho_lora.tasks.data import Split, TaskData
 from ortho_lora.training.batches import seed_of
@@ -18,61 +16,12 @@ Drawn = tuple[Split, list[int]]
 """The examples of a batch."""
 
 
-@dataclass(frozen=True)
-class GroupedBatches:
-    """Examples of a split, batch by batch, each of texts of one group."""
-
-    indices: list[list[int]]
-    groups: list[int]  # of each batch
-
-
 def grouped_batches(
     split: Split, batches: int, batch_size: int, *, seed: int, step: int, groups: int = GROUPS, once: bool = False
 ) -> GroupedBatches:
-    """Draw batches, the groups in turn; fewer are the first ones of more.
-
-    Which group an example falls into depends on its origin and the seed alone, so that a text is of one group in every
-    task. Within a group all examples come once before any comes again. A group with fewer examples than a batch makes
-    smaller batches, never one that repeats an example.
-
-    Args:
-        split: whose examples are drawn.
-        batches: how many.
-        batch_size: examples of each, at most.
-        seed: of the groups, and of the draws.
-        step: of the snapshot, so that another one meets other texts of the same groups.
-        groups: m, over all tasks.
-        once: take no example twice, so that there may be fewer batches.
-    """
-    members: dict[int, list[int]] = {}
-    for index, origin in enumerate(split.origins):
-        members.setdefault(hashed(origin, groups, seed), []).append(index)
+    """Draw batches of a split's examples, as `grouped`; another `step` meets other texts of the same groups."""
     generator = torch.Generator().manual_seed(seed_of(seed, "snapshot", str(step)))
-    waiting: dict[int, list[int]] = {group: [] for group in sorted(members)}
-    found = GroupedBatches([], [])
-    rounds = 0
-    while len(found.indices) < batches and not (once and rounds and not any(waiting.values())):
-        for group, left in waiting.items():
-            if len(found.indices) == batches:
-                break
-            if not left:
-                if once and rounds:
-                    continue
-                order = torch.randperm(len(members[group]), generator=generator).tolist()
-                left += [members[group][place] for place in order]
-            found.indices.append(left[:batch_size])
-            found.groups.append(group)
-            del left[:batch_size]
-        rounds += 1
-    return found
-
-
-def snapshot_steps(steps: int, snapshots: int) -> list[int]:
-    """After which steps of a run its snapshots are taken: in the middle of as many equal stretches.
-
-    None at its end, where the learning rate has mostly gone to 0 and gradients with it: for that there are probes.
-    """
-    return sorted({math.ceil(steps * (2 * place + 1) / (2 * snapshots)) for place in range(snapshots)})
+    return grouped(split.origins, batches, batch_size, seed=seed, generator=generator, groups=groups, once=once)
 
 
 class Turn(NamedTuple):

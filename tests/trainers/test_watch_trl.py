@@ -224,3 +224,20 @@ def test_what_cannot_be_told_apart_is_refused(tmp_path):
         watch(dropped, "source")
     with pytest.raises(OrthoLoraError, match=r"DPOTrainer given, expected TRL's SFTTrainer"):
         carrying(trl.DPOTrainer, "source")
+
+
+@pytest.mark.parametrize("make", [CASES["completion only"], packed, dpo], ids=["sft", "packed", "dpo"])
+def test_snapshots_are_not_noticed(tmp_path, make):
+    alone, watched = (make(tmp_path / name) for name in ("alone", "watched"))
+    watch(watched, "source", snapshots=1, snapshot_batches=32, recorder=Recorder(tmp_path / "run"))
+    for one in (alone, watched):
+        torch.manual_seed(1)
+        one.train()
+    same(adapter(alone.model), adapter(watched.model))
+    assert logs(alone) == logs(watched)
+    assert {row["step"] for row in table(tmp_path / "run", "snapshots")} == {3}
+
+
+def test_answers_that_are_generated_have_no_snapshots(tmp_path):
+    with pytest.raises(OrthoLoraError, match=r"snapshots: GRPOTrainer generates what it learns from: leave snapshots"):
+        watch(grpo(tmp_path), "source", snapshots=1)

@@ -15,11 +15,12 @@ from studies import tiny_model
 from ortho_lora.record.products import of_means
 from ortho_lora.record.schema import read_status
 from ortho_lora.surgery.groups import hashed
+from ortho_lora.surgery.snapshot import snapshot_steps
 from ortho_lora.tasks.data import Split, take
 from ortho_lora.training.config import load_config
 from ortho_lora.training.resume import resume
 from ortho_lora.training.session import Training, tasks_of
-from ortho_lora.training.snapshots import Taking, grouped_batches, rounds, snapshot_steps
+from ortho_lora.training.snapshots import Taking, grouped_batches, rounds
 from ortho_lora.training.train import train
 
 pytestmark = pytest.mark.usefixtures("threads")
