@@ -40,11 +40,25 @@ def test_causal_lm(tmp_path):
     assert read_run(directory).task_names == ["repeat", "reverse"]
     assert rows(directory) == 6 * 2
     assert (directory / "adapter" / "adapter_model.safetensors").is_file()
-    assert "loss_repeat" in out
+    assert "loss/repeat" in out
     assert "eval_reverse_loss" in out
     told = summary(out.splitlines()[-1], tmp_path)
     assert "finished, step 6 of 6" in told
     assert "reverse" in told
+
+
+@pytest.mark.parametrize("trainer", ["plain", "sft", "dpo"])
+def test_watched(tmp_path, trainer):
+    command = [EXAMPLES / "watched.py", "--trainer", trainer, "--steps", 6, "--snapshot-batches", 16]
+    out = run(command, tmp_path)
+    directory = tmp_path / "runs" / "watched"
+    assert read_status(directory).state == "finished"
+    assert read_run(directory).task_names == ["repeat", "reverse"]
+    assert "cosine/repeat~reverse" in out
+    assert ("loss/repeat" in out) == (trainer != "dpo")
+    told = summary(out.splitlines()[-1], tmp_path)
+    assert "reverse" in told
+    assert "at steps 2, 5" in told
 
 
 @pytest.mark.parametrize("way", [[], ["--mixed"]], ids=["sequential", "mixed"])
@@ -57,4 +71,4 @@ def test_own_loop(tmp_path, way):
 
 
 def test_every_example_is_run_here():
-    assert {path.name for path in EXAMPLES.glob("*.py")} == {"causal_lm.py", "own_loop.py"}
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {"causal_lm.py", "own_loop.py", "watched.py"}

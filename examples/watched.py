@@ -1,0 +1,110 @@
+"""A trainer that you have, watched: one mixed data set with a column that says where a row comes from.
+
+    python examples/watched.py                            `transformers.Trainer`, on a tiny model made here, in seconds
+    python examples/watched.py --trainer sft              TRL's SFTTrainer, with packing
+    python examples/watched.py --trainer dpo              TRL's DPOTrainer, chosen and rejected answers
+    python examples/watched.py --trainer sft --model Qwen/Qwen2.5-0.5B --method ortho-lora
+
+The trainers are made as ever; `watch` is the line that is added. Beside the loss they log that of each task, how the
+tasks' gradients agree, and twice on the way what a step for one task does to another's loss.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from causal_lm import TASKS, encoded, examples, load
+from datasets import Dataset, concatenate_datasets
+from peft import LoraConfig, get_peft_model
+from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
+
+from ortho_lora import Recorder, watch
+from ortho_lora.trainers.packed import carrying
+
+
+def mixed(count: int, seed: int, tokenizer: Any, trainer: str) -> Dataset:
+    """Rows of both tasks, twice as many of the first."""
+    found = []
+    for task, times in zip(TASKS, (2, 1), strict=True):
+        texts = examples(task, times * count, seed)
+        rows: list[dict[str, Any]]
+        if trainer == "plain":
+            rows = [dict(row) for row in encoded(task, times * count, seed, tokenizer)]
+        elif trainer == "sft":
+            rows = [{"prompt": prompt, "completion": answer} for prompt, answer in texts]
+        else:  # the words in the wrong order are the answer that is rejected
+            rows = [
+                {"prompt": prompt, "chosen": answer, "rejected": " " + " ".join(reversed(answer.split()))}
+                for prompt, answer in texts
+            ]
+        found.append(Dataset.from_list([row | {"source": task} for row in rows]))
+    return concatenate_datasets(found).shuffle(seed=seed)
+
+
+def made(given: argparse.Namespace) -> Trainer:
+    """A trainer as anyone would make it."""
+    model, tokenizer = load(given.model)
+    lora = LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    settings = {
+        "output_dir": str(given.runs_dir.parent / "checkpoints" / given.name),
+        "max_steps": given.steps,
+        "per_device_train_batch_size": given.batch_size,
+        "learning_rate": 5e-3 if given.model is None else 2e-4,
+        "logging_steps": max(given.steps // 5, 1),
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+        "dataloader_pin_memory": torch.accelerator.is_available(),
+    }
+    data = [mixed(count, seed, tokenizer, given.trainer) for count, seed in ((256, 0), (64, 1))]
+    if given.trainer == "plain":
+        return Trainer(
+            get_peft_model(model, lora),
+            TrainingArguments(**settings),
+            data_collator=DataCollatorForSeq2Seq(tokenizer),
+            train_dataset=data[0],
+            eval_dataset=data[1],
+        )
+    from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+
+    settings |= {"max_length": 64, "bf16": False}
+    common = {
+        "train_dataset": data[0], "eval_dataset": data[1], "processing_class": tokenizer, "peft_config": lora,
+    }  # fmt: skip
+    if given.trainer == "sft":
+        # Packing puts several texts into a row: `carrying` keeps what task each is of.
+        packed: Trainer = carrying(SFTTrainer, "source")(model, args=SFTConfig(**settings, packing=True), **common)
+        return packed
+    return DPOTrainer(model, args=DPOConfig(**settings), **common)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trainer", choices=["plain", "sft", "dpo"], default="plain")
+    parser.add_argument("--model", help="a local directory or a name on the hub")
+    parser.add_argument("--method", default="joint", help="joint only watches; ortho-lora, pcgrad, ... project")
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--snapshot-batches", type=int, default=32)
+    parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
+    parser.add_argument("--name", default="watched", help="of the run, which must be new")
+    given = parser.parse_args()
+
+    recorder = Recorder(given.runs_dir / given.name)  # first, so that a name that is taken costs nothing
+    torch.manual_seed(0)
+    trainer = made(given)
+    watch(
+        trainer,
+        task_column="source",
+        method=given.method,
+        snapshots=2,
+        snapshot_batches=given.snapshot_batches,
+        recorder=recorder,
+    )
+    trainer.train()
+    print(f"python -m analysis transfer {given.runs_dir / given.name}")
+
+
+if __name__ == "__main__":
+    main()
