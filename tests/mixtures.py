@@ -4,7 +4,7 @@ import torch
 from datasets import Dataset
 from models import VOCABULARY
 from texts import arguments, llama
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 
 LENGTHS = (4, 9)
 
@@ -34,10 +34,10 @@ def collate(rows):
     return {"input_ids": ids, "attention_mask": (ids != 0).long(), "labels": padded("labels", -100)}
 
 
-def made(path, data=None, model=None, kind=Trainer, eval_dataset=None, **of_args):
+def made(path, data=None, model=None, kind=Trainer, eval_dataset=None, args=TrainingArguments, **of_args):
     return kind(
         model=llama(dropout=0.1) if model is None else model,
-        args=arguments(path, **of_args),
+        args=arguments(path, args, **of_args),
         data_collator=collate,
         train_dataset=mixed() if data is None else data,
         eval_dataset=eval_dataset,

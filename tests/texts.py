@@ -53,12 +53,12 @@ def datasets(padding=False):
     return {"a": Texts(16, 1, padding), "b": Texts(12, 2, padding), "c": Texts(7, 3, padding)}
 
 
-def arguments(path, **given):
+def arguments(path, kind=TrainingArguments, **given):
     settings = {
         "per_device_train_batch_size": 4, "max_steps": 6, "learning_rate": 0.01, "logging_steps": 2, "report_to": [],
         "disable_tqdm": True, "dataloader_pin_memory": False, "save_strategy": "no", "use_cpu": True,
     }  # fmt: skip
-    return TrainingArguments(str(path), **(settings | given))
+    return kind(str(path), **(settings | given))
 
 
 def adapter(model):

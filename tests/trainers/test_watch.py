@@ -6,8 +6,20 @@ import pytest
 import torch
 from datasets import interleave_datasets
 from mixtures import made, mixed
+from models import VOCABULARY
+from peft import LoraConfig, get_peft_model
 from texts import OLD, adapter, llama, logs, same, steps_of, table
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    MixtralConfig,
+    MixtralForCausalLM,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    T5Config,
+    T5ForConditionalGeneration,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from ortho_lora import OrthoLoRA, OrthoLoraError, OrthoLoraWarning, Recorder, watch
 from ortho_lora.trainers.mixture import KEY
@@ -59,6 +71,11 @@ def test_a_stream_of_several_data_sets(tmp_path):
     assert logs(alone) == logs(watched)
 
 
+def items(batch):
+    """Labels, as Trainer counts those of a step."""
+    return (batch["labels"] if OLD else batch["labels"][:, 1:]).ne(-100).sum()
+
+
 def test_what_is_recorded_is_what_autograd_finds_for_each_task_alone(tmp_path):
     """Of the loss's own mixture: a mean over all labels of the batch."""
     watched = made(tmp_path / "out", model=llama(), max_steps=1, per_device_train_batch_size=12, logging_steps=1)
@@ -69,7 +86,7 @@ def test_what_is_recorded_is_what_autograd_finds_for_each_task_alone(tmp_path):
 
     batch, model = seen[0], llama()
     tasks = batch.pop(KEY)
-    whole = batch["labels"][:, 1:].ne(-100).sum()
+    whole = items(batch)
     blocks = OrthoLoRA(model, ["chat", "code", "qa"]).blocks
     found = {
         (row["layer"], row["module"], row["branch"], row["task"]): row["norm_before"]
@@ -101,7 +118,7 @@ def test_projection_is_that_of_the_losss_own_mixture(tmp_path):
     tasks = batch.pop(KEY).tolist()
     surgeon = OrthoLoRA(model, ["chat", "code", "qa"], order="fixed")
     with surgeon.mixed_batch(tasks):
-        surgeon.backward(model(**batch, num_items_in_batch=batch["labels"][:, 1:].ne(-100).sum()).loss)
+        surgeon.backward(model(**batch, num_items_in_batch=items(batch)).loss)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             torch.testing.assert_close(
@@ -236,3 +253,39 @@ def test_of_many_tasks_pairs_are_logged_when_asked_for(tmp_path):
         assert ("cosine/t0~t1" in entry) == bool(asked)
         assert ("cosine/lowest" in entry) == (not asked)
         assert "loss/t8" in entry
+
+
+def test_an_encoder_with_a_decoder(tmp_path):
+    """Both have a row for each example."""
+
+    def trainer(path):
+        torch.manual_seed(0)
+        config = T5Config(
+            vocab_size=VOCABULARY, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, decoder_start_token_id=0
+        )
+        lora = LoraConfig(r=3, target_modules=["q", "v"], lora_dropout=0.1, task_type="SEQ_2_SEQ_LM")
+        model = get_peft_model(T5ForConditionalGeneration(config), lora)
+        return made(path, model=model, kind=Seq2SeqTrainer, args=Seq2SeqTrainingArguments)
+
+    alone, watched = trainer(tmp_path / "alone"), trainer(tmp_path / "watched")
+    watch(watched, "source", recorder=Recorder(tmp_path / "run"))
+    for one in (alone, watched):
+        torch.manual_seed(1)
+        one.train()
+    same(adapter(alone.model), adapter(watched.model))
+    assert logs(alone) == logs(watched)
+    assert "loss/qa" in watched.state.log_history[0]
+
+
+def test_a_loss_that_balances_experts_is_said_to(tmp_path):
+    config = MixtralConfig(
+        vocab_size=VOCABULARY, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, num_local_experts=4, num_experts_per_tok=1, output_router_logits=True,
+        router_aux_loss_coef=1.0,
+    )  # fmt: skip
+    lora = LoraConfig(r=3, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    torch.manual_seed(0)
+    watched = made(tmp_path, model=get_peft_model(MixtralForCausalLM(config), lora), max_steps=1)
+    watch(watched, "source")
+    with pytest.warns(OrthoLoraWarning, match=r"by a loss that balances experts"):
+        watched.train()
