@@ -26,7 +26,7 @@ FLOORS = {  # from the ground up; a package imports those of lower floors and it
         {"conflict", "outcomes"},
         {"diagnosis", "transfer"},
         {"figures", "output"},
-        {"study", "report", "summary"},
+        {"study", "report", "summary", "notebook"},
         {"__init__", "__main__"},
     ],
     "app": [{"shared", "playground"}, {"launching"}, {"views"}, {"main"}, {"__init__", "__main__"}],

@@ -1,0 +1,176 @@
+"""A run in a notebook: what the pages show of it, as pandas frames and Plotly figures, read anew each time."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from analysis import figures
+from analysis.conflict import queries
+from analysis.diagnosis.diagnose import diagnose
+from analysis.diagnosis.verdicts import worst_first
+from analysis.figures.words import describe
+from analysis.library import runs
+from analysis.library.names import number
+from analysis.library.runs import Run
+from analysis.output.data import frame_of
+from analysis.transfer.predicted import target_progress, transfer_matrix
+from analysis.transfer.words import MEANING, missing, told_of_targets, unit_of
+from ortho_lora.errors import OrthoLoraError
+
+_RED, _BLUE = "178, 24, 43", "33, 102, 172"
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What a question of a run finds: its numbers, a figure of them where there is one to draw, and a sentence."""
+
+    frame: pd.DataFrame
+    figure: go.Figure | None
+    words: str
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import Markdown, display
+
+        display(Markdown(self.words))  # type: ignore[no-untyped-call]
+        display(self.frame if self.figure is None else self.figure)  # type: ignore[no-untyped-call]
+
+
+class OpenRun:
+    """A run that is looked at; it may still be training."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Open a run.
+
+        Raises:
+            OrthoLoraError: there is no run in this directory, or it cannot be read.
+        """
+        self.path = runs.identified(Path(path))[0].path
+
+    @property
+    def run(self) -> Run:
+        """Its state now."""
+        return runs.run_at(self.path)
+
+    @property
+    def tasks(self) -> list[str]:
+        return runs.info_of(self.run).task_names
+
+    def conflicts(self) -> Answer:
+        """How each pair of tasks agrees, with verdicts: the page *Tasks*; columns as of `queries.task_matrix`."""
+        frame = frame_of("matrix", [self.path])
+        figure = figures.task_heatmap(frame, self.tasks, "cosine") if len(frame) else None
+        return Answer(frame, figure, describe(frame))
+
+    def layers(self, one: str | None = None, other: str | None = None) -> Answer:
+        """Where a pair of tasks agrees, layer by layer: by snapshots where there are any, else by steps.
+
+        Args:
+            one, other: the tasks; without, the pair with the strongest verdict.
+
+        Raises:
+            OrthoLoraError: there is no such task, or no pair.
+        """
+        pairs = diagnose(self.path).pairs
+        if not pairs:
+            raise OrthoLoraError(f"{self.path}: no two tasks share an adapter there, so there is no pair to look at.")
+        if one is None or other is None:
+            worst = min(pairs, key=worst_first)
+            one, other = worst.task_i, worst.task_j
+        pair = (one, other) if self.tasks.index(one) < self.tasks.index(other) else (other, one)
+        by_snapshots = bool(queries.extent(self.path).snapshots)
+        frame = frame_of("snapshot-layers" if by_snapshots else "layer-step", [self.path], pair=pair)
+        draw = figures.snapshot_map if by_snapshots else figures.layer_step_heatmap
+        figure = draw(frame) if len(frame) else None
+        of = "the tasks' mean gradients at each snapshot" if by_snapshots else "batches"
+        return Answer(frame, figure, f"{pair[0]} – {pair[1]}: cosine of {of}, layer by layer.")
+
+    def transfer(self, at: int | None = None) -> Answer:
+        """What a step for one task does to another's validation loss: the page *Transfer*.
+
+        Args:
+            at: the step of one snapshot; None: all that count together.
+
+        Returns:
+            Columns as of `predicted.transfer_matrix`; no rows where no snapshot has held-out texts, and the words say
+            how to get them.
+        """
+        frame = transfer_matrix(self.path, at)
+        if frame["nats"].isna().all():
+            held_out = bool(queries.extent(self.path).snapshots)
+            return Answer(frame, None, missing(self.path.name, held_out=held_out))
+        told = " ".join(told_of_targets(frame, target_progress(self.path, at=at)))
+        return Answer(frame, figures.effect_heatmap(frame), f"{told} {MEANING}")
+
+    def diagnosis(self) -> Answer:
+        """The verdict on each pair with its evidence, and what to try: the page *Diagnosis*."""
+        frame = frame_of("verdicts", [self.path])
+        found = diagnose(self.path)
+        tried = " ".join(f"{of.text} {of.evidence}" for of in found.suggestions)
+        figure = figures.strengths(frame) if len(frame) else None
+        return Answer(frame, figure, f"{found.summary} {tried}")
+
+    def __repr__(self) -> str:
+        run, info = runs.identified(self.path)
+        done = f"step {run.status.step} of {run.status.total}" if run.status else "not begun"
+        return f"{run.run_id}: {run.state}, {done}, {info.method}, {', '.join(info.task_names)}"
+
+    def _repr_html_(self) -> str:
+        """In words and in coloured tables, which need nothing from anywhere."""
+        parts = [f"<p><b>{escape(repr(self))}</b></p>"]
+        conflicts = self.conflicts()
+        if len(conflicts.frame):
+            parts.append(f"<p>{escape(diagnose(self.path).summary)}</p>")
+            parts.append(
+                _table(_cosines(conflicts.frame, self.tasks), self.tasks, "cosine of two tasks' gradients", 1.0)
+            )
+        transfer = self.transfer().frame
+        if len(transfer) and transfer["nats"].notna().any():
+            factor, unit = unit_of(transfer)
+            cells = {
+                (row["target"], row["source"]): (factor * row["nats"], row["verdict"] != "not sure")
+                for row in transfer.to_dict("records")
+            }
+            most = max(abs(value) for value, _ in cells.values() if value == value)
+            title = f"what the column's task does to the row's validation loss, {unit} a step"
+            parts.append(_table(cells, self.tasks, title, -most))
+        return "".join(parts)
+
+
+def open_run(path: str | Path) -> OpenRun:
+    """Open a run in a notebook; raises as `OpenRun`."""
+    return OpenRun(path)
+
+
+def _cosines(frame: pd.DataFrame, tasks: list[str]) -> dict[tuple[str, str], tuple[float, bool]]:
+    """Of the whole model where a snapshot tells it, else of branch B, both ways."""
+    branch = frame["branch"].iloc[0]
+    rows: list[Mapping[Any, Any]] = frame[frame["branch"] == branch].to_dict("records")
+    found = {}
+    for row in rows:
+        cell = row["cosine"], row["verdict"] in ("conflict", "aligned")
+        found[row["task_i"], row["task_j"]] = found[row["task_j"], row["task_i"]] = cell
+    return found
+
+
+def _table(cells: Mapping[tuple[str, str], tuple[float, bool]], tasks: list[str], title: str, most: float) -> str:
+    """A matrix in colour, by row and column; `most`: the value that is blue at its fullest. Bold: sure."""
+    head = "".join(f"<th>{escape(task)}</th>" for task in tasks)
+    body = ""
+    for row in [task for task in tasks if any((task, other) in cells for other in tasks)]:
+        body += f"<tr><th>{escape(row)}</th>"
+        for column in tasks:
+            value, sure = cells.get((row, column), (float("nan"), False))
+            if value != value:
+                body += "<td></td>"
+                continue
+            strength = min(abs(value / most), 1.0) * (0.6 if sure else 0.25)
+            colour = _BLUE if value / most > 0 else _RED
+            shown = f"<b>{number(value)}</b>" if sure else number(value)
+            body += f'<td style="background: rgba({colour}, {strength:.2f})">{shown}</td>'
+        body += "</tr>"
+    return f"<table><caption>{escape(title)}; bold: sure</caption><tr><th></th>{head}</tr>{body}</table>"

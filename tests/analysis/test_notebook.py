@@ -1,0 +1,108 @@
+"""A run in a notebook: the same numbers and figures as elsewhere, and live."""
+
+import re
+from io import StringIO
+
+import numpy as np
+import pandas as pd
+import pytest
+from infos import INFO, TASK
+from snapshots import known_snapshot
+from vectors import drawn, truth
+
+import analysis
+from analysis import figures
+from analysis.diagnosis.diagnose import diagnose
+from analysis.diagnosis.verdicts import worst_first
+from analysis.output.data import frame_of
+from analysis.transfer.predicted import transfer_matrix
+from ortho_lora import OrthoLoraError
+from ortho_lora.record.recorder import Recorder
+
+NAMES = ("a", "<b>", "c")
+TASKS = tuple(TASK.model_copy(update={"name": name}) for name in NAMES)
+
+
+def begin(recorder):
+    config = {"optimizer": "adamw"}
+    recorder.begin(INFO.model_copy(update={"run_id": recorder.run_dir.name, "tasks": TASKS, "config": config}))
+
+
+def take(recorder, step, **given):
+    found = known_snapshot(step, **given)
+    named = {name: tuple(NAMES["abc".index(of)] for of in getattr(found, name)) for name in ("tasks", "targets")}
+    for name, value in named.items():
+        object.__setattr__(found, name, value)
+        if found.vectors is not None:
+            object.__setattr__(found.vectors, name, value)
+    recorder.add_snapshot(step, found)
+    recorder.flush()
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    where = tmp_path_factory.mktemp("runs") / "x"
+    with Recorder(where) as recorder:
+        begin(recorder)
+        take(recorder, 4, vectors=drawn(truth(0), 0))
+    return where
+
+
+def test_frames_and_figures_are_those_of_the_pages(run_dir):
+    run = analysis.open_run(run_dir)
+    conflicts = run.conflicts()
+    pd.testing.assert_frame_equal(conflicts.frame, frame_of("matrix", [run_dir]))
+    assert conflicts.figure == figures.task_heatmap(conflicts.frame, list(NAMES), "cosine")
+    layers = run.layers("c", "a")
+    pd.testing.assert_frame_equal(layers.frame, frame_of("snapshot-layers", [run_dir], pair=("a", "c")))
+    assert layers.figure == figures.snapshot_map(layers.frame)
+    transfer = run.transfer(at=4)
+    pd.testing.assert_frame_equal(transfer.frame, transfer_matrix(run_dir, 4))
+    assert transfer.figure == figures.effect_heatmap(transfer.frame)
+    found = run.diagnosis()
+    pd.testing.assert_frame_equal(found.frame, frame_of("verdicts", [run_dir]))
+    assert found.words.startswith(diagnose(run_dir).summary)
+
+
+def test_a_pair_that_is_not_named_is_the_worst(run_dir):
+    pairs = diagnose(run_dir).pairs
+    worst = sorted(pairs, key=worst_first)[0]  # as reports list them
+    assert analysis.open_run(run_dir).layers().words.startswith(f"{worst.task_i} – {worst.task_j}: cosine of")
+
+
+def test_its_own_picture_is_words_and_tables(run_dir):
+    html = analysis.open_run(run_dir)._repr_html_()
+    assert "<script" not in html
+    assert "<b>c" not in html  # a task's name is no markup
+    assert html.count("&lt;b&gt;") == 5  # in the first line, in two heads and two rows
+    cosines, transfer = pd.read_html(StringIO(html), index_col=0)
+    assert list(cosines.columns) == list(cosines.index) == list(transfer.columns) == list(NAMES)
+    assert list(transfer.index) == ["a", "<b>"]  # of the third there are no held-out texts
+    matrix = transfer_matrix(run_dir)
+    colours = re.findall(r"<tr><th>a</th>(.*?)</tr>", html)[1].split("<td")[1:]
+    for place, name in enumerate(NAMES):
+        nats = matrix[(matrix["target"] == "a") & (matrix["source"] == name)]["nats"].item()
+        shown = float(transfer.loc["a", name])
+        assert np.sign(shown) == np.sign(nats)
+        assert ("178, 24, 43" in colours[place]) == (nats > 0)  # red harms
+
+
+def test_it_is_read_anew_each_time(tmp_path):
+    recorder = Recorder(tmp_path / "x")
+    begin(recorder)
+    run = analysis.open_run(tmp_path / "x")
+    assert not len(run.transfer().frame)
+    assert "held-out" in run.transfer().words
+    assert "<table" not in run._repr_html_()
+    take(recorder, 4, vectors=drawn(truth(0), 0))
+    assert len(run.transfer().frame)
+    assert run._repr_html_().count("<table") == 2
+    recorder.close()
+    assert repr(run).startswith("x: finished")
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+    with pytest.raises(OrthoLoraError, match="run.json"):
+        analysis.open_run(tmp_path)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = analysis.nothing
