@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import plotly.graph_objects as go
 
 from analysis import figures
 from analysis.conflict import queries
 from analysis.diagnosis.diagnose import diagnose
 from analysis.diagnosis.verdicts import worst_first
+from analysis.figures.standalone import Drawn
 from analysis.figures.words import describe
 from analysis.library import runs
 from analysis.library.names import number
@@ -30,7 +30,7 @@ class Answer:
     """What a question of a run finds: its numbers, a figure of them where there is one to draw, and a sentence."""
 
     frame: pd.DataFrame
-    figure: go.Figure | None
+    figure: Drawn | None
     words: str
 
     def _ipython_display_(self) -> None:

@@ -1,7 +1,6 @@
 """A run in a notebook: the same numbers and figures as elsewhere, and live."""
 
-import re
-from io import StringIO
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -75,16 +74,17 @@ def test_its_own_picture_is_words_and_tables(run_dir):
     assert "<script" not in html
     assert "<b>c" not in html  # a task's name is no markup
     assert html.count("&lt;b&gt;") == 5  # in the first line, in two heads and two rows
-    cosines, transfer = pd.read_html(StringIO(html), index_col=0)
-    assert list(cosines.columns) == list(cosines.index) == list(transfer.columns) == list(NAMES)
-    assert list(transfer.index) == ["a", "<b>"]  # of the third there are no held-out texts
-    matrix = transfer_matrix(run_dir)
-    colours = re.findall(r"<tr><th>a</th>(.*?)</tr>", html)[1].split("<td")[1:]
-    for place, name in enumerate(NAMES):
-        nats = matrix[(matrix["target"] == "a") & (matrix["source"] == name)]["nats"].item()
-        shown = float(transfer.loc["a", name])
-        assert np.sign(shown) == np.sign(nats)
-        assert ("178, 24, 43" in colours[place]) == (nats > 0)  # red harms
+    cosines, transfer = (
+        {row[0].text: dict(zip(NAMES, row[1:], strict=True)) for row in table.findall("tr")[1:]}
+        for table in ElementTree.fromstring(f"<div>{html}</div>").findall("table")
+    )
+    assert list(cosines) == list(NAMES)
+    assert list(transfer) == ["a", "<b>"]  # of the third there are no held-out texts
+    for row in transfer_matrix(run_dir).to_dict("records"):
+        cell = transfer[row["target"]][row["source"]]
+        assert ("178, 24, 43" in cell.get("style")) == (row["nats"] > 0)  # red harms
+        assert (cell.find("b") is not None) == (row["verdict"] != "not sure")
+        assert np.sign(float("".join(cell.itertext()))) == np.sign(row["nats"])
 
 
 def test_it_is_read_anew_each_time(tmp_path):
