@@ -27,6 +27,8 @@ _LOGGED = ("_metrics", "_total_train_tokens", "_logs")
 """What kinds of trainers write of a loss, beside returning it."""
 _INPUTS = ("input_ids", "inputs_embeds", "input_features", "pixel_values")
 """Names of what a model is given, whose first dimension counts rows."""
+APART = 10
+"""Steps of one task each after which it is said that nothing can be compared."""
 
 
 def watch(
@@ -118,6 +120,7 @@ class Watched(SurgeonInside):
         super()._begin()
         self._shifts_labels = versions.shifts_labels(self.model)
         self._told = torch.zeros(2, len(self.surgeon.tasks))  # summed losses and counted labels of the step
+        self._apart: int | None = 0  # steps so far, of one task each; None: one held several
 
     def _plan(self, column: mixture.TaskColumn, count: int, batches: int) -> None:
         """Have snapshots be taken."""
@@ -270,18 +273,33 @@ class Watched(SurgeonInside):
 
         def backward(loss: Tensor, **_: Any) -> None:
             self._went_back, last = True, accelerator.sync_gradients
-            self.surgeon.backward(
+            found = self.surgeon.backward(
                 loss / accelerator.gradient_accumulation_steps,
                 told=self._take_told() if last else None,
                 accumulate=not last,
                 scaler=accelerator.scaler,
             )
+            if found is not None:
+                self._meet(found.present.any(0).sum().item())
 
         accelerator.backward = backward
         try:
             yield
         finally:
             del accelerator.backward
+
+    def _meet(self, tasks: float) -> None:
+        """Say so, where steps never hold two tasks."""
+        if self._apart is None:
+            return
+        self._apart = None if tasks > 1 else self._apart + 1
+        if self._apart == APART:
+            warnings.warn(
+                f"none of the first {APART} steps held rows of two tasks, so no two gradients could be compared:"
+                " shuffle the data, or let gradient_accumulation_steps put batches of several tasks into a step.",
+                OrthoLoraWarning,
+                stacklevel=2,
+            )
 
     def _take_told(self) -> dict[str, Tensor]:
         """The mean loss of each task in the step that ends."""

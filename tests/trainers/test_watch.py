@@ -289,3 +289,18 @@ def test_a_loss_that_balances_experts_is_said_to(tmp_path):
     watch(watched, "source")
     with pytest.warns(OrthoLoraWarning, match=r"by a loss that balances experts"):
         watched.train()
+
+
+def test_steps_of_one_task_each_are_said_to_be(tmp_path):
+    """As where data sets take turns; micro-batches of several tasks are compared."""
+    data = mixed(120)
+    order = sorted(range(len(data)), key=lambda row: (data["source"][row], row))
+    for accumulation, expected in ((1, True), (12, False)):
+        given = {"gradient_accumulation_steps": accumulation, "max_steps": 11, "per_device_train_batch_size": 2}
+        watched = made(tmp_path, data.select(order), **given)
+        watched._get_train_sampler = lambda *_: None  # in the order in which they stand
+        watch(watched, "source")
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always", OrthoLoraWarning)
+            watched.train()
+        assert any("none of the first 10 steps held rows of two tasks" in str(one.message) for one in found) == expected
