@@ -25,6 +25,8 @@ reliability allows their mean (Spearman-Brown).
 
 import json
 import pickle
+import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -77,7 +79,7 @@ class Study:
                 }
             known.write_text(json.dumps(found))
             told = "  ".join(f"{name} {loss:.4f}" for name, loss in found.items())
-            print(f"{known.stem}  {told}  {perf_counter() - began:.0f} s", flush=True)
+            print(f"{known.stem}  {told}  {perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
         return dict(json.loads(known.read_text()))
 
     def _judged(self, course: Course, place: int, task: TaskData) -> float:
@@ -110,12 +112,12 @@ class Study:
             for step in course.to(range(max(places) + 1)):
                 if step in places:
                     snapshots.append(course.snapshot_of(None, batches, size, whole=False))
-                    print(f"snapshot at step {step}", flush=True)
+                    print(f"snapshot at step {step}", file=sys.stderr, flush=True)
                 if step == places[len(places) // 2]:
                     held_out = {task.name: half_of(task.evaluation["validation"], 0) for task in course.training.tasks}
                     assert snapshots[-1].vectors is not None
                     features.append(features_at(course, snapshots[-1].vectors, examples, held_out))
-                    print(f"features at step {step}", flush=True)
+                    print(f"features at step {step}", file=sys.stderr, flush=True)
                 if step % 5 == 0:
                     measured = course.training.measure(course.training.sampler.next())
                     raw.append(cosines(measured[0].gram.sum(0)).numpy())
@@ -174,7 +176,9 @@ def row_of(name: str, predicted: Floats, harms: pd.DataFrame, seeds: Sequence[in
 
 
 def main(
-    folder: Annotated[Path, typer.Option(help="Where results are kept; what is there is not trained again.")],
+    folder: Annotated[
+        Path | None, typer.Option(help="Where results are kept; what is there is not trained again. Else nowhere.")
+    ] = None,
     tasks: Annotated[str, typer.Option(help="Names, separated by commas.")] = PACKAGED,
     data: Annotated[Path | None, typer.Option(help="Directory of NAME.train.csv; their tasks join the others.")] = None,
     steps: Annotated[int, typer.Option(min=4, help="Of a training.")] = 120,
@@ -188,6 +192,7 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Print how predictors agree with what whole trainings do."""
+    folder = Path(tempfile.mkdtemp()) if folder is None else folder
     folder.mkdir(parents=True, exist_ok=True)
     names: Any = tasks if data is None else [*filter(None, tasks.split(",")), *file_tasks(data)]
     settings = {"tasks": names, "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}

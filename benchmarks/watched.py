@@ -25,6 +25,7 @@ from transformers import (
     AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
+    PrinterCallback,
     Trainer,
     TrainerCallback,
     TrainingArguments,
@@ -118,6 +119,7 @@ def main(
                     )
                     if name == "watched":
                         watch(trainer, "source", recorder=Recorder(path / f"run-{number}"))
+                    trainer.remove_callback(PrinterCallback)
                     clock = Clock()
                     trainer.add_callback(clock)
                     trainer.train()

@@ -42,6 +42,11 @@ SMALL = {
     "transfer_steps": [
         "--tasks", "trec,spam,movies", "--places", "1", "--batches", "16", "--batch-size", "2", "--texts", "16",
     ],
+    "transfer_trainings": [
+        "--tasks", "trec,spam", "--steps", "4", "--batch-size", "2", "--places", "1,2,3", "--batches", "16",
+        "--examples", "16", "--texts", "16", "--seeds", "1",
+    ],
+    "watched": ["--model", "tiny", "--rounds", "1", "--steps", "3", "--length", "16"],
     "pages": [
         "--steps",
         "12",
@@ -60,7 +65,7 @@ SMALL = {
 
 
 def test_all_are_listed():
-    scripts = {path.stem for path in BENCHMARKS.glob("*.py")} - {"workload"}
+    scripts = {path.stem for path in BENCHMARKS.glob("*.py")} - {"workload", "simulated"}
     assert scripts == set(SMALL)
 
 
