@@ -91,7 +91,8 @@ def _metrics(run: Run) -> None:
     assert run.info is not None
     values = state.ask_of_runs(queries.metrics, [run])
     if values.empty:
-        st.caption("A probe evaluates nothing." if run.info.probe else "No evaluation is done yet.")
+        kind = "lookahead" if run.info.probe and run.info.probe.steps else "probe"
+        st.caption(f"A {kind} evaluates no metrics." if run.info.probe else "No evaluation is done yet.")
         return
     figure = _metric_figure(str(run.path), len(values), state.is_dark(), values, run.info)
     st.plotly_chart(figure, theme=None, width="stretch", key=f"live-{run.run_id}", alt=figures.describe(values))

@@ -66,7 +66,7 @@ def _facts(run: Run) -> list[str]:
     if run.status:
         found.append(run.status.progress)
     if run.info:
-        found.append(f"probe {run.info.probe.where}" if run.info.probe else run.info.method)
+        found.append(run.info.probe.what if run.info.probe else run.info.method)
         found.append(", ".join(run.info.task_names))
     return [*found, f"{disk_bytes(run.path) / 1e6:.1f} MB on disk"]
 
