@@ -1,6 +1,7 @@
 """Two tasks that are one and the same have a corrected cosine of 1, however their texts are laid out."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -187,3 +188,22 @@ def test_weights_that_are_none_are_refused(weights):
 def test_groups_of_another_length_are_refused():
     with pytest.raises(OrthoLoraError, match="group_of_example: expected a group for each of 2 examples, found 3"):
         rows_of([0, 1], 2, weights=1, groups=[1, 2, 3])
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 5)), min_size=1, max_size=12))
+def test_runs_hold_each_token_once_and_of_its_own_part(documents):
+    tasks, lengths = zip(*documents, strict=True)
+    rows = rows_of(tasks, 3, lengths=lengths)
+    expected = [part for part, length in zip(rows.parts, lengths, strict=True) for _ in range(length)]
+    found = [None] * len(expected)
+    for part, tokens in rows.runs:
+        assert found[tokens] == [None] * (tokens.stop - tokens.start)
+        found[tokens] = [part] * (tokens.stop - tokens.start)
+    assert found == expected
+    assert all(one[0] != other[0] for one, other in pairwise(rows.runs))  # neighbours of a part are one run
+
+
+@pytest.mark.parametrize("lengths", [[3], [3, 0], [3, 1.5]])
+def test_lengths_that_are_none_are_refused(lengths):
+    with pytest.raises(OrthoLoraError, match=r"length_of_example: expected a number of tokens above 0 for each of 2"):
+        rows_of([0, 1], 2, lengths=lengths)
