@@ -24,24 +24,32 @@ Row = Mapping[str, Any]
 class Rows:
     """The examples of a data set, by task; documents of packed rows by themselves."""
 
-    def __init__(self, dataset: Any, column: TaskColumn, task: int | None = None) -> None:
+    def __init__(
+        self, dataset: Any, column: TaskColumn, task: int | None = None, group_column: str | None = None
+    ) -> None:
         """Look for them.
 
         Args:
             dataset: with a length.
             column: says what task a row is of.
             task: of all of them, where there is no such column.
+            group_column: says what a row is of; None: equal rows are one text.
 
         Raises:
-            OrthoLoraError: the data set cannot be asked for any of its rows.
+            OrthoLoraError: the data set cannot be asked for any of its rows, or has no such column of groups.
         """
         if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
             raise OrthoLoraError(
                 "snapshots: the training data is a stream, of which nobody can draw other rows amid a training: leave"
                 " snapshots out, or give a data set whose rows can be had by index."
             )
-        self.dataset, self.column = dataset, column
+        self.dataset, self.column, self.group_column = dataset, column, group_column
         names = getattr(dataset, "column_names", None) or ()
+        if group_column is not None and names and group_column not in names:
+            raise OrthoLoraError(
+                f"group_column: {group_column!r} given, and the data has {', '.join(names)}: name the column that says"
+                " what a row is of; packing drops it."
+            )
         self.is_packed = KEY in names
         if task is not None:
             self.places = [(row, 0, task) for row in range(len(dataset))]
@@ -71,6 +79,15 @@ class Rows:
         order = torch.randperm(len(members), generator=generator)
         order = order[distributed.rank() :: distributed.world_size()] if apart else order
         return [self[members[place]] for place in order[:most].tolist()]
+
+    def origin(self, row: Row) -> str:
+        """What an example is of: by its column, or its tokens, or all that it has but its labels."""
+        if self.group_column is not None:
+            return str(row[self.group_column])
+        tokens = row.get("input_ids", row.get("prompt_input_ids", row.get("prompt_ids")))
+        return (
+            str(list(tokens)) if tokens is not None else repr(sorted((k, v) for k, v in row.items() if k != "labels"))
+        )
 
     def shares(self, counted: Callable[[Row], float]) -> dict[str, float]:
         """Of each task in the mixture: of all examples, or of all labels where `counted` tells an example's."""
@@ -123,7 +140,7 @@ def draw(
         generator = torch.Generator().manual_seed(hashed(f"{name}\0{step}\0{held_out}", 2**62, seed))
         examples = of.drawn(place, count * batch_size, generator, apart=not held_out)
         chosen = grouped(
-            [_origin(row) for row in examples], count, batch_size, seed=seed, generator=generator, once=held_out
+            [of.origin(row) for row in examples], count, batch_size, seed=seed, generator=generator, once=held_out
         )
         if chosen.indices:
             found.batches[name] = [[examples[index] for index in batch] for batch in chosen.indices]
@@ -131,23 +148,17 @@ def draw(
     return found
 
 
-def held_out_rows(dataset: Any, column: TaskColumn) -> dict[str, tuple[Rows, int]]:
+def held_out_rows(dataset: Any, column: TaskColumn, group_column: str | None = None) -> dict[str, tuple[Rows, int]]:
     """Where held-out examples are: in an `eval_dataset` with the column, or by tasks; of the others there are none."""
     if isinstance(dataset, Mapping):
         places = {name: column.tasks.index(name) for name in dataset if name in column.tasks}
-        return {name: (Rows(dataset[name], column, place), place) for name, place in places.items()}
+        return {name: (Rows(dataset[name], column, place, group_column), place) for name, place in places.items()}
     names = getattr(dataset, "column_names", None) or ()
     if column.name not in names and KEY not in names:
         return {}
-    rows = Rows(dataset, column)
+    rows = Rows(dataset, column, group_column=group_column)
     present = {place for *_, place in rows.places}
     return {name: (rows, place) for place, name in enumerate(column.tasks) if place in present}
-
-
-def _origin(row: Row) -> str:
-    """What an example says: its tokens, or all that it has but its labels."""
-    tokens = row.get("input_ids", row.get("prompt_input_ids", row.get("prompt_ids")))
-    return str(list(tokens)) if tokens is not None else repr(sorted((k, v) for k, v in row.items() if k != "labels"))
 
 
 def scalars_of(found: Snapshot, loss_weights: Mapping[str, float]) -> dict[str, float]:

@@ -26,6 +26,7 @@ def watch(
     order: Order = "random",
     snapshots: int = 0,
     snapshot_batches: int = 64,
+    group_column: str | None = None,
     recorder: Recorder | None = None,
     record_every: int = 1,
     on_nonfinite: OnNonfinite | None = None,
@@ -51,6 +52,8 @@ def watch(
             which does not notice; with an `eval_dataset` that has the column, or is by tasks, also what a step for one
             task does to another's loss there.
         snapshot_batches: of every task in each, which cost about as many steps of one task.
+        group_column: which says what a row is of, as a document or a film, where other rows of it may come: a snapshot
+            never multiplies gradients of one group. None: equal rows are one text.
         recorder: of one training, closed at its end; one that is resumed from a checkpoint goes on with it, in another
             process with `Recorder(..., resume=True)`.
         on_nonfinite: as in `OrthoLoRA`; None: go on, as the trainer alone does; the record tells.
@@ -74,7 +77,7 @@ def watch(
     }  # fmt: skip
     try:
         if snapshots:
-            watched.plan(column, snapshots, snapshot_batches)
+            watched.plan(column, snapshots, snapshot_batches, group_column)
         watched.prepare(column.tasks)
     except BaseException:
         trainer.__class__ = kind

@@ -50,16 +50,16 @@ class Watched(SurgeonInside):
         self._told = torch.zeros(2, len(self.surgeon.tasks))  # summed losses and counted labels of the step
         self._apart: int | None = 0  # steps so far, of one task each; None: one held several
 
-    def plan(self, column: mixture.TaskColumn, count: int, batches: int) -> None:
+    def plan(self, column: mixture.TaskColumn, count: int, batches: int, group_column: str | None) -> None:
         """Have snapshots be taken."""
         check_whole("snapshots", count, 0)
         check_whole("snapshot_batches", batches, 8)
         if isinstance(self, Generating):
             raise OrthoLoraError(f"snapshots: {self.kind.__name__} generates what it learns from: leave snapshots out.")
-        rows = Rows(self.train_dataset, column)
+        rows = Rows(self.train_dataset, column, group_column=group_column)
         self._snapshots = Snapshots(
             count, batches, {task: (rows, place) for place, task in enumerate(column.tasks)},
-            held_out_rows(self.eval_dataset, column),
+            held_out_rows(self.eval_dataset, column, group_column),
         )  # fmt: skip
         # What a task has of the mixture, which is what its gradient weighs in the optimizer's.
         self._surgery["loss_weights"] = rows.shares(_labels_of)

@@ -82,6 +82,20 @@ def test_a_batch_is_of_one_task_and_of_one_group_of_texts():
     assert sum(map(len, once)) == sum(source == "qa" for source in data["source"])
 
 
+def test_what_rows_are_of_may_be_told_by_a_column():
+    data = mixed(300)
+    data = data.add_column("film", [f"film {row % 40}" for row in range(len(data))])
+    rows = Rows(data, task_column(data, "source", None), group_column="film")
+    found = draw({task: (rows, place) for place, task in enumerate(TASKS)}, 40, 4, seed=3, step=0)
+    for task in TASKS:
+        for batch, group in zip(found.batches[task], found.groups[task], strict=True):
+            assert {hashed(row["film"], 32, 3) for row in batch} == {group}
+    with pytest.raises(
+        OrthoLoraError, match=r"group_column: 'films' given, and the data has input_ids, labels, source"
+    ):
+        Rows(data, task_column(data, "source", None), group_column="films")
+
+
 def test_held_out_texts_come_with_the_column_or_by_tasks():
     data = mixed(60)
     column = task_column(data, "source", None)
