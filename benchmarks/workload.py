@@ -66,7 +66,7 @@ def workload(tasks: int, *, rank: int = 8, batch_size: int = 16, batches: int = 
         data,
         width=encoder.config.hidden_size,
         pooling="mean",
-        share_heads=True,
+        adapters=[range(len(data))],
         generators=[torch.Generator() for _ in data],
     )
     use_dropout(model, encoder=False)

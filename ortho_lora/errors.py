@@ -1,7 +1,8 @@
 """The one exception of this project, its warning, and how a command ends with it."""
 
+import difflib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from typing import NoReturn
 
@@ -41,6 +42,12 @@ def require(extra: str, *packages: str) -> None:
 def plain(text: str) -> str:
     """Without control characters, which a terminal would obey."""
     return "".join(letter if letter.isprintable() or letter == "\n" else "\ufffd" for letter in text)
+
+
+def nearest(given: str, valid: Iterable[str]) -> str:
+    """A hint at what was meant, as in `; nearest: 'rank'`; empty where nothing valid is like it."""
+    close = difflib.get_close_matches(given, sorted(valid), n=1, cutoff=0.5)
+    return f"; nearest: {close[0]!r}" if close else ""
 
 
 def run_command(command: Callable[[], object]) -> NoReturn:

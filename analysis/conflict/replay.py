@@ -18,7 +18,7 @@ from analysis.conflict.rules import RULES, SCOPES, Flags, Places, after, project
 from analysis.reading.database import Selection, ask, ask_once
 from analysis.statistics.series import Floats
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.record.schema import BRANCHES, RunInfo, read_run
+from ortho_lora.record.schema import BRANCHES, RunInfo, groups_text, read_run
 
 ORDERS = ("recorded", "mean")
 NOTE = (
@@ -152,8 +152,13 @@ def steps_of(run: Path, info: RunInfo, rows: int = _ROWS, *, orders: bool = True
     Steps of which rows are missing, as a part was lost, are left out.
 
     Raises:
-        OrthoLoraError: of no step are all rows recorded, with `orders` also the order.
+        OrthoLoraError: of no step are all rows recorded, with `orders` also the order; or tasks share several adapters.
     """
+    if info.groups:
+        raise OrthoLoraError(
+            f"{run}: its tasks share {len(info.groups)} adapters ({groups_text(info.groups)}), and gradients of"
+            " different ones never meet: only a run with one adapter is replayed."
+        )
     tasks = len(info.task_names)
     counts = _counts(run, orders)
     if tasks < 2 or counts.empty or not (counts["pairs"] > 0).any():

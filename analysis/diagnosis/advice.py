@@ -32,11 +32,12 @@ def advise(info: RunInfo, pairs: Sequence[Pair], outcomes: Sequence[Outcome]) ->
     short = [pair for pair in pairs if pair.verdict == "not enough data"]
     suggestions = [*_separate(info, pairs), *_rank(info, conflicts, outcomes), *_weights(pairs)]
     if short:
-        more = (
-            "Take snapshots (snapshots: 4), or probe this run,"
-            if short[0].branches[0].snapshot is None
-            else "Take a snapshot of more batches"
-        )
+        if info.groups:
+            more = "Train longer, or probe a run with one adapter,"
+        elif short[0].branches[0].snapshot is None:
+            more = "Take snapshots (snapshots: 4), or probe this run,"
+        else:
+            more = "Take a snapshot of more batches"
         suggestions.append(
             Suggestion(
                 "more data",

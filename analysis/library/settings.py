@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.library.runs import Run, final_metrics
-from ortho_lora.record.schema import Identity
+from ortho_lora.record.schema import Identity, groups_text
 
 
 def setting_differences(infos: Mapping[str, Identity]) -> pd.DataFrame:
@@ -64,12 +64,14 @@ def _settings(info: Identity) -> dict[str, str]:
 
 
 def flat(settings: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested settings with dotted names, as in `tasks.0.name`."""
+    """Nested settings with dotted names, as in `tasks.0.name`; groups as text."""
     for name, value in settings.items():
         if isinstance(value, Mapping):
             yield from flat(value, f"{before}{name}.")
         elif isinstance(value, list | tuple) and any(isinstance(one, Mapping) for one in value):
             yield from flat({str(place): one for place, one in enumerate(value)}, f"{before}{name}.")
+        elif isinstance(value, list | tuple) and any(isinstance(one, list | tuple) for one in value):
+            yield f"{before}{name}", groups_text(value)
         else:
             yield f"{before}{name}", value
 

@@ -10,14 +10,14 @@ from analysis.outcomes.boards import SINGLE, Board
 from analysis.outcomes.scores import read_scores
 from analysis.statistics.seeds import estimate
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.record.schema import Identity, RunInfo, read_run
+from ortho_lora.record.schema import Identity, RunInfo, groups_text, read_run
 
 INDIFFERENT = frozenset(
     {"seed", "gradient_mode", "device", "threads", "eval_batch_size"}
     | {"record_every", "flush_rows", "flush_seconds", "checkpoint_every", "on_nonfinite"}
 )
 """Settings that change nothing but chance, speed and the record, where losses are finite."""
-_FREE = INDIFFERENT | {"method", "rule", "scope", "branches", "order"}  # and how gradients are combined
+_FREE = INDIFFERENT | {"method", "rule", "scope", "branches", "order", "groups"}  # and how, and which, gradients meet
 
 
 @dataclass(frozen=True)
@@ -120,9 +120,10 @@ def _board(runs: Mapping[str, Mapping[int, Run]]) -> Board:
 
 
 def _method(info: Identity) -> str:
-    """Its name, which tells rule, scope and branches, and the order where it is not the usual one."""
+    """Its name, which tells rule, scope and branches, the order where it is not the usual one, and the groups."""
     order = info.config.get("order", "random")
-    return info.method if order == "random" or info.rule == "sum" else f"{info.method}, {order} order"
+    named = info.method if order == "random" or info.rule == "sum" else f"{info.method}, {order} order"
+    return f"{named}: {groups_text(info.groups)}" if info.groups else named
 
 
 def settings_without(info: Identity, free: Collection[str]) -> dict[str, Any]:

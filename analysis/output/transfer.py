@@ -166,7 +166,7 @@ def _cell(row: Mapping[Any, Any], factor: float) -> Text:
 def _checked(run_dir: Path) -> Path:
     run, info = identified(run_dir)
     if transfer_matrix(run.path)["nats"].isna().all():
-        raise OrthoLoraError(missing(info.run_id, held_out=bool(transfer_steps(run.path))))
+        raise OrthoLoraError(missing(info, held_out=bool(transfer_steps(run.path))))
     return run.path
 
 

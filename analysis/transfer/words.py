@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.library.names import interval, nats_unit, number
+from ortho_lora.record.schema import Identity
 
 MEANING = (
     "A cell: what training on the column's task does to the row's validation loss, per step of this mixture, with the"
@@ -84,8 +85,13 @@ def _nats(row: Any, name: str, factor: float, unit: str) -> str:
     return f"{number(factor * row[name])} {unit} ({ends})"
 
 
-def missing(run_id: str, *, held_out: bool) -> str:
+def missing(info: Identity, *, held_out: bool) -> str:
     """Why there is nothing to tell, and how to get it; `held_out`: whether a snapshot has targets."""
+    run_id = info.run_id
+    if info.groups:
+        return (
+            f"{run_id}: its tasks share {len(info.groups)} adapters: transfer is told of a run whose tasks share one."
+        )
     if held_out:
         return (
             f"{run_id}: its snapshots do not tell the learning rate, or no target has texts in 8 groups: give"

@@ -11,11 +11,12 @@ from app.launching import tasks
 from app.launching.presets import FIRST, PRESETS
 from app.shared import glossary
 from ortho_lora.errors import OrthoLoraError
+from ortho_lora.record.schema import groups_text
 from ortho_lora.training.config import Config, explain
 
 GROUPS = {
     "Main": ("method", "steps", "batch_size", "learning_rate", "rank", "seed"),
-    "Method in detail": ("rule", "scope", "branches", "order"),
+    "Method in detail": ("rule", "scope", "branches", "order", "groups"),
     "Adapter, model": ("model", "alpha", "dropout", "target_modules", "pooling", "encoder_dropout"),
     "Optimization": (
         "optimizer", "head_learning_rate", "weight_decay", "schedule", "warmup_steps", "clip", "max_length",
@@ -50,7 +51,7 @@ def fill_form(settings: Mapping[str, Any], source: str) -> None:
         source: what they are from, to be named beside what is changed of them.
     """
     whole = {**Config.model_validate({}).model_dump(mode="json"), **settings}
-    draft = {name: _written(name, whole[name]) for name in FIELDS}
+    draft = {name: _written(name, whole.get(name)) for name in FIELDS}
     st.session_state["launch-draft"] = draft
     st.session_state["launch-chosen-tasks"] = tasks.as_draft(whole["tasks"])
     st.session_state["launch-source"] = source
@@ -135,7 +136,7 @@ def _written(name: str, value: Any) -> Any:
     if "enum" in choice or choice["type"] in ("boolean", "integer"):
         return value
     if isinstance(value, list | tuple):
-        return ", ".join(value)
+        return groups_text(value) if name == "groups" else ", ".join(value)
     return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -159,6 +160,8 @@ def _field(where: Any, name: str) -> Any:
     draft[name] = given
     if not isinstance(given, str) or "enum" in choice or choice["type"] == "string":
         return given
+    if name == "groups":
+        return given.strip() or None
     if choice["type"] == "array":
         return [part.strip() for part in given.split(",") if part.strip()] or None
     try:

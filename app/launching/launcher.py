@@ -111,7 +111,7 @@ def probe(run_dir: Path) -> str:
     run = open_run(run_dir.parent, run_dir.name)
     if not can_probe(run):
         raise OrthoLoraError(
-            f"run {run.run_id!r}: only a run that has a checkpoint, and whose tasks share an adapter, can be probed."
+            f"run {run.run_id!r}: only a run that has a checkpoint, and whose tasks share one adapter, can be probed."
         )
     assert run.info is not None
     runs_dir = run_dir.parent
@@ -130,6 +130,7 @@ def can_probe(run: Run) -> bool:
         run.info is not None
         and run.info.probe is None
         and run.info.method != "single"
+        and run.info.groups is None
         and len(run.info.tasks) > 1
         and os.path.isfile(run.path / CHECKPOINT)
     )

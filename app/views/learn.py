@@ -10,7 +10,7 @@ from app.playground import LARGEST, playground
 from app.shared import glossary, state
 from app.views import lesson
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.record.schema import default_runs_dir
+from ortho_lora.record.schema import default_runs_dir, groups_text
 
 Loaded = tuple[str, list[str], Floats]
 """Where the arrows of a run come from, in words, the names of its tasks, and the arrows."""
@@ -73,6 +73,9 @@ def _step_of(run: Run) -> Loaded | None:
         step = extent.first
     if len(tasks) < 2:
         st.caption("Choose two tasks, or three.")
+        return None
+    if run.info.groups and not any({*tasks} <= {*group} for group in run.info.groups):
+        st.caption(f"Gradients meet where tasks share an adapter: {state.plain(groups_text(run.info.groups))}.")
         return None
     blocks = plane.step_blocks(run.path, step, tasks[:2])
     block = right.selectbox(

@@ -126,6 +126,9 @@ def _replay(run: Run, info: Identity) -> None:
         "[Replayed](learn#replay) on all steps and layers of the record, from its [Gram matrices](learn#gram-matrix)."
         f" {NOTE}"
     )
+    if info.groups:
+        st.info(f"Only a run with one adapter is replayed; this one has {len(info.groups)}.")
+        return
     if not state.ask(queries.extent, run).of_steps:
         st.info("There are no gradients to replay yet.")
         return

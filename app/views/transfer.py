@@ -47,12 +47,13 @@ def _realized(run: Run) -> None:
 
 
 def _body(run: Run) -> None:
-    if run.info is not None and run.info.probe is not None and run.info.probe.steps:
+    assert run.info is not None
+    if run.info.probe is not None and run.info.probe.steps:
         _realized(run)
         return
     steps: list[int] = state.ask(transfer_steps, run)
     if not steps:
-        st.info(state.plain(missing(run.run_id, held_out=False)))
+        st.info(state.plain(missing(run.info, held_out=False)))
         return
     with st.container(horizontal=True, vertical_alignment="bottom"):
         at = select_snapshot(steps) if len(steps) > 1 else None
@@ -60,7 +61,7 @@ def _body(run: Run) -> None:
         shown = st.segmented_control("Shown", names, default=names[0], required=True, key="parts", bind="query-params")
     matrix = state.ask(transfer_matrix, run, at)
     if matrix["nats"].isna().all():
-        st.info(state.plain(missing(run.run_id, held_out=True)))
+        st.info(state.plain(missing(run.info, held_out=True)))
         return
     st.caption(
         f"{MEANING} Bold and in full colour: sure, corrected for the number of pairs. By"

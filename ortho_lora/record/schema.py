@@ -20,7 +20,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -141,6 +141,11 @@ class Identity(BaseModel):
     def task_names(self) -> list[str]:
         return [task.name for task in self.tasks]
 
+    @property
+    def groups(self) -> tuple[tuple[str, ...], ...] | None:
+        """Names of the tasks that share an adapter, by adapter; None: all share one, or with `single` none does."""
+        return tuple(map(tuple, groups)) if (groups := self.config.get("groups")) else None
+
 
 class RunInfo(Identity):
     """`run.json`: the identity of a run, written once before the first step."""
@@ -197,6 +202,11 @@ class Status(Origin):
     def progress(self) -> str:
         """Like `step 3 of 20`, or `step 3` where nobody knows how many there will be."""
         return f"step {self.step}" + (f" of {self.total}" if self.total else "")
+
+
+def groups_text(groups: Iterable[Iterable[str]]) -> str:
+    """Like `trec + tweets | spam`: who shares an adapter."""
+    return " | ".join(" + ".join(group) for group in groups)
 
 
 def default_runs_dir() -> Path:

@@ -8,12 +8,11 @@ from typing import Annotated, Any, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from ortho_lora.errors import OrthoLoraError
+from ortho_lora.errors import OrthoLoraError, nearest
 from ortho_lora.record.study import Settings
 from ortho_lora.surgery.methods import METHODS
 from ortho_lora.tasks.specs import Name
 from ortho_lora.training import yaml_text
-from ortho_lora.training.config import nearest
 
 PRESETS = {path.stem: path for path in sorted((Path(__file__).parent / "presets").glob("*.yaml"))}
 """Files of studies that come with the program, by name."""

@@ -8,11 +8,11 @@ from hashlib import blake2b
 from itertools import combinations, product
 from typing import Any
 
-from ortho_lora.errors import OrthoLoraError
+from ortho_lora.errors import OrthoLoraError, nearest
 from ortho_lora.record.study import Cell, Choice, Settings, Use
 from ortho_lora.study.file import StudyFile
 from ortho_lora.tasks.specs import DialTask
-from ortho_lora.training.config import Config, load_config, nearest
+from ortho_lora.training.config import Config, load_config
 
 INCIDENTAL = frozenset({"checkpoint_every", "device", "eval_batch_size", "flush_rows", "flush_seconds", "threads"})
 """Settings of how a run is carried out. Runs that differ in nothing else are one run."""
@@ -181,5 +181,7 @@ def _pairs(config: Config) -> list[tuple[str, str]]:
 def _of_pair(config: Config, pair: tuple[str, str] | None) -> Config:
     if pair is None:
         return config
+    if config.groups:
+        raise OrthoLoraError("pairs: two tasks share one adapter: leave methods with groups out of it.")
     settings = config.model_dump()
     return load_config(overrides=settings | {"tasks": [task for task in settings["tasks"] if task["name"] in pair]})

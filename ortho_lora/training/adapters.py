@@ -15,21 +15,24 @@ from ortho_lora.training.checkpoint import replace_directory
 from ortho_lora.training.config import Config
 from ortho_lora.training.model import MultiTaskModel
 
+LONGEST = 120
+"""Letters in the name of an adapter's directory."""
+
 
 @dataclass(frozen=True)
 class Group:
-    """Tasks that share an adapter: all of them, or with method `single` each task alone."""
+    """Tasks that share an adapter: all of them, those of a group, or with method `single` each task alone."""
 
     adapter: str
     tasks: list[int]
     surgeon: OrthoLoRA
 
 
-def shared(config: Config, tasks: int) -> dict[str, list[int]]:
-    """By the name of each adapter: its tasks."""
-    if config.method == "single":
-        return {f"task{index}": [index] for index in range(tasks)}
-    return {"default": list(range(tasks))}
+def shared(config: Config) -> dict[str, tuple[int, ...]]:
+    """By the name of each adapter: its tasks. Several are named by the place of their first task."""
+    if len(groups := config.sharing) == 1 and config.method != "single":
+        return {"default": groups[0]}
+    return {f"task{group[0]}": group for group in groups}
 
 
 def watch(
@@ -79,13 +82,16 @@ def in_turn(encoder: PeftModel, groups: Sequence[Group]) -> Iterator[Group]:
 def save(
     run_dir: Path, encoder: PeftModel, groups: Sequence[Group], model: MultiTaskModel, tasks: Sequence[TaskData]
 ) -> None:
-    """Write the adapters and the heads into `adapter/`, complete or not at all."""
+    """Write the adapters and the heads into `adapter/`, complete or not at all.
+
+    One that all tasks share lies there itself, each of several in a directory with the names of its tasks.
+    """
     temporary = run_dir / ".adapter"
     shutil.rmtree(temporary, ignore_errors=True)
     for group in groups:
         encoder.save_pretrained(str(temporary), selected_adapters=[group.adapter])
         if group.adapter != "default":
-            (temporary / group.adapter).rename(temporary / tasks[group.tasks[0]].name)
+            (temporary / group.adapter).rename(temporary / _directory([tasks[t].name for t in group.tasks]))
     heads = {
         f"{tasks[owner].name}.{name}": value.detach().cpu().contiguous()
         for owner in sorted(set(model.owners))
@@ -93,3 +99,9 @@ def save(
     }
     save_file(heads, temporary / "heads.safetensors")
     replace_directory(temporary, run_dir / "adapter")
+
+
+def _directory(names: Sequence[str]) -> str:
+    """Like `trec+tweets`, or of many `trec+7-more`: each task is of one group, so no two are alike."""
+    whole = "+".join(names)
+    return whole if len(whole) <= LONGEST else f"{names[0]}+{len(names) - 1}-more"

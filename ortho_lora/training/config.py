@@ -1,24 +1,25 @@
 """The configuration of a run: the single source of every setting, validated before any model is loaded."""
 
-import difflib
 import re
-from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
+    BeforeValidator,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from ortho_lora.errors import OrthoLoraError
+from ortho_lora.errors import OrthoLoraError, nearest
 from ortho_lora.surgery.methods import LARGEST_MEAN, METHODS, Branches, Method, OnNonfinite, Order, Rule, Scope, name_of
 from ortho_lora.tasks.specs import DialTask, FileTask, HubTask, PackagedTask, Strict, Task, expand_task
 from ortho_lora.training import yaml_text
+from ortho_lora.training.groups import Groups, arranged, parsed
 
 
 class Config(Strict):
@@ -39,6 +40,9 @@ class Config(Strict):
     """LoRA matrices that the rule is applied to, in place of the method's; the others take the plain sum."""
     order: Order = "random"
     """Order in which tasks are projected: drawn anew each step, as configured, or the mean over all (up to 5 tasks)."""
+
+    groups: Annotated[Groups | None, BeforeValidator(parsed)] = Field(None, exclude_if=lambda groups: groups is None)
+    """Tasks that share an adapter, `[[trec, tweets], [spam]]` or `trec + tweets | spam`; null: all of them do."""
 
     rank: int = Field(8, ge=1, le=4096)
     """Rank of the adapter."""
@@ -125,6 +129,13 @@ class Config(Strict):
             values["tasks"] = [expand_task(task) if isinstance(task, str) else task for task in tasks]
         return values
 
+    @field_validator("groups")
+    @classmethod
+    def _of_the_tasks(cls, groups: Groups | None, info: ValidationInfo) -> Groups | None:
+        if groups is None or "tasks" not in info.data:  # else they were refused
+            return groups
+        return arranged(groups, [task.name for task in info.data["tasks"]])
+
     @field_validator("device")
     @classmethod
     def _known_device(cls, device: str) -> str:
@@ -154,10 +165,15 @@ class Config(Strict):
             raise ValueError(f"warmup_steps is {self.warmup_steps}: expected fewer than the {self.steps} steps")
         if self.method == "single" and (self.rule or self.scope or self.branches):
             raise ValueError("method 'single' has nothing to project: leave rule, scope and branches out")
-        if self.order == "mean" and len(self.tasks) > LARGEST_MEAN:
+        if self.groups and self.method == "single":
+            raise ValueError("method 'single' gives each task an adapter of its own: leave groups out")
+        if self.groups and len(self.groups) == len(self.tasks):
+            raise ValueError("groups: each task has an adapter of its own: give method 'single' instead")
+        largest = max(map(len, self.groups or [self.tasks]))
+        if self.order == "mean" and largest > LARGEST_MEAN:
             raise ValueError(
-                f"order 'mean' goes through every order of {len(self.tasks)} tasks: expected at most {LARGEST_MEAN}"
-                " tasks, or order 'random'"
+                f"order 'mean' goes through every order of {largest} tasks: expected at most {LARGEST_MEAN} tasks, or"
+                " order 'random'"
             )
         return self
 
@@ -167,14 +183,23 @@ class Config(Strict):
         return METHODS[self.method].changed(self.rule, self.scope, self.branches)
 
     @property
+    def sharing(self) -> tuple[tuple[int, ...], ...]:
+        """Places of the tasks that share an adapter, by adapter."""
+        names = [task.name for task in self.tasks]
+        if self.method == "single":
+            return tuple((place,) for place in range(len(names)))
+        return tuple(tuple(map(names.index, group)) for group in self.groups or [names])
+
+    @property
     def snapshots_taken(self) -> int:
-        """None where no two tasks share an adapter: there are no gradients to compare."""
-        return 0 if self.method == "single" or len(self.tasks) < 2 else self.snapshots
+        """None where not all tasks share an adapter: there are no gradients of all of them to compare."""
+        return self.snapshots if len(self.tasks) > 1 and len(self.sharing) == 1 else 0
 
     @property
     def label(self) -> str:
-        """The method's name, or what it consists of where it has none."""
-        return self.method if self.method == "single" else name_of(self.effective)
+        """The method's name, or what it consists of where it has none; `-grouped` where groups share adapters."""
+        named = self.method if self.method == "single" else name_of(self.effective)
+        return f"{named}-grouped" if self.groups else named
 
 
 def load_config(path: Path | None = None, overrides: dict[str, Any] | None = None) -> Config:
@@ -230,9 +255,3 @@ def _sentence(detail: dict[str, Any]) -> str:
     if not where:
         return f"{message}."
     return f"{where}: {given!r} given; {message[0].lower()}{message[1:]}."
-
-
-def nearest(given: str, valid: Iterable[str]) -> str:
-    """A hint at what was meant, as in `; nearest: 'rank'`; empty where nothing valid is like it."""
-    close = difflib.get_close_matches(given, sorted(valid), n=1, cutoff=0.5)
-    return f"; nearest: {close[0]!r}" if close else ""

@@ -141,6 +141,11 @@ def config_of(run_dir: Path, changes: Mapping[str, Any] | None = None) -> Config
             f"{run_dir}: method 'single' gives each task an adapter of its own, so no task does anything to another:"
             " look ahead from a run of another method."
         )
+    if config.groups:
+        raise OrthoLoraError(
+            f"{run_dir}: its tasks share {len(config.groups)} adapters, and a lookahead steps in one: look ahead from a"
+            " run without groups."
+        )
     if len(config.tasks) < 2:
         raise OrthoLoraError(
             f"{run_dir}: its only task is {config.tasks[0].name}, expected at least two, one to leave out."

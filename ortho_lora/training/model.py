@@ -1,6 +1,6 @@
 """A pre-trained encoder with LoRA adapters and one linear head for each task."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -152,7 +152,10 @@ def use_dropout(model: nn.Module, *, encoder: bool) -> None:
 
 
 class MultiTaskModel(nn.Module):
-    """An encoder and the tasks' heads, each drawn by a generator of its own; a twin may use its original's."""
+    """An encoder and the tasks' heads, each drawn by a generator of its own.
+
+    A twin that shares head and adapter uses its original's head.
+    """
 
     def __init__(
         self,
@@ -161,17 +164,29 @@ class MultiTaskModel(nn.Module):
         *,
         width: int,
         pooling: str,
-        share_heads: bool,
+        adapters: Sequence[Collection[int]],
         generators: Sequence[torch.Generator],
     ) -> None:
+        """Make the heads.
+
+        Args:
+            encoder: with the adapters.
+            tasks: whose heads there are.
+            width: of what the encoder makes of a token.
+            pooling: `mean`, `first` or `last`.
+            adapters: places of the tasks that share each.
+            generators: of each head's initial values.
+        """
         super().__init__()
         self.encoder = encoder
         self.pooling = pooling
         names = [task.name for task in tasks]
-        self.owners = [  # the task whose head each task uses
-            names.index(task.twin_of) if task.twin_of and task.shares_head and share_heads else index
-            for index, task in enumerate(tasks)
-        ]
+
+        def owner(index: int, task: TaskData) -> int:
+            original = names.index(task.twin_of) if task.twin_of and task.shares_head else index
+            return original if any({index, original} <= {*shared} for shared in adapters) else index
+
+        self.owners = [owner(*of) for of in enumerate(tasks)]  # the task whose head each task uses
         self.kinds = [task.kind for task in tasks]
         heads = [nn.Linear(width, task.outputs) for task in tasks]
         for head, generator in zip(heads, generators, strict=True):

@@ -144,6 +144,11 @@ def _refuse_what_cannot_meet(config: Config) -> None:
             "method 'single' gives each task an adapter of its own, where no gradients meet: probe a run of another"
             " method, or the start of another method with --config and --method."
         )
+    if config.groups:
+        raise OrthoLoraError(
+            f"groups: the tasks share {len(config.groups)} adapters, and a probe compares the gradients of one: probe a"
+            " run without groups, or the start of one with --config."
+        )
     if len(config.tasks) < 2:
         raise OrthoLoraError(f"tasks: only {config.tasks[0].name} given, expected at least two to compare.")
 

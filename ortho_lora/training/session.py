@@ -58,7 +58,7 @@ class Training:
         encoder, self.tokenizer = load_encoder(config.model, config.max_length)
         shape = outline(encoder)
         pooling = shape.pooling(config.pooling)
-        members = adapters.shared(config, len(tasks))
+        members = adapters.shared(config)
         self.encoder: PeftModel = attach(
             encoder,
             list(members),
@@ -73,7 +73,7 @@ class Training:
             tasks,
             width=shape.width,
             pooling=pooling,
-            share_heads=config.method != "single",
+            adapters=config.sharing,
             generators=[torch.Generator().manual_seed(seed_of(config.seed, "heads", task.name)) for task in tasks],
         ).to(self.device)
         self.groups = adapters.watch(self.encoder, members, tasks, config, layers_past_examples(self.encoder))
@@ -108,7 +108,8 @@ class Training:
         try:
             log.info("%s on %s, %s gradients", config.label, self.device, self.mode)
             if config.snapshots > config.snapshots_taken:
-                log.info("no snapshots: no two tasks share an adapter")
+                shared = "the tasks share several adapters" if config.groups else "no two tasks share an adapter"
+                log.info("no snapshots: %s", shared)
             while not self.stop.is_set():
                 if self._evaluation_is_due():
                     self._evaluate()
