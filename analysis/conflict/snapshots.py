@@ -11,6 +11,7 @@ import pandas as pd
 from analysis.library.names import WHOLE as WHOLE
 from analysis.reading.database import Selection, ask_once
 from analysis.reading.rollups import SNAPSHOT_CELLS
+from ortho_lora.record import snapshots
 from ortho_lora.record.jackknife import Floats
 from ortho_lora.record.judge import LEVEL, TOLD, Estimates, judge, times_needed
 from ortho_lora.record.products import cosines
@@ -108,16 +109,11 @@ def over_snapshots(run: Path, selection: Selection | None = None, metric: Metric
 
 
 def together(run: Path, selection: Selection | None = None) -> list[int]:
-    """The steps of the snapshots whose products are added up for one answer; none: there are none.
-
-    Those of a training are all of them: each is of other parameters, but of the same groups of texts, so that a sum
-    without a group is a sum of independent rest, and what is told is the cosine of the tasks' gradients along the way.
-    Of a loop whose groups need not stand for the same texts it is the last alone.
-    """
-    steps = _steps_of(run, selection or Selection())
+    """The steps of the snapshots that count together (`ortho_lora.record.snapshots.together`); none: there are none."""
     known = _known(run)
-    same = known[known["step"].isin(steps)].groupby("task")["groups"].nunique().max() == 1
-    return steps if same and read_run(run).config.get("snapshots") else steps[-1:]
+    known = known[known["step"].isin(_steps_of(run, selection or Selection()))]
+    rows = list(zip(known["step"].tolist(), known["task"], known["groups"], strict=True))
+    return snapshots.together(rows, of_training=bool(read_run(run).config.get("snapshots")))
 
 
 def _steps_of(run: Path, selection: Selection) -> list[int]:

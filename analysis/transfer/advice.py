@@ -8,10 +8,7 @@ import pandas as pd
 from analysis.conflict.snapshots import own_metric
 from analysis.transfer.predicted import counted_vectors, own_transfer, weights_of
 from ortho_lora.record import advice
-from ortho_lora.record.schema import read_run
-
-SHARE_WORTH = 0.1
-"""Of the summed progress that a further adapter must promise on other texts to be advised; a convention."""
+from ortho_lora.record.schema import groups_text, read_run
 
 
 def advised_groups(run: Path, at: int | None = None) -> pd.DataFrame:
@@ -24,24 +21,22 @@ def advised_groups(run: Path, at: int | None = None) -> pd.DataFrame:
     Returns:
         adapters; groups: tasks joined by ` + `, groups by ` | `; gain, low, high: nats a step of the summed loss
         against one adapter, below 0 it is better; elsewhere: the same of groups that are chosen on other texts than
-        they are judged on; advised: the fewest adapters after which a further one promises less than a tenth of what
-        one adapter's sum is, on other texts. No rows without held-out targets.
+        they are judged on; advised: of one row, as `ortho_lora.record.advice.advised` tells. No rows without held-out
+        targets.
     """
     columns = ["adapters", "groups", "gain", "low", "high", "elsewhere", "advised"]
     vectors = counted_vectors(run, at)
     if not vectors:
         return pd.DataFrame(columns=columns)
     names, rows = vectors[0].tasks, []
-    for one in advice.best_groups(vectors, weights_of(run), own_metric(run)):
+    best = advice.best_groups(vectors, weights_of(run), own_metric(run))
+    for one in best:
         low, high = (end[0] for end in one.gain.interval())
-        groups = " | ".join(" + ".join(names[place] for place in group) for group in sorted(one.groups))
+        groups = groups_text([names[place] for place in group] for group in sorted(one.groups))
         rows.append((len(one.groups), groups, one.gain.value[0], low, high, one.elsewhere, False))
     found = pd.DataFrame(rows, columns=columns)
-    together = np.nansum(own_transfer(run, at).progress.value)
-    steps = -np.diff(found["elsewhere"].to_numpy(), append=found["elsewhere"].iloc[-1])  # what one more brings
-    worth = np.flatnonzero(steps > SHARE_WORTH * abs(together))
-    place = worth[-1] + 1 if len(worth) and found["elsewhere"].iloc[worth[-1] + 1] < 0 else 0
-    found["advised"] = found.index == place
+    together = float(np.nansum(own_transfer(run, at).progress.value))
+    found["advised"] = found.index == advice.advised(best, together)
     return found
 
 

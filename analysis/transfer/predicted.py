@@ -1,6 +1,6 @@
 """What the snapshots of a run predict that tasks do to each other: in its mixture, and in any other."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +9,11 @@ import pandas as pd
 from analysis.conflict.snapshots import own_metric, together
 from analysis.reading.arrow import rows_of
 from analysis.reading.cache import remembered
-from analysis.reading.database import Selection, ask_once
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.jackknife import Effects, Floats
 from ortho_lora.record.schema import read_run
 from ortho_lora.record.transfer import Transfer, progress, transfer
-from ortho_lora.record.vectors import Vectors, of_table
+from ortho_lora.record.vectors import Vectors, by_step
 
 COLUMNS = (
     "step", "source", "target", "nats", "low", "high", "pull", "pull_low", "pull_high",
@@ -112,29 +111,7 @@ def counted_steps(run: Path, at: int | None = None) -> list[int]:
 @remembered("manifest.json", most=2)  # a hundred megabytes each where tasks are many
 def _vectors(run: Path) -> dict[int, Vectors]:
     """By the step of the snapshot."""
-    rows = rows_of(run, "vectors")
-    if not len(rows):
-        return {}
-    sql = "SELECT step, target, task, batches FROM snapshot_tasks"
-    known = ask_once(run, ("snapshot_tasks",), sql, Selection(), {}, "by_layer")
-    steps, found = rows["step"].to_numpy(), {}
-    for step in np.unique(steps).tolist():
-        of_step = known[known["step"] == step]
-        tasks, targets = (of_step[of_step["target"] == held] for held in (False, True))
-        if len(targets):
-            of = _names(tasks), _names(targets), tasks["batches"].to_numpy()
-            try:
-                found[step] = of_table(rows.filter(steps == step), *of)
-            except (KeyError, ValueError) as error:
-                raise OrthoLoraError(
-                    f"{run / 'vectors'}: the vectors of step {step} are not those of its tasks ({error!r}): another"
-                    " program wrote them, or some are lost."
-                ) from error
-    return found
-
-
-def _names(rows: pd.DataFrame) -> Sequence[str]:
-    return [str(name) for name in rows["task"]]
+    return by_step(rows_of(run, "vectors"), rows_of(run, "snapshot_tasks"), run / "vectors")
 
 
 def _frame(step: int, vectors: Vectors, found: Transfer) -> pd.DataFrame:

@@ -22,6 +22,8 @@ MOST_EXACT = 8
 """Tasks of which all partitions are tried: 4140; of more, the two groups that lose least are put together in turn."""
 REACH = 8.0
 """How far a weight may be from the run's, up or down."""
+SHARE_WORTH = 0.1
+"""Of the summed progress that a further adapter must promise on other texts to be advised; a convention."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +67,27 @@ def best_groups(places: Sequence[Vectors], weights: Floats, metric: MetricName =
         )
         for number, groups in enumerate(chosen)
     ]
+
+
+def advised(found: Sequence[Grouping], together: float) -> int:
+    """The place of what is advised among `best_groups`.
+
+    It is the fewest adapters after which a further one promises less than `SHARE_WORTH` of what one adapter's sum is,
+    on other texts.
+
+    Args:
+        found: of `best_groups`.
+        together: summed progress with one adapter.
+    """
+    elsewhere = np.array([one.elsewhere for one in found])
+    steps = -np.diff(elsewhere, append=elsewhere[-1])  # what one more brings
+    worth = np.flatnonzero(steps > SHARE_WORTH * abs(together))
+    return int(worth[-1]) + 1 if len(worth) and elsewhere[worth[-1] + 1] < 0 else 0
+
+
+def gain_of(groups: Groups, places: Sequence[Vectors], weights: Floats, metric: MetricName = "adamw") -> Effects:
+    """Summed progress in these groups less that with one adapter, one row; other arguments as of `best_groups`."""
+    return summed_effect(places, _Rows(places, weights, metric)(groups))
 
 
 def best_weights(places: Sequence[Vectors], weights: Floats, metric: MetricName = "adamw") -> Weighting:

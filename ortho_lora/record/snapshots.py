@@ -1,6 +1,6 @@
 """A snapshot: products of the tasks' gradients across groups of texts at one place, and what they say. Torch-free."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -22,6 +22,23 @@ METRICS = get_args(MetricName)
 def metric_of(optimizer: object) -> MetricName:
     """What an optimizer of a configuration, by name, makes of gradients."""
     return "plain" if optimizer == "sgd" else "adamw"
+
+
+def together(known: Sequence[tuple[int, str, int]], *, of_training: bool) -> list[int]:
+    """The steps of the snapshots whose products are added up for one answer; none: there are none.
+
+    Those of a training are all of them: each is of other parameters, but of the same groups of texts, so that a sum
+    without a group is a sum of independent rest, and what is told is how the tasks' gradients agree along the way. Of a
+    loop whose groups need not stand for the same texts it is the last alone.
+
+    Args:
+        known: step, task and number of groups of each task of each snapshot.
+        of_training: whether `train` took them.
+    """
+    steps = sorted({step for step, _, _ in known})
+    counts = {(task, groups) for _, task, groups in known}
+    same = len(counts) == len({task for task, _ in counts})
+    return steps if same and of_training else steps[-1:]
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,8 +11,10 @@ from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.jackknife import Floats
 from ortho_lora.record.tables import SCHEMAS
 
@@ -133,6 +135,35 @@ def of_table(rows: pa.Table, tasks: Sequence[str], targets: Sequence[str], batch
         eps=values[place["eps", None, None]],
         past=values[place["past", None, None]],
     )
+
+
+def by_step(rows: pa.Table, known: pa.Table, where: object) -> dict[int, Vectors]:
+    """Of each snapshot with held-out targets, by its step.
+
+    Args:
+        rows: of the table `vectors`.
+        known: of the table `snapshot_tasks`.
+        where: they are from, for the error.
+
+    Raises:
+        OrthoLoraError: the one lacks what the other says is there.
+    """
+    found: dict[int, Vectors] = {}
+    for step in sorted(set(rows["step"].to_pylist())):
+        of_step = known.filter(pc.equal(known["step"], step)).to_pylist()
+        tasks, targets = ([row for row in of_step if row["target"] == held] for held in (False, True))
+        if not targets:
+            continue
+        names, aims = ([str(row["task"]) for row in of] for of in (tasks, targets))
+        try:
+            own = rows.filter(pc.equal(rows["step"], step))
+            found[step] = of_table(own, names, aims, [row["batches"] for row in tasks])
+        except (KeyError, ValueError) as error:
+            raise OrthoLoraError(
+                f"{where}: the vectors of step {step} are not those of its tasks ({error!r}): another program wrote"
+                " them, or some are lost."
+            ) from error
+    return found
 
 
 def _filled(values: Singles) -> tuple[Floats, Floats]:
