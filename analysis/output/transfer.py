@@ -16,7 +16,16 @@ from analysis.transfer.advice import advised_groups, advised_weights
 from analysis.transfer.compared import agreement, compared
 from analysis.transfer.predicted import over_transfer, target_progress, transfer_matrix, transfer_steps
 from analysis.transfer.realized import realized, realized_progress
-from analysis.transfer.words import ADVICE, MEANING, missing, told_of_groups, told_of_targets, unit_of
+from analysis.transfer.words import (
+    ADVICE,
+    MEANING,
+    TRIAL,
+    missing,
+    told_of_groups,
+    told_of_targets,
+    trial_of,
+    unit_of,
+)  # fmt: skip
 from ortho_lora.errors import OrthoLoraError, plain
 
 
@@ -133,6 +142,7 @@ def _print_advice(console: Console, run: Path, factor: float, unit: str) -> None
     console.print(table)
     value, ends, elsewhere = _gain(gain, factor)
     console.print(Text(f"Weighed so: {value} {unit} a step ({ends}), on other texts {elsewhere}. {ADVICE}"))
+    console.print(Text(plain(f"{TRIAL}\n  {trial_of(run)}")), soft_wrap=True)
 
 
 def _gain(row: Mapping[Any, Any], factor: float) -> tuple[str, str, str]:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from analysis.outcomes.scores import Scores, read_scores
 from analysis.study import comparison, cost, fairness, transfer
+from analysis.study.advised import advice_table
 from analysis.study.axes import headlines, over_axes
 from analysis.study.conflicts import method_conflicts
 from analysis.study.results import Results, boards, planned_runs, read_results
@@ -28,6 +29,7 @@ class Findings:
     seeds: tuple[int, ...]
     sentences: tuple[str, ...]
     warnings: tuple[str, ...]  # of what makes the comparison less than fair
+    advice: pd.DataFrame
     means: pd.DataFrame
     gains: pd.DataFrame
     relative: pd.DataFrame
@@ -64,6 +66,7 @@ def find(directory: Path) -> Findings:
     pairs = transfer.pair_conflicts(results, matrix)
     tried = fairness.tried(results)
     frames = {
+        "advice": advice_table(results),
         "means": comparison.means(found),
         "gains": comparison.gains(found),
         "relative": comparison.relative(found),

@@ -9,6 +9,7 @@ from analysis.outcomes.boards import SINGLE, Board
 from analysis.outcomes.scores import MEAN
 from analysis.outcomes.units import amount, apart, range_of
 from analysis.statistics.seeds import MANY, missed_by_chance
+from analysis.study.advised import told_of_advice
 from analysis.study.axes import headlines
 from analysis.study.comparison import WHAT_IT_RESPECTS
 from analysis.study.cost import PAPER_COST
@@ -24,14 +25,14 @@ _PREFERRED = "ortho-lora"
 
 
 def conclusions(results: Results, boards: Sequence[Board], frames: Mapping[str, pd.DataFrame]) -> list[str]:
-    """Three to eight sentences, the most important first.
+    """Three to eight sentences, the most important first; of advice that is tried before all others.
 
     Args:
         results: the study.
         boards: of its conditions.
         frames: as of `findings.Findings`, by name.
     """
-    found = _progress(results, frames["runs"])
+    found = _progress(results, frames["runs"]) + told_of_advice(results)
     gains, recovery = (headlines(frames[name], frames["over_axes"]) for name in ("gains", "recovery"))
     if main := main_method(results, gains):
         found += _main(main, results.study.baseline, gains)
@@ -48,9 +49,10 @@ def conclusions(results: Results, boards: Sequence[Board], frames: Mapping[str, 
 
 
 def main_method(results: Results, gains: pd.DataFrame) -> str | None:
-    """The method that the study is about: Ortho-LoRA, or the first that is compared."""
+    """The method that the study is about: advised groups, Ortho-LoRA, or the first that is compared."""
     known = [method for method in results.study.methods if method in set(gains["method"]) and method != SINGLE]
-    return _PREFERRED if _PREFERRED in known else known[0] if known else None
+    wanted = [*([results.study.advice.groups] if results.study.advice else []), _PREFERRED]
+    return next((method for method in wanted if method in known), known[0] if known else None)
 
 
 def where(row: Mapping[str, Any]) -> str:
@@ -125,10 +127,11 @@ def _gap(main: str, baseline: str, recovery: pd.DataFrame) -> list[str]:
             " recovered."
         ]
     row = real.loc[real["gap"].idxmax()]
+    paper = f"; {PAPER}" if main == _PREFERRED else ""
     also = f" There is such a gap in {len(real)} of {len(own)} conditions." if len(own) > 1 else ""
     return [
         f"Single is {apart(row['gap'], row['metric'])} {baseline}{where(row)}: of that gap {main} recovers"
-        f" {row['recovered']:.0%} (95% interval {row['low']:.0%} to {row['high']:.0%}); {PAPER}.{also}"
+        f" {row['recovered']:.0%} (95% interval {row['low']:.0%} to {row['high']:.0%}){paper}.{also}"
     ]
 
 
@@ -151,10 +154,8 @@ def _cost(main: str | None, baseline: str, costs: pd.DataFrame) -> list[str]:
     own = costs[costs["method"] == main].dropna(subset="relative")
     if own.empty:
         return []
-    return [
-        f"A step of {main} took {own['relative'].median():.2f} times as long as one of {baseline};"
-        f" the paper reports {PAPER_COST}."
-    ]
+    paper = f"; the paper reports {PAPER_COST}" if main == _PREFERRED else ""
+    return [f"A step of {main} took {own['relative'].median():.2f} times as long as one of {baseline}{paper}."]
 
 
 def _transfer(matrix: pd.DataFrame) -> list[str]:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from analysis.library.names import interval, number
 from analysis.outcomes.units import amount, range_of
+from analysis.study.advised import NOTE
 from analysis.study.cost import OF_EQUAL_SECONDS, PAPER_COST
 from analysis.study.fairness import RULE
 from analysis.study.findings import Findings
@@ -44,6 +45,19 @@ def final_metrics(findings: Findings) -> Table:
 
 def _every(findings: Findings) -> Iterator[Table]:
     baseline = findings.baseline
+    yield _listed(
+        findings.advice,
+        "The advice, and what came of it",
+        NOTE,
+        {
+            "groups or weights": lambda row: row["what"] or _DASH,
+            "predicted": lambda row: number(1e3 * row["predicted"], "+.3g"),
+            "on other texts": lambda row: number(1e3 * row["elsewhere"], "+.3g"),
+            "at the end": lambda row: number(row["loss"], "+.3f") + "*" * row["clear"],
+            "95% interval": lambda row: interval(row["low"], row["high"], "+.3f"),
+            "seeds": lambda row: str(row["seeds"]),
+        },
+    )
     yield final_metrics(findings)
     yield _wide(
         findings.gains,

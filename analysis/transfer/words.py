@@ -1,5 +1,7 @@
 """What predicted transfer says, in words."""
 
+import shlex
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,10 @@ MEANING = (
 REALIZED = (
     "A cell: the row's held-out loss after real steps of the run's mixture, with the column's task minus without it."
 )
+TRIAL = (
+    "To try it on common seeds, against joint, single and random groups of the same sizes; it prints and writes the"
+    " study's file, with groups and weights, before it trains:"
+)
 ADVICE = (
     "Gains are of the sum of all targets' validation losses against one adapter with the run's weights, one step from"
     " here, below 0 better; on other texts: chosen on half of them, judged on the others."
@@ -28,7 +34,14 @@ def told_of_groups(groups: pd.DataFrame) -> str:
     row = groups[groups["advised"]].iloc[0]
     if row["adapters"] == 1:
         return "Advised: one adapter; no split is worth another on other texts."
-    return f"Advised: {row['adapters']} adapters, {row['groups']}."
+    alone = row["adapters"] == groups["adapters"].max()
+    setting = "method: single" if alone else f"groups: {row['groups']}"
+    return f"Advised: {row['adapters']} adapters, {row['groups']} (`{setting}` in the settings of a run)."
+
+
+def trial_of(run: Path) -> str:
+    """The command that trains what is advised, and what it is to be compared with."""
+    return f"ortho-lora study --from-advice {shlex.quote(str(run))}"
 
 
 def unit_of(frame: pd.DataFrame) -> tuple[float, str]:

@@ -9,7 +9,7 @@ import streamlit as st
 
 from analysis import figures
 from analysis.outcomes.boards import name_of
-from analysis.study import cost, fairness
+from analysis.study import advised, cost, fairness
 from analysis.study.drawing import scores_with_cost
 from analysis.study.findings import Findings, find
 from analysis.study.results import Results, find_studies, planned_runs, read_results
@@ -96,6 +96,7 @@ def _body(results: Results, findings: Findings) -> None:
         study_axes.grid(findings)
         _final(findings)
         at = _condition(results)
+        _advice(findings, at)
         _gains(findings, at)
         _recovery(findings, at)
         _equal_seconds(findings, at)
@@ -124,6 +125,17 @@ def _condition(results: Results) -> str:
     if len(names) < 2:
         return names[0]
     return st.selectbox("What follows is at", names, key="at", bind="query-params", filter_mode=None)
+
+
+def _advice(findings: Findings, at: str) -> None:
+    if findings.advice.empty:
+        return
+    st.subheader("The advice, and what came of it")
+    st.caption(advised.NOTE)
+    shown = findings.advice.assign(
+        **{name: 1e3 * findings.advice[name] for name in ("predicted", "predicted_low", "predicted_high", "elsewhere")}
+    )
+    study_tables.show("study-advice", shown, at)
 
 
 def _gains(findings: Findings, at: str) -> None:

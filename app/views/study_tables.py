@@ -12,10 +12,12 @@ _NUMBERS = {
     "delta_m": "%+.1f", "rank": "%.2f", "rank_spread": "%.2f", "seconds": "%.1f", "steps": "%.0f",
     "step_seconds": "%.3f", "total_seconds": "%.1f", "relative": "%.2f", "peak_bytes": "bytes",
     "value": "%+.2f", "cosine": "%+.2f", "corrected": "%+.2f", "conflict_rate": "percent", "projected": "percent",
+    "predicted": "%+.2f", "predicted_low": "%+.2f", "predicted_high": "%+.2f", "elsewhere": "%+.2f", "loss": "%+.3f",
     "score": "%.3f", "recovered": "percent", "p": "%.2g", "chance_low": "%+.2f", "chance_high": "%+.2f",
 }  # fmt: skip
 _TITLES = {"delta_m": "Delta_m %", "peak_bytes": "peak memory", "step_seconds": "seconds a step"}
 _TITLES |= {"chance_low": "by chance from", "chance_high": "to"}
+_TITLES |= {"predicted_low": "95% from", "predicted_high": "to ", "elsewhere": "on other texts", "loss": "at the end"}
 _TITLES |= {"total_seconds": "seconds in all", "relative": "over the baseline", "value": "correlation"}
 _HIDDEN = {"twin", "gap_low", "gap_high", "respects", "values"}
 """Left to the files."""

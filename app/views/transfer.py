@@ -11,7 +11,17 @@ from analysis.library.runs import Run
 from analysis.transfer.advice import advised_groups, advised_weights
 from analysis.transfer.predicted import counted_steps, target_progress, transfer_matrix, transfer_steps
 from analysis.transfer.realized import realized_matrix
-from analysis.transfer.words import ADVICE, MEANING, REALIZED, missing, told_of_groups, told_of_targets, unit_of
+from analysis.transfer.words import (
+    ADVICE,
+    MEANING,
+    REALIZED,
+    TRIAL,
+    missing,
+    told_of_groups,
+    told_of_targets,
+    trial_of,
+    unit_of,
+)  # fmt: skip
 from app.shared import figure, glossary, state
 from app.shared.selection import select_snapshot
 
@@ -100,6 +110,8 @@ def _advice(run: Run, at: int | None, factor: float, unit: str) -> None:
     two = {name: st.column_config.NumberColumn(format="%.2f") for name in ("weight", "advised")}
     figure.numbers("weights", weights, column_config=two)
     st.caption(ADVICE)
+    st.markdown(TRIAL)
+    st.code(trial_of(run.path), language="sh")
 
 
 def _mixture(run: Run, at: int | None, now: pd.DataFrame) -> None:

@@ -58,6 +58,31 @@ class Choice(BaseModel):
     seeds: tuple[int, ...] | None = None  # that candidates were compared on; None: an older record does not say
 
 
+class Predicted(BaseModel):
+    """What a snapshot promises of a method: nats a step of the tasks' summed validation loss, against one adapter with
+    the run's weights; below 0 it is better."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    gain: float
+    low: float  # 95% interval
+    high: float
+    elsewhere: float | None = None  # the same of what is chosen on other texts than it is judged on; None: not chosen
+
+
+class Advice(BaseModel):
+    """The advice that a study tries (`study --from-advice`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run: str  # whose snapshots it is from
+    adapters: int  # how many are advised
+    advised: str  # the method that is the advice: `joint`, `single`, or that of `groups`
+    groups: str | None = None  # the method with the best groups of their number; None: two tasks have none
+    random: tuple[str, ...] = ()  # methods with random groups of the same sizes
+    predicted: dict[str, Predicted] = {}  # by method, of those that anything is predicted of
+
+
 class Study(BaseModel):
     """`study.json`, replaced whenever a phase has been planned or chosen."""
 
@@ -76,6 +101,7 @@ class Study(BaseModel):
     tuning_seeds: tuple[int, ...]  # of the runs that candidates are compared by
     candidates: dict[str, int]  # how many candidates each method had: its tuning budget
     uses: tuple[Use, ...] = ()
+    advice: Advice | None = None  # that it tries; None: it was not made from any
     choices: tuple[Choice, ...] = ()  # of cells where there was a choice to make, once it is made
     phase: Literal["tuning", "reporting", "done"] = "tuning"
 

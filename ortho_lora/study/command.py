@@ -1,8 +1,10 @@
 """`python -m ortho_lora study`."""
 
 import json
+import os
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,10 +12,10 @@ import typer
 
 from ortho_lora.errors import INTERRUPTED, OrthoLoraError
 from ortho_lora.launching.life import interrupted
-from ortho_lora.record.schema import RUNS_DIR_VARIABLE, default_runs_dir
+from ortho_lora.record.schema import RUNS_DIR_VARIABLE, check_run_id, default_runs_dir
 from ortho_lora.study import plan as planning
 from ortho_lora.study.executors import Local, threads_of
-from ortho_lora.study.file import PRESETS, StudyFile, find_file, read_file
+from ortho_lora.study.file import PRESETS, StudyFile, find_file, read_file, read_text, text_of
 from ortho_lora.study.folder import Folder
 from ortho_lora.study.progress import progress
 from ortho_lora.study.run import Order, run
@@ -21,7 +23,17 @@ from ortho_lora.study.schedule import Ending, Means
 
 
 def study(
-    file: Annotated[str, typer.Argument(metavar="FILE|PRESET", help="YAML file, or the name of a preset below.")],
+    file: Annotated[
+        str | None, typer.Argument(metavar="FILE|PRESET", help="YAML file, or the name of a preset below.")
+    ] = None,
+    from_advice: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="In place of a file: try what the snapshots of a run advise (`ortho-lora transfer RUN`), groups and"
+            " weights, against joint, single and random groups. The file is written into the study's directory.",
+        ),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Runs at once, which share the cores; 1, or on a cluster as many as fit.")
     ] = None,
@@ -29,9 +41,12 @@ def study(
         str | None, typer.Option(metavar="ADDRESS", help="Train on the Ray cluster there; `local`: one made here.")
     ] = None,
     runs_dir: Annotated[
-        Path | None, typer.Option(help=f"Where studies are kept; default ${RUNS_DIR_VARIABLE}, or runs.")
+        Path | None,
+        typer.Option(help=f"Where studies are kept; default beside RUN, else ${RUNS_DIR_VARIABLE}, or runs."),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the study's directory; default that of the file.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the study's directory; default that of the file, or RUN-advice.")
+    ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try the runs again that failed.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Print the runs, and train none.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
@@ -40,13 +55,15 @@ def study(
     chosen on data of their own. The same command goes on with a study that was interrupted, and adds to one that is
     done.
     """
-    path = find_file(file)
-    asked, given = read_file(path)
+    source = _source(file, from_advice, runs_dir, name)
+    asked, given = read_text(source.text, source.path)
     whole = planning.expected(asked)  # refuses what cannot be trained, before anything is
     if as_json and not plan:
         raise OrthoLoraError("--json: expected with --plan; what a study found, `python -m analysis study` prints.")
     if plan:
         document = _plan(asked, whole)
+        if from_advice is not None and not as_json:
+            print(source.text)
         if as_json:
             print(json.dumps(document, indent=1))
         else:
@@ -54,12 +71,42 @@ def study(
         return
     for warning in asked.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    folder = Folder.make(runs_dir or default_runs_dir(), name or path.stem)
-    order = Order(asked, given, path.read_text(encoding="utf-8"), sys.argv)
+    for line in source.words:
+        print(line, file=sys.stderr)
+    folder = Folder.make(source.runs_dir, source.name)
+    order = Order(asked, given, source.text, sys.argv)
     means = _means(ray, workers, retry_failed)
     with progress() as shown:
         endings = run(order, folder, means, shown)
     _conclude(folder, endings)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What a study is made from, and where it goes."""
+
+    path: Path  # of the file, for errors
+    text: str
+    runs_dir: Path
+    name: str
+    words: tuple[str, ...] = ()  # to say before it begins
+
+
+def _source(file: str | None, run: Path | None, runs_dir: Path | None, name: str | None) -> _Source:
+    if file is not None and run is None:
+        path = find_file(file)
+        return _Source(path, text_of(path), runs_dir or default_runs_dir(), name or path.stem)
+    if run is None or file is not None:
+        raise OrthoLoraError("study: expected a FILE or PRESET, or --from-advice RUN in its place.")
+    run = Path(os.path.abspath(run))  # by its own name, also where it is a link
+    runs_dir, name = runs_dir or run.parent, check_run_id(name or f"{run.name}-advice")
+    path = Folder(runs_dir / name).file
+    if path.is_file():
+        return _Source(path, text_of(path), runs_dir, name, (f"{path}: goes on with what stands there",))
+    from ortho_lora.study.advice import text_from_advice, words_of  # few studies need scipy
+
+    text = text_from_advice(run)
+    return _Source(path, text, runs_dir, name, (*words_of(text), f"written to {path}"))
 
 
 def _means(ray: str | None, workers: int | None, retry_failed: bool) -> Means:

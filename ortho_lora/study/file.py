@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ortho_lora.errors import OrthoLoraError, nearest
-from ortho_lora.record.study import Settings
+from ortho_lora.record.study import Advice, Settings
 from ortho_lora.surgery.methods import METHODS
 from ortho_lora.tasks.specs import Name
 from ortho_lora.training import yaml_text
@@ -58,6 +58,8 @@ class StudyFile(_Strict):
     """Methods that are also trained on every pair of tasks alone."""
     selection_share: float | None = Field(None, ge=0, lt=1)
     """Share of the validation data that settings are chosen on; null: 0.5 where there is a choice, else 0."""
+    advice: Advice | None = None
+    """What `--from-advice` writes of the advice that it tries."""
 
     @field_validator("methods", mode="before")
     @classmethod
@@ -170,15 +172,26 @@ def find_file(given: str) -> Path:
 
 
 def read_file(path: Path) -> tuple[StudyFile, Settings]:
-    """Read the file of a study (YAML); return it, and what stands in it.
+    """Read the file of a study (YAML); return it, and what stands in it. Raises as `read_text`."""
+    return read_text(text_of(path), path)
+
+
+def text_of(path: Path) -> str:
+    """What stands in the file of a study; OrthoLoraError where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OrthoLoraError(f"study {path}: cannot be read ({error}).") from error
+
+
+def read_text(text: str, path: Path) -> tuple[StudyFile, Settings]:
+    """The same of the text that stands in it, or is to.
 
     Raises:
         OrthoLoraError: it cannot be read, or a key or value is refused; the sentence names the nearest valid one.
     """
     try:
-        given = yaml_text.load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise OrthoLoraError(f"study {path}: cannot be read ({error}).") from error
+        given = yaml_text.load(text)
     except yaml.YAMLError as error:
         raise OrthoLoraError(f"study {path}: not valid YAML ({' '.join(str(error).split())}).") from error
     if not isinstance(given, dict):

@@ -61,6 +61,11 @@ class Folder:
     def hidden(self) -> Path:
         return self.path / ".study"
 
+    @property
+    def file(self) -> Path:
+        """A copy of what the study is carried out from."""
+        return self.path / "study.yaml"
+
     def lock(self) -> FileLock:
         """Take the right to carry the study out; the system gives it back when the process ends.
 

@@ -46,7 +46,7 @@ def run(order: Order, folder: Folder, means: Means, progress: Progress) -> dict[
             whole = planning.expected(file)
             plan = planning.tuning(file)
             _check(folder, whole.configs)
-            replace_text(folder.path / "study.yaml", order.text)
+            replace_text(folder.file, order.text)
             _write(order, folder, created, plan, [], "tuning" if file.has_choice else "reporting")
             progress.expect(whole.configs)
             endings = Schedule(folder, plan.configs, means, progress).carry_out(stop)
@@ -106,6 +106,7 @@ def _write(
             tuning_seeds=file.tuning_seeds,
             candidates={method: len(file.candidates(method)) for method in file.methods},
             uses=plan.uses,
+            advice=file.advice,
             choices=tuple(choices),
             phase=phase,
         ),
