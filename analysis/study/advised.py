@@ -88,14 +88,14 @@ def _sentences(advice: Advice, results: Results, losses: Mapping[str, Paired]) -
             which = advised or f"Tried beside it: {named}"
             yield f"{which}{promised}. Its summed validation loss ended {'; '.join(said)}."
     if said_of_weights := _compared(losses, WEIGHTS, [baseline], baseline):
-        yield f"With the advised weights{_promised(advice, WEIGHTS)} it ended {said_of_weights}."
+        yield f"With the advised weights{_promised(advice, WEIGHTS)}, it ended {said_of_weights}."
 
 
 def _promised(advice: Advice, method: str) -> str:
     if (of := advice.predicted.get(method)) is None:
         return ""
-    elsewhere = f", on other texts {1e3 * of.elsewhere:+.3g}" if of.elsewhere is not None else ""
-    return f" (promised {1e3 * of.gain:+.3g} mnat a step against one adapter{elsewhere})"
+    elsewhere = f" (on other texts {1e3 * of.elsewhere:+.3g})" if of.elsewhere is not None else ""
+    return f", promised {1e3 * of.gain:+.3g} mnat a step against one adapter{elsewhere}"
 
 
 def _compared(losses: Mapping[str, Paired], method: str, others: Sequence[str], word: str) -> str:

@@ -34,9 +34,9 @@ def told_of_groups(groups: pd.DataFrame) -> str:
     row = groups[groups["advised"]].iloc[0]
     if row["adapters"] == 1:
         return "Advised: one adapter; no split is worth another on other texts."
-    alone = row["adapters"] == groups["adapters"].max()
-    setting = "method: single" if alone else f"groups: {row['groups']}"
-    return f"Advised: {row['adapters']} adapters, {row['groups']} (`{setting}` in the settings of a run)."
+    if row["adapters"] == groups["adapters"].max():
+        return f"Advised: {row['adapters']} adapters, one for each task: method single."
+    return f"Advised: {row['adapters']} adapters; groups: {row['groups']}."
 
 
 def trial_of(run: Path) -> str:

@@ -62,8 +62,9 @@ def _step_of(run: Run) -> Loaded | None:
         st.caption("No gradients are recorded yet.")
         return None
     left, middle, right = st.columns([2, 2, 3])
+    met = next((group for group in run.info.groups or () if len(group) > 1), extent.tasks)
     st.session_state["learn-tasks"] = [
-        task for task in st.session_state.get("learn-tasks", extent.tasks[-2:]) if task in extent.tasks
+        task for task in st.session_state.get("learn-tasks", met[-2:]) if task in extent.tasks
     ]
     tasks = left.multiselect("Tasks, two or three", extent.tasks, max_selections=LARGEST, key="learn-tasks")
     every = int(run.info.config.get("record_every", 1))

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import ortho_lora.launching.queue as queue
-from app.launching import form, own_data
+from app.launching import form, launcher, own_data
 from app.launching.presets import PRESETS
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.launching.queue import Ticket
@@ -84,6 +84,19 @@ def test_form_starts_a_run_with_what_was_entered(runs_dir, open_page, started):
     )  # fmt: skip
     assert (directory, run_id) == (runs_dir, "mine")
     assert test.text_input(key="launch-name").value == ""
+
+
+def test_groups_are_entered_as_advice_tells_them(runs_dir, open_page, started):
+    test = open_page("launch")
+    test.multiselect(key="launch-tasks").set_value(["movies", "spam", "trec"]).run()
+    test.text_input(key="launch-groups").set_value("spam + trec | movies").run()
+    button(test, "Start training").click().run()
+    assert not test.exception
+    config = started[0][0]
+    assert config.groups == (("movies",), ("spam", "trec"))
+    test.text_input(key="launch-groups").set_value("spam + trec").run()
+    assert "task 'movies' is in no group" in words(test)
+    assert load_config(overrides=yaml.safe_load(launcher.as_yaml(config))) == config
 
 
 def test_untouched_preset_starts_what_it_says(open_page, started):

@@ -2,9 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 
-from ortho_lora.record.study import FILE_NAME
+from ortho_lora.record.study import FILE_NAME, Advice, Predicted
 
 
 @pytest.fixture
@@ -44,6 +45,22 @@ def test_a_finished_study_is_told_top_down(maker, studies, open_page):
     ]  # fmt: skip
     assert len(figures(test)) == 2
     assert "nothing was tuned" in text
+
+
+def test_a_study_of_advice_shows_what_came_of_it(maker, studies, open_page):
+    promised = Predicted(gain=-0.02, low=-0.03, high=-0.01)
+    advice = Advice(
+        run="mine", adapters=2, advised="ortho-lora", groups="ortho-lora", predicted={"ortho-lora": promised}
+    )
+    studies.three_methods(maker, metric="loss", predictions=False).write(advice=advice)
+    test = open_page("study")
+    assert not test.exception
+    assert "Advice of run mine: 2 adapters, ortho-lora, promised -20 mnat a step" in words(test)
+    assert "The advice, and what came of it" in [element.value for element in test.subheader]
+    frame = next(of.value for of in test.dataframe if "predicted" in of.value)
+    assert frame.set_index("method")["predicted"].to_dict() == pytest.approx(
+        {"single": np.nan, "ortho-lora": -20.0}, nan_ok=True
+    )
 
 
 def test_runs_of_the_runs_directory_itself_can_be_looked_into(maker, studies, open_page):

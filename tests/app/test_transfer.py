@@ -45,6 +45,11 @@ def test_shows_all_snapshots_together_and_one_by_its_address(run, open_page):
     assert "the snapshot at step 8" in words(test)
 
 
+def test_the_command_that_tries_the_advice_is_there_to_copy(run, open_page):
+    (code,) = open_page("transfer").code
+    assert code.value == f"ortho-lora study --from-advice {run}"
+
+
 def test_one_part_can_be_chosen(run, open_page):
     test = open_page("transfer")
     test.button_group(key="parts").set_value("Crowding").run()
