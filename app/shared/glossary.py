@@ -75,7 +75,8 @@ TERMS = {
     "method": Term(
         "Method",
         "A rule and a scope under a name. `joint` is the plain sum; `ortho-lora` is pcgrad on each block; `pcgrad` is"
-        " pcgrad on the whole model; `single` trains one adapter for each task.",
+        " pcgrad on the whole model; `single` trains one adapter for each task. With `groups` each group of tasks has"
+        " an adapter, in which the method works as usual.",
     ),
     "order": Term(
         "Order",

@@ -47,7 +47,11 @@ class Folder:
             OrthoLoraError: the name is not allowed, something else has it, or it cannot be made.
         """
         folder = cls(runs_dir / check_run_id(name))
-        if folder.path.exists() and not folder.hidden.is_dir() and any(folder.path.iterdir()):
+        if (
+            folder.path.exists()
+            and not folder.hidden.is_dir()
+            and any(of != folder.file for of in folder.path.iterdir())
+        ):
             raise OrthoLoraError(f"{folder.path}: exists, and is not a study: choose another --name.")
         try:
             folder.hidden.mkdir(parents=True, exist_ok=True)
@@ -63,7 +67,7 @@ class Folder:
 
     @property
     def file(self) -> Path:
-        """A copy of what the study is carried out from."""
+        """A copy of what the study is carried out from; `--from-advice` goes on with it."""
         return self.path / "study.yaml"
 
     def lock(self) -> FileLock:
