@@ -70,10 +70,15 @@ def _sentences(advice: Advice, results: Results, losses: Mapping[str, Paired]) -
     baseline, file = results.study.baseline, results.study.file
     own = [advice.advised, *([advice.groups] if advice.groups else [])]
     for place, method in enumerate(dict.fromkeys(own)):
-        named = f"{method} ({_what(file, method)})" if _what(file, method) else method
-        advised = f"{advice.adapters} adapter{'s' * (advice.adapters > 1)}, {named}" if place == 0 else ""
+        named = f"{method} ({what})" if (what := _what(file, method)) else method
+        if place:
+            which = f"Tried beside it: {named}"
+        elif method in (baseline, SINGLE):
+            which = f"one adapter for {'all tasks' if method == baseline else 'each task'} ({method})"
+        else:
+            which = f"{advice.adapters} adapters, {named}"
         if method == baseline:
-            yield f"{advised}: no split was promised to be worth another."
+            yield f"{which}; no split was promised to be worth another."
             continue
         parts = [
             _compared(losses, method, others, word)
@@ -84,9 +89,7 @@ def _sentences(advice: Advice, results: Results, losses: Mapping[str, Paired]) -
             )
         ]
         if said := [part for part in parts if part]:
-            promised = _promised(advice, method)
-            which = advised or f"Tried beside it: {named}"
-            yield f"{which}{promised}. Its summed validation loss ended {'; '.join(said)}."
+            yield f"{which}{_promised(advice, method)}. Its summed validation loss ended {'; '.join(said)}."
     if said_of_weights := _compared(losses, WEIGHTS, [baseline], baseline):
         yield f"With the advised weights{_promised(advice, WEIGHTS)}, it ended {said_of_weights}."
 

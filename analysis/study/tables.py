@@ -53,8 +53,7 @@ def _every(findings: Findings) -> Iterator[Table]:
             "groups or weights": lambda row: row["what"] or _DASH,
             "predicted": lambda row: number(1e3 * row["predicted"], "+.3g"),
             "on other texts": lambda row: number(1e3 * row["elsewhere"], "+.3g"),
-            "at the end": lambda row: number(row["loss"], "+.3f") + "*" * row["clear"],
-            "95% interval": lambda row: interval(row["low"], row["high"], "+.3f"),
+            "at the end": _loss,
             "seeds": lambda row: str(row["seeds"]),
         },
     )
@@ -218,6 +217,11 @@ def _gain(row: dict[str, Any], value: str = "gain", low: str = "low", high: str 
         return _DASH
     told = amount(row[value], row["metric"]).removesuffix(" points")
     return told if pd.isna(row[low]) else f"{told} ({range_of(row[low], row[high], row['metric'])})"
+
+
+def _loss(row: dict[str, Any]) -> str:
+    told = number(row["loss"], "+.3f")
+    return told if pd.isna(row["low"]) else f"{told} ({interval(row['low'], row['high'], '+.3f')}){'*' * row['clear']}"
 
 
 def _text(name: str, row: dict[str, Any]) -> str:

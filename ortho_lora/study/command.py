@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -78,6 +79,8 @@ def study(
     means = _means(ray, workers, retry_failed)
     with progress() as shown:
         endings = run(order, folder, means, shown)
+    if asked.advice is not None:
+        print(f"what came of the advice: ortho-lora results {shlex.quote(str(folder.path))}", file=sys.stderr)
     _conclude(folder, endings)
 
 
