@@ -47,7 +47,7 @@ def _describe(name: str, field: FieldInfo) -> str:
         for choice in get_args(part)
     ]
     among = f" One of {', '.join(choices)}." if choices else ""
-    return f"{name} = {escape(written.splitlines()[0])}: {field.description}{among}\n"
+    return f"{name} = {escape(written.splitlines()[0])}: {escape(field.description or '')}{among}\n"
 
 
 _SETTINGS = "\n".join(_describe(name, field) for name, field in Config.model_fields.items())

@@ -8,10 +8,12 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from small_runs import table
 from studies import tiny_model
+from typer.testing import CliRunner
 
 from analysis.conflict.replay import replay
 from analysis.library.settings import setting_differences
 from analysis.outcomes.beside import outcomes
+from ortho_lora.__main__ import app
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.schema import read_run, read_status
 from ortho_lora.training.config import load_config
@@ -81,6 +83,11 @@ def adapter(run, *names):
 def test_refusals_say_what_was_given_and_expected(groups, sentence):
     with pytest.raises(OrthoLoraError, match=f"^groups: .*{sentence}"):
         load_config(overrides={"tasks": TASKS, "groups": groups})
+
+
+def test_help_shows_how_they_are_written():
+    done = CliRunner().invoke(app, ["train", "--help"], env={"COLUMNS": "300"})
+    assert "`[[trec, tweets], [spam]]` or `trec + tweets | spam`; null: all of them do." in done.stdout
 
 
 def test_single_has_its_groups_already():
