@@ -10,7 +10,7 @@ from analysis.diagnosis.verdicts import Pair
 from analysis.outcomes.beside import Outcome
 from analysis.statistics.seeds import MANY, missed_by_chance
 from ortho_lora.record.judge import TOLD, WORTH
-from ortho_lora.record.schema import RunInfo
+from ortho_lora.record.schema import RunInfo, groups_text
 
 IMBALANCED = 3.0
 """Ratio of two tasks' gradient norms from which loss weights are suggested; a convention."""
@@ -88,11 +88,12 @@ def _separate(info: RunInfo, pairs: Sequence[Pair]) -> list[Suggestion]:
     if len(found) < 2:
         return []
     listed = " and ".join("{" + ", ".join(group) + "}" for group in found)
+    setting = "method: single" if len(found) == len(info.tasks) else f"groups: {groups_text(found)}"
     cosines = "; ".join(f"{pair.task_i} – {pair.task_j} {pair.strongest.at_least:+.2f}" for pair in clear)
     return [
         Suggestion(
             "separate adapters",
-            f"Train separate adapters for {listed}. Tasks without a verdict would fit either group.",
+            f"Train separate adapters for {listed} ({setting}). Tasks without a verdict would fit either group.",
             f"Cosines: {cosines}; average-linkage clusters of 1 - cosine.",
             found,
         )

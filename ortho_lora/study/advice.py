@@ -34,6 +34,8 @@ RANDOM = 2
 """Draws of random groups."""
 SEED = 0
 """Of these draws."""
+DRAWS = 1000
+"""At most, until there are so many others: of three tasks in two groups there are two."""
 _OWN = {"seed", "method", "rule", "scope", "branches", "groups", "selection_share"}
 _SNAPSHOTS = {"snapshots", "snapshot_batches", "snapshot_held_out"}  # they change nothing of a training
 FEWEST = 3
@@ -164,9 +166,10 @@ def random_groups(like: Groups, count: int, seed: int) -> list[Groups]:
     tasks, rng = sum(sizes), np.random.default_rng(seed)
     if len(sizes) in (1, tasks):
         return []
-    # Of three and more tasks there are at least two others: sizes 2 and 1 of three have the fewest.
     found = {_canonical(like): like}
-    while len(found) <= count:
+    for _ in range(DRAWS):
+        if len(found) > count:
+            break
         order = iter(rng.permutation(tasks).tolist())
         groups = _canonical([tuple(next(order) for _ in range(size)) for size in sizes])
         found.setdefault(groups, groups)

@@ -188,6 +188,10 @@ def test_random_groups_are_others_of_the_same_sizes(sizes):
     assert any(random_groups(like, 2, seed) != found for seed in range(1, 9))
 
 
+def test_there_are_no_more_random_groups_than_there_are_others():
+    assert len(random_groups(((0, 1), (2,)), 5, 0)) == 2
+
+
 @pytest.mark.parametrize("like", [((0, 1, 2),), ((0,), (1,), (2,))])
 def test_there_are_no_other_groups_of_all_or_of_each(like):
     assert random_groups(like, 2, 0) == []

@@ -18,7 +18,7 @@ from analysis.diagnosis.sentences import undecided
 from analysis.diagnosis.verdicts import Branch, Harm, Pair
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.recorder import Recorder
-from ortho_lora.record.schema import ProbeInfo
+from ortho_lora.record.schema import ProbeInfo, groups_text
 
 WIDTH = 12
 
@@ -72,6 +72,7 @@ def test_a_planted_conflict(records: ModuleType, tmp_path: Path) -> None:
     assert pair.whole.magnitude_similarity == pytest.approx(1, abs=0.05)
     assert found.suggestions[0].kind == "separate adapters"
     assert not any({"task0", "task1"} <= set(group) for group in found.suggestions[0].groups)
+    assert f"(groups: {groups_text(found.suggestions[0].groups)})" in found.suggestions[0].text
     assert "task0 – task1" in found.summary
 
 
