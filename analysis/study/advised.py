@@ -28,7 +28,7 @@ def advice_table(results: Results) -> pd.DataFrame:
     """Each method that is compared with joint: what was predicted of it, and what came.
 
     Returns:
-        condition, method; what: its groups or weights, in words; predicted, predicted_low, predicted_high, elsewhere:
+        condition, method; settings: its groups or weights, in words; predicted, predicted_low, predicted_high, elsewhere:
         nats a step, null where nothing was predicted; loss, low, high: nats of the summed validation loss at the end
         less the baseline's, paired by seed, with the interval of `estimate`; clear; seeds. No rows of a study that
         tries no advice.
@@ -43,12 +43,12 @@ def advice_table(results: Results) -> pd.DataFrame:
                 continue
             promised = advice.predicted.get(method) if advice else None
             row: dict[str, object] = {"condition": name_of(condition), "method": method}
-            row |= {"what": _what(results.study.file, method)}
+            row |= {"settings": _what(results.study.file, method)}
             row |= {new: getattr(promised, old, None) for new, old in _PROMISED.items()}
             row |= {"loss": found.value, "low": found.low, "high": found.high}
             rows.append(row | {"clear": found.clear, "seeds": len(found.seeds)})
     numbers = [*_PROMISED, "loss", "low", "high"]
-    frame = pd.DataFrame(rows, columns=["condition", "method", "what", *numbers, "clear", "seeds"])
+    frame = pd.DataFrame(rows, columns=["condition", "method", "settings", *numbers, "clear", "seeds"])
     return frame.astype(dict.fromkeys(numbers, "float64"))
 
 

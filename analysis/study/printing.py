@@ -10,7 +10,7 @@ from analysis.study.tables import Table, tables
 from ortho_lora.errors import plain
 
 _LEFT = {"condition", "method", "task", "beside", "settings", "what of it"}
-_LEFT |= {"run", "tasks", "message", "conflict", "harm", "pair", "groups or weights"}
+_LEFT |= {"run", "tasks", "message", "conflict", "harm", "pair"}
 _MARKED = str.maketrans({letter: f"\\{letter}" for letter in r"\`*_[]<>|#"})
 
 

@@ -50,7 +50,7 @@ def _every(findings: Findings) -> Iterator[Table]:
         "The advice, and what came of it",
         NOTE,
         {
-            "groups or weights": lambda row: row["what"] or _DASH,
+            "settings": lambda row: row["settings"] or _DASH,
             "predicted": lambda row: number(1e3 * row["predicted"], "+.3g"),
             "on other texts": lambda row: number(1e3 * row["elsewhere"], "+.3g"),
             "at the end": _loss,

@@ -57,13 +57,13 @@ def test_predicted_and_realized_stand_side_by_side(study):
     assert list(frame.index) == [method for method in ENDS if method != "joint"]
     groups = frame.loc["advised-groups"]
     assert (groups["predicted"], groups["elsewhere"], groups["seeds"]) == (-0.02, -0.018, 3)
-    assert groups["what"] == "movies + trec | tweets"
+    assert groups["settings"] == "movies + trec | tweets"
     assert groups["loss"] == pytest.approx(3 * -0.20, abs=0.04)  # of three tasks
     assert groups["low"] < groups["loss"] < groups["high"] < 0
     assert groups["clear"]
     assert not frame.loc["ortho-lora", "clear"]
-    assert frame.loc["random-groups-1", "what"] == "movies | tweets + trec"
-    assert frame.loc["advised-weights", "what"] == "movies 2, tweets 0.5"
+    assert frame.loc["random-groups-1", "settings"] == "movies | tweets + trec"
+    assert frame.loc["advised-weights", "settings"] == "movies 2, tweets 0.5"
     assert np.isnan(frame.loc["single", "predicted"])
 
 
