@@ -28,10 +28,10 @@ def advice_table(results: Results) -> pd.DataFrame:
     """Each method that is compared with joint: what was predicted of it, and what came.
 
     Returns:
-        condition, method; settings: its groups or weights, in words; predicted, predicted_low, predicted_high, elsewhere:
-        nats a step, null where nothing was predicted; loss, low, high: nats of the summed validation loss at the end
-        less the baseline's, paired by seed, with the interval of `estimate`; clear; seeds. No rows of a study that
-        tries no advice.
+        condition, method; settings: its groups or weights, in words; predicted, predicted_low, predicted_high,
+        elsewhere: nats a step, null where nothing was predicted; loss, low, high: nats of the summed validation loss at
+        the end less the baseline's, paired by seed, with the interval of `estimate`; clear; seeds. No rows of a study
+        that tries no advice.
     """
     rows = []
     advice = results.study.advice
