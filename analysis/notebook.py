@@ -102,7 +102,7 @@ class OpenRun:
         frame = transfer_matrix(self.path, at)
         if frame["nats"].isna().all():
             held_out = bool(queries.extent(self.path).snapshots)
-            return Answer(frame, None, missing(self.path.name, held_out=held_out))
+            return Answer(frame, None, missing(runs.info_of(self.run), held_out=held_out))
         told = " ".join(told_of_targets(frame, target_progress(self.path, at=at)))
         return Answer(frame, figures.effect_heatmap(frame), f"{told} {MEANING}")
 
