@@ -118,6 +118,24 @@ def test_what_cannot_be_trained_is_refused_with_its_place(changes, sentence):
         expected(study(**({"base": {"tasks": ["trec", "tweets"]}} | changes)))
 
 
+def test_groups_are_runs_of_their_own_but_for_those_that_say_the_same():
+    def named(groups):
+        return run_id(load_config(overrides={"tasks": ["trec", "spam", "movies"], "method": "joint", "groups": groups}))
+
+    one, other = named("trec + spam | movies"), named("trec | spam + movies")
+    assert one.startswith("joint-grouped-trec-spam-movies-")
+    assert len({one, other, named(None)}) == 3
+    assert named([["movies"], ["spam", "trec"]]) == one
+    assert named("trec + spam + movies") == named(None)
+
+
+def test_a_pair_has_no_groups():
+    base = {"tasks": ["trec", "spam", "movies"]}
+    methods = [{"grouped": {"method": "joint", "groups": "trec + spam | movies"}}]
+    with pytest.raises(OrthoLoraError, match="grouped on trec and spam: pairs: two tasks share one adapter: leave met"):
+        expected(study(base=base, methods=methods, pairs=["grouped"]))
+
+
 def test_meaning_keeps_what_is_not_set_out():
     """A setting that a later version adds, left at its default, gives no run another name."""
     assert "weight_decay" not in meaning(load_config())

@@ -226,3 +226,22 @@ def test_it_is_compared_with_joint_and_single_beside_it(runs):
 def test_no_update_of_all_tasks_is_replayed(runs):
     with pytest.raises(OrthoLoraError, match="its tasks share 2 adapters .* only a run with one adapter is replayed"):
         replay(runs / "twins", "pcgrad")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "ortho-lora"},
+        {"method": "pcgrad", "order": "mean"},
+        {"rule": "gradvac"},
+        {"rule": "pcgrad-inplace", "gradient_mode": "sequential"},
+    ],
+    ids=str,
+)
+def test_a_task_alone_has_nothing_to_be_projected_against(config, runs, tmp_path, changes):
+    """Whatever the rule, it trains as in single."""
+    run = train(config(groups=GROUPS, **changes), tmp_path, "alone")
+    for task in ("movies", "movies-flip1"):
+        single, own = losses(runs / "single")[task], losses(run)[task]
+        np.testing.assert_allclose(own, single, rtol=1e-3)
+        assert (table(run, "norms").query("task == @task")["weight"] == 1).all()
