@@ -18,7 +18,7 @@ from analysis.library import runs
 from analysis.library.names import number
 from analysis.library.runs import Run
 from analysis.output.data import frame_of
-from analysis.transfer.predicted import target_progress, transfer_matrix
+from analysis.transfer.predicted import target_progress, transfer_matrix, transfer_steps
 from analysis.transfer.words import MEANING, missing, told_of_targets, unit_of
 from ortho_lora.errors import OrthoLoraError
 
@@ -101,8 +101,7 @@ class OpenRun:
         """
         frame = transfer_matrix(self.path, at)
         if frame["nats"].isna().all():
-            held_out = bool(queries.extent(self.path).snapshots)
-            return Answer(frame, None, missing(runs.info_of(self.run), held_out=held_out))
+            return Answer(frame, None, missing(runs.info_of(self.run), held_out=bool(transfer_steps(self.path))))
         told = " ".join(told_of_targets(frame, target_progress(self.path, at=at)))
         return Answer(frame, figures.effect_heatmap(frame), f"{told} {MEANING}")
 

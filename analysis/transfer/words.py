@@ -112,6 +112,6 @@ def missing(info: Identity, *, held_out: bool) -> str:
         )
     return (
         f"{run_id}: no snapshot of it has held-out targets. `ortho-lora probe RUN` takes one at its checkpoint; in"
-        " training do `snapshots: 2` and `snapshot_held_out: 64`; in a loop of your own `surgeon.snapshot(...,"
-        " targets=...)`."
+        " training do `snapshots: 2` and `snapshot_held_out: 64`; in a Trainer `watch(..., snapshots=2)` with an"
+        " `eval_dataset` by tasks; in a loop of your own `surgeon.snapshot(..., targets=...)`."
     )

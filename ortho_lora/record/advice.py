@@ -21,7 +21,7 @@ Groups = tuple[tuple[int, ...], ...]
 MOST_EXACT = 8
 """Tasks of which all partitions are tried: 4140; of more, the two groups that lose least are put together in turn."""
 REACH = 8.0
-"""How far a weight may be from the run's, up or down."""
+"""How many times as much as another's a weight may be raised over the run's: first order knows of small changes only."""
 SHARE_WORTH = 0.1
 """Of the summed progress that a further adapter must promise on other texts to be advised; a convention."""
 
@@ -178,7 +178,7 @@ def _choose_weights(places: Sequence[Vectors], weights: Floats, metric: MetricNa
         return float(np.nansum(fast(of(logarithms)))) / scale
 
     scale = float(np.abs(fast(weights)).sum()) or 1.0
-    bound = np.log(REACH)
+    bound = np.log(REACH) / 2
     found = optimize.minimize(
         loss, np.zeros(there.sum()), method="L-BFGS-B", bounds=[(-bound, bound)] * int(there.sum())
     )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from vectors import GROUPS, drawn, truth
 
-from ortho_lora.record.advice import best_groups, best_weights, partitions
+from ortho_lora.record.advice import REACH, best_groups, best_weights, partitions
 from ortho_lora.record.transfer import progress
 from ortho_lora.record.vectors import Vectors
 
@@ -110,3 +110,12 @@ def test_a_task_that_is_left_out_stays_so():
     vectors = replace(drawn(truth(0), 0))
     assert best_weights([vectors], np.array([1.0, 0.0, 1.0])).weights[1] == 0.0
     assert best_weights([vectors], np.zeros(3)).weights.tolist() == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_weight_is_raised_far_over_another(seed):
+    places = [drawn(truth(seed), seed)]
+    weights = np.array([1.0, 0.5, 2.0])
+    raised = best_weights(places, weights).weights / weights
+    assert raised.max() / raised.min() <= REACH * (1 + 1e-6)
+    assert np.exp(np.log(raised).mean()) == pytest.approx(1)  # AdamW takes their common size away
