@@ -21,7 +21,7 @@ Groups = tuple[tuple[int, ...], ...]
 MOST_EXACT = 8
 """Tasks of which all partitions are tried: 4140; of more, the two groups that lose least are put together in turn."""
 REACH = 8.0
-"""How many times as much as another's a weight may be raised over the run's: first order knows of small changes only."""
+"""How many times as much as another's a weight may be raised: first order knows of small changes only."""
 SHARE_WORTH = 0.1
 """Of the summed progress that a further adapter must promise on other texts to be advised; a convention."""
 
