@@ -74,8 +74,13 @@ class TaskData:
 
 def normalise(text: str, text_pair: str = "") -> str:
     """The text without differences of case and white space, which make no new example."""
-    first, second = (" ".join(part.split()).casefold() for part in (text, text_pair))
+    first = _plain(text)
+    second = _plain(text_pair) if text_pair else ""
     return f"{first}\0{second}" if second else first
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).casefold()
 
 
 def hash_fraction(key: str, purpose: str) -> float:
@@ -110,7 +115,9 @@ def take(split: Split, indices: Sequence[int]) -> Split:
 
 def hold_out(split: Split) -> tuple[Split, Split]:
     """(train, validation) of `split` by `is_validation` of each example's group, or texts where it has none."""
-    return _parted(split, [is_validation(origin) for origin in split.origins])
+    origins = split.origins
+    held_out = {origin: is_validation(origin) for origin in set(origins)}
+    return _parted(split, [held_out[origin] for origin in origins])
 
 
 def with_selection(task: TaskData, share: float) -> TaskData:

@@ -1,6 +1,7 @@
 """Data of the tasks of a configuration: packaged ones, the user's own files, data sets of the hub, and twins."""
 
 from collections.abc import Iterable
+from functools import cache
 
 from ortho_lora.tasks.data import TaskData, with_selection
 from ortho_lora.tasks.specs import DialTask, FileTask, HubTask, Task
@@ -36,6 +37,12 @@ def _load(task: Task) -> TaskData:
         from ortho_lora.tasks.hub import load_hub
 
         return load_hub(**task.model_dump(exclude={"loss_weight"}))
+    return _packaged(task.name)
+
+
+@cache
+def _packaged(name: str) -> TaskData:
+    """Read once a process, which may train, probe and look ahead: it never changes."""
     from ortho_lora.tasks.packaged import load_packaged
 
-    return load_packaged(task.name)
+    return load_packaged(name)
