@@ -105,6 +105,20 @@ def hostile(records: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return path
 
 
+@pytest.fixture(scope="module")
+def hostile_page(hostile: Path) -> Page:
+    return page_of(hostile)
+
+
+@pytest.fixture(scope="module")
+def short(records: ModuleType, tables: dict[str, pd.DataFrame], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose report has two figures, for tests of where it is written."""
+    info = records.run_info("short", [records.task_info(name) for name in ("movies", "tweets", "trec")])
+    kept = {name: tables[name] for name in ("steps", "metrics")}
+    path: Path = records.write_run(tmp_path_factory.mktemp("runs") / "short", info, records.status(), kept)
+    return path
+
+
 def test_it_says_what_the_diagnosis_says(run: Path, page: Page) -> None:
     found = diagnose(run)
     assert found.summary in page.prose
@@ -157,8 +171,8 @@ def test_commands_under_figures_give_their_numbers(
     assert {"matrix", "layer-step", "pair-over-steps", "weights", "metrics", "losses", "replay"} <= named & {*DATA}
 
 
-def test_only_the_two_scripts_of_its_own_may_run(hostile: Path) -> None:
-    page = page_of(hostile)
+def test_only_the_two_scripts_of_its_own_may_run(hostile_page: Page) -> None:
+    page = hostile_page
     (policy,) = (attributes["content"] for attributes, _ in page.all("meta") if "http-equiv" in attributes)
     allowed = re.findall(r"'sha256-([^']+)'", policy)
     scripts = [text for attributes, text in page.all("script") if not attributes]
@@ -183,8 +197,8 @@ def strings(value: Any) -> Iterator[str]:
                 yield from strings(one)
 
 
-def test_names_are_text_and_nothing_else(records: ModuleType, hostile: Path) -> None:
-    page = page_of(hostile)
+def test_names_are_text_and_nothing_else(records: ModuleType, hostile_page: Page) -> None:
+    page = hostile_page
     template = "".join(path.read_text() for path in Path(analysis.report.page.__file__).parent.glob("*.html"))
     assert {tag for tag, _ in page.elements} <= set(re.findall(r"<([a-z][a-z0-9]*)", template))
     for tag, attributes in page.elements:
@@ -200,8 +214,8 @@ def test_names_are_text_and_nothing_else(records: ModuleType, hostile: Path) -> 
         assert tags <= {"<b>", "</b>", "<i>", "</i>", "<br>", "<extra>", "</extra>"}
 
 
-def test_files_left_out_are_named_without_the_place_of_the_runs(hostile: Path) -> None:
-    prose = page_of(hostile).prose
+def test_files_left_out_are_named_without_the_place_of_the_runs(hostile: Path, hostile_page: Page) -> None:
+    prose = hostile_page.prose
     assert "hostile/pairs/<img src=x>.parquet: not a part of the record, so it is left out." in prose
     assert str(hostile.parent) not in prose
 
@@ -262,16 +276,16 @@ def test_runs_without_pairs(
 
 
 def test_a_loop_of_ones_own_has_no_metrics(
-    records: ModuleType, run: Path, tables: dict[str, pd.DataFrame], tmp_path: Path
+    records: ModuleType, short: Path, tables: dict[str, pd.DataFrame], tmp_path: Path
 ) -> None:
     tasks = [TaskInfo(name=name) for name in ("movies", "tweets", "trec")]
     info = records.run_info("own", tasks, gradient_mode="library")
-    kept = {name: rows for name, rows in tables.items() if name != "metrics"}
+    kept = {"steps": tables["steps"]}
     own = records.write_run(tmp_path / "own", info, records.status(total=0), kept)
     prose = page_of(own).prose
     assert "A training loop of one's own records no evaluation" in prose
     assert "Trained in a loop of its own: no configuration is recorded." in prose
-    assert "2 runs side by side" in page_of(own, run).prose
+    assert "2 runs side by side" in page_of(own, short).prose
 
 
 def test_transfer_is_told_where_a_snapshot_has_held_out_texts(tmp_path: Path) -> None:
@@ -287,12 +301,12 @@ def test_transfer_is_told_where_a_snapshot_has_held_out_texts(tmp_path: Path) ->
         assert ("Advised: " in prose) == (vectors is not None)
 
 
-def test_runs_side_by_side(records: ModuleType, run: Path, tables: dict[str, pd.DataFrame], tmp_path: Path) -> None:
+def test_runs_side_by_side(records: ModuleType, short: Path, tables: dict[str, pd.DataFrame], tmp_path: Path) -> None:
     info = records.run_info("second", [records.task_info(name) for name in ("movies", "trec")], method="joint")
     kept = {name: rows[rows["task"] != "tweets"] for name, rows in tables.items() if name in ("steps", "metrics")}
     kept["metrics"] = kept["metrics"].assign(value=0.123)
     second = records.write_run(tmp_path / "second", info, records.status(), kept)
-    page = page_of(run, second)
+    page = page_of(short, second)
     (final,) = (
         place
         for place, (_, attributes) in enumerate(page.elements)
@@ -303,7 +317,7 @@ def test_runs_side_by_side(records: ModuleType, run: Path, tables: dict[str, pd.
     assert cells[:5] == ["movies", "accuracy", "0.5000", f"{last['movies']:#.4g}", "0.1230"]
     assert cells[5:10] == ["tweets", "accuracy", "0.5000", f"{last['tweets']:#.4g}", "–"]
     headings = [text for _, text in page.all("h2")]
-    assert headings == ["Side by side", "first", "second"]
+    assert headings == ["Side by side", "short", "second"]
 
 
 def test_on_a_dark_page_only_what_differs_is_changed(run: Path) -> None:
@@ -329,32 +343,32 @@ def test_no_button_uploads() -> None:
     assert standalone.CONFIG["plotlyServerURL"] == ""
 
 
-def test_the_command_writes_one_file(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_writes_one_file(short: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    done = report(run)
-    assert re.fullmatch(r"wrote first-report\.html \(0\.\d MB\)\n", done.stdout), done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["first-report.html"]
-    again = report(run, "--json")  # a former report is replaced
+    done = report(short)
+    assert re.fullmatch(r"wrote short-report\.html \(0\.\d MB\)\n", done.stdout), done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["short-report.html"]
+    again = report(short, "--json")  # a former report is replaced
     assert json.loads(again.stdout) == {
-        "report": "first-report.html",
-        "bytes": Path("first-report.html").stat().st_size,
-        "runs": ["first"],
+        "report": "short-report.html",
+        "bytes": Path("short-report.html").stat().st_size,
+        "runs": ["short"],
     }
 
 
-def test_other_files_are_replaced_only_by_force(run: Path, tmp_path: Path) -> None:
+def test_other_files_are_replaced_only_by_force(short: Path, tmp_path: Path) -> None:
     other = tmp_path / "mine.html"
     other.write_text("mine")
-    done = report(run, "-o", other)
+    done = report(short, "-o", other)
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr == f"error: {other}: exists and is no report; give another -o, or --force to replace it.\n"
     assert other.read_text() == "mine"
-    assert report(run, "-o", other, "--force").exit_code == 0
+    assert report(short, "-o", other, "--force").exit_code == 0
     assert other.read_text().startswith("<!DOCTYPE html>")
 
 
-def test_a_place_that_cannot_be_written(run: Path, tmp_path: Path) -> None:
-    runs = [open_run(run.parent, run.name)]
+def test_a_place_that_cannot_be_written(short: Path, tmp_path: Path) -> None:
+    runs = [open_run(short.parent, short.name)]
     with pytest.raises(OrthoLoraError, match="is a directory; expected the name of a file"):
         write_report(runs, tmp_path)
     with pytest.raises(OrthoLoraError, match="cannot be written"):
