@@ -104,6 +104,8 @@ def times_needed(cosines: Cosines, freedom: Callable[[float], Floats]) -> Floats
     """
     needed = np.where(np.isnan(cosines.product), np.nan, np.inf)
     for times in _TIMES:
+        if not np.isinf(needed).any():
+            break
         found = judge(Estimates.of(cosines.with_errors_of(times, freedom(times) if times > 1 else cosines.freedom)))
         needed = np.where(np.isinf(needed) & (found.verdict != "not enough data"), times, needed)
     return needed
