@@ -37,7 +37,7 @@ def test_a_study_survives_the_loss_of_a_worker(cluster, tmp_path):
     study = {
         "base": {
             "model": tiny_model(tmp_path / "model"), "tasks": tiny_tasks(tmp_path), "batch_size": 4, "max_length": 16,
-            "rank": 2, "eval_examples": 16, "eval_every": 10_000, "checkpoint_every": 5, "steps": 300,
+            "rank": 2, "eval_examples": 16, "eval_every": 10_000, "checkpoint_every": 5, "steps": 150,
         },
         "methods": ["joint", "single"],
         "seeds": [0],
