@@ -1,3 +1,4 @@
+import gc
 import importlib
 import sys
 from pathlib import Path
@@ -12,6 +13,16 @@ sys.path.insert(0, str(Path(__file__).parent))
 # Time is measured in benchmarks/, and a failure must be one that comes again.
 settings.register_profile("project", deadline=None, derandomize=True)
 settings.load_profile("project")
+
+
+def pytest_collection_finish() -> None:
+    """What is imported is never garbage: no collection need go through it, and some tests ask for many."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # else DuckDB calls it a leak
 
 
 @pytest.fixture(scope="session")

@@ -145,8 +145,8 @@ def test_a_run_that_goes_on_has_the_roll_ups_of_one_that_was_never_interrupted(t
     run_dir = begun(tmp_path_factory.mktemp("run"))
     of_run, at = Store(run_dir, rows=300), 0
     for more, back, finished in [*stops, (20, 0, True)]:
-        for step in range(at, at + more):
-            of_run.write(Batch(gradients=[gradients(step)]))
+        for begin in range(at, at + more, 3):
+            of_run.write(Batch(gradients=[gradients(step) for step in range(begin, min(begin + 3, at + more))]))
         at += more
         if finished:
             of_run.finish()
@@ -220,7 +220,7 @@ def test_whoever_reads_while_parts_are_put_together_sees_each_row_once(tmp_path,
     reader = threading.Thread(target=look)
     reader.start()
     of_run = Store(run_dir, rows=300)
-    for step in range(150):
+    for step in range(80):
         of_run.write(Batch(gradients=[gradients(step)]))
     of_run.finish()
     done.set()
