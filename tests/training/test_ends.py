@@ -9,7 +9,8 @@ import subprocess
 import sys
 
 import pytest
-from small_runs import SMALL, config, table
+from small_runs import SMALL, table
+from small_runs import config as small_config
 from waiting import PATIENCE, wait_for
 
 from ortho_lora.errors import OrthoLoraError
@@ -18,7 +19,12 @@ from ortho_lora.training import passes, session
 from ortho_lora.training.train import train
 
 
-def test_non_finite_loss_fails_naming_task_and_step_and_keeps_what_was_measured(tmp_path, monkeypatch):
+@pytest.fixture
+def config(tiny):
+    return lambda **changes: small_config(**{"model": tiny, **changes})
+
+
+def test_non_finite_loss_fails_naming_task_and_step_and_keeps_what_was_measured(config, tmp_path, monkeypatch):
     plain = session.MultiTaskModel.loss
     calls = []
 
@@ -42,7 +48,7 @@ def test_non_finite_loss_fails_naming_task_and_step_and_keeps_what_was_measured(
     assert math.isfinite(status.losses["trec"])
 
 
-def test_a_step_whose_loss_is_not_finite_can_be_skipped(tmp_path, monkeypatch):
+def test_a_step_whose_loss_is_not_finite_can_be_skipped(config, tmp_path, monkeypatch):
     """The heads too stay as they are; of method `single` only the task's own adapter misses the step."""
     plain = session.MultiTaskModel.loss
     plain_step = session.Training._train_step
@@ -76,7 +82,7 @@ def test_a_step_whose_loss_is_not_finite_can_be_skipped(tmp_path, monkeypatch):
             assert any("task1" in name for name in seen[3])
 
 
-def test_a_directory_that_is_deleted_during_training_ends_it_with_the_reason(tmp_path):
+def test_a_directory_that_is_deleted_during_training_ends_it_with_the_reason(config, tmp_path):
     def delete(status):
         if status.step == 2:
             shutil.rmtree(tmp_path / "x", ignore_errors=True)
@@ -86,8 +92,9 @@ def test_a_directory_that_is_deleted_during_training_ends_it_with_the_reason(tmp
 
 
 @pytest.mark.parametrize(("number", "ended"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
-def test_signal_ends_the_step_and_saves(tmp_path, number, ended):
-    settings = [f"{key}={json.dumps(value)}" for key, value in SMALL.items() if key not in ("tasks", "steps")]
+def test_signal_ends_the_step_and_saves(tiny, tmp_path, number, ended):
+    given = SMALL | {"model": tiny}
+    settings = [f"{key}={json.dumps(value)}" for key, value in given.items() if key not in ("tasks", "steps")]
     output = tmp_path / "output"
     with output.open("w") as file:
         process = subprocess.Popen(
@@ -109,7 +116,7 @@ def test_signal_ends_the_step_and_saves(tmp_path, number, ended):
     assert (tmp_path / "long" / "adapter" / "adapter_model.safetensors").exists()
 
 
-def test_bad_data_fails_before_the_model_is_loaded_and_leaves_no_run(tmp_path, monkeypatch):
+def test_bad_data_fails_before_the_model_is_loaded_and_leaves_no_run(config, tmp_path, monkeypatch):
     monkeypatch.setattr(session, "load_encoder", lambda name: pytest.fail("the model was loaded"))
     mine = {"name": "mine", "path": str(tmp_path / "absent.csv"), "text": "a", "label": "b"}
     with pytest.raises(OrthoLoraError, match=r"absent\.csv"):
@@ -117,7 +124,7 @@ def test_bad_data_fails_before_the_model_is_loaded_and_leaves_no_run(tmp_path, m
     assert not (tmp_path / "runs" / "x").exists()
 
 
-def test_unknown_model_is_refused_in_words(tmp_path):
+def test_unknown_model_is_refused_in_words(config, tmp_path):
     with pytest.raises(OrthoLoraError, match="no such directory; give one that holds config.json"):
         train(config(model="./absent"), tmp_path, "x")
     (tmp_path / "empty").mkdir()
@@ -125,6 +132,6 @@ def test_unknown_model_is_refused_in_words(tmp_path):
         train(config(model=str(tmp_path / "empty")), tmp_path, "x")
 
 
-def test_target_modules_that_do_not_exist_are_refused_with_those_that_do(tmp_path):
+def test_target_modules_that_do_not_exist_are_refused_with_those_that_do(config, tmp_path):
     with pytest.raises(OrthoLoraError, match="target_modules: q_proj given .* are dense, key, query, value"):
         train(config(target_modules=["q_proj"]), tmp_path, "x")

@@ -1,4 +1,4 @@
-"""Lookaheads of the packaged model from checkpoints of real runs."""
+"""Lookaheads from checkpoints of real runs."""
 
 import json
 import signal
@@ -48,6 +48,11 @@ TASKS = ["trec", "movies", "spam"]
 
 def config(**changes):
     return load_config(overrides=SMALL | changes)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small(tiny):
+    SMALL["model"] = tiny
 
 
 @pytest.fixture(scope="module")

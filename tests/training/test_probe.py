@@ -1,4 +1,4 @@
-"""Probes of the packaged model at its start and at checkpoints of real runs."""
+"""Probes at the start of a model and at checkpoints of real runs."""
 
 import json
 import signal
@@ -48,6 +48,11 @@ SMALL = {
 
 def config(**changes):
     return load_config(overrides=SMALL | changes)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small(tiny):
+    SMALL["model"] = tiny
 
 
 @pytest.fixture(scope="module")
