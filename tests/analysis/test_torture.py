@@ -1,5 +1,6 @@
 """Whatever lies among the runs: it is named, costs its own rows, and nothing else."""
 
+import json
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from analysis.conflict import queries
 from analysis.conflict.queries import Selection
 from analysis.conflict.replay import replay
 from analysis.diagnosis.diagnose import diagnose
+from analysis.figures import standalone
 from analysis.library.runs import list_runs, open_run, runs_table, survey
 from analysis.library.search import disk_bytes
 from analysis.outcomes.beside import board_of, outcomes
@@ -54,6 +56,14 @@ def held_up() -> Iterator[None]:
         yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, former)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def light_alone() -> Iterator[None]:
+    """Figures are drawn once; how they look on a dark page is no matter of what they are of."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(standalone, "document", lambda draw: {"figure": json.loads(draw(False).to_json()), "dark": []})
+        yield
 
 
 @pytest.fixture(scope="module")

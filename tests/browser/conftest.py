@@ -1,5 +1,6 @@
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -13,7 +14,8 @@ from browsing import go_to
 from playwright.sync_api import expect, sync_playwright
 from waiting import PATIENCE, wait_for
 
-from ortho_lora.launching.queue import tickets
+from app.launching import launcher
+from ortho_lora.launching.queue import lock, tickets
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -127,6 +129,18 @@ def add_run(server, records):
         return records.write_run(server.runs_dir / name, info, records.status(), tables)
 
     return add
+
+
+@pytest.fixture
+def hold(server):
+    """Stops a launched run whose turn it is, as it need not train while pages are looked at: hold(name)."""
+
+    def stop(name):
+        wait_for(lambda: (name, "queued") not in {(of.run_id, of.state) for of in launcher.launches(server.runs_dir)})
+        with lock(server.runs_dir):  # which it cannot hold then
+            os.kill(tickets(server.runs_dir)[name].pid, signal.SIGSTOP)
+
+    return stop
 
 
 class Visitor:

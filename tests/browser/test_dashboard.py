@@ -33,15 +33,15 @@ def test_launch_a_run_watch_it_and_see_its_heatmap(browser, server):
         expect(page.get_by_text("There are no runs yet.")).to_be_visible()
 
         go_to(page, "Launch")
-        page.get_by_label("Steps", exact=True).fill("40")
+        page.get_by_label("Steps", exact=True).fill("12")
         page.get_by_label("Name", exact=True).fill("first")
         page.get_by_label("Batch size", exact=True).fill("4")
         page.get_by_role("tab", name="Evaluation, recording").click()
-        page.get_by_label("Evaluation examples", exact=True).fill("48")
+        page.get_by_label("Evaluation examples", exact=True).fill("16")
         page.get_by_label("Evaluation examples", exact=True).press("Tab")
-        expect(page.get_by_text("Evaluation examples: 128 → 48")).to_be_visible()
+        expect(page.get_by_text("Evaluation examples: 128 → 16")).to_be_visible()
         page.get_by_role("button", name="Start training").click()
-        expect(page.get_by_text(re.compile(r"first.*(step \d+ of 40|finished)"))).to_be_visible()
+        expect(page.get_by_text(re.compile(r"first.*(step \d+ of 12|finished)"))).to_be_visible()
 
         # The run is a process of its own: it outlives the page and the server.
         page.close()
@@ -50,10 +50,10 @@ def test_launch_a_run_watch_it_and_see_its_heatmap(browser, server):
         page = context.new_page()
         page.goto(server.address)
         go_to(page, "Launch")
-        expect(page.get_by_text(re.compile(r"first.*(step \d+ of 40|finished)"))).to_be_visible()
+        expect(page.get_by_text(re.compile(r"first.*(step \d+ of 12|finished)"))).to_be_visible()
         expect(page.get_by_text(re.compile("^✓ first finished"))).to_be_visible()
         status = read_status(server.runs_dir / "first")
-        assert (status.state, status.step) == ("finished", 40)
+        assert (status.state, status.step) == ("finished", 12)
         assert read_run(server.runs_dir / "first").config["batch_size"] == 4
 
         go_to(page, "Conflicts")

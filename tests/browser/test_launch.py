@@ -40,8 +40,9 @@ def test_what_is_being_typed_stays_while_the_page_answers(visitor, server):
     expect(name).to_be_focused()
 
 
-def test_queued_run_is_taken_out(visitor, server):
+def test_queued_run_is_taken_out(visitor, server, hold):
     launch(server, "first")
+    hold("first")
     launch(server, "second")
     page = visitor.open()
     expect(page.get_by_text("second · ◌ queued, the next one")).to_be_visible()

@@ -1,12 +1,15 @@
 """Runs that are launched, watched and queued in a real browser outlive the pages and the server."""
 
+import os
 import re
+import signal
 
 import pytest
 from playwright.sync_api import expect
 from waiting import wait_for
 
 from app.launching import launcher
+from ortho_lora.launching.queue import tickets
 from ortho_lora.record.schema import read_status
 from ortho_lora.training.config import load_config
 
@@ -55,7 +58,7 @@ def test_run_is_watched_across_reload_and_restart_stopped_and_resumed(visitor, s
     assert read_status(server.runs_dir / "mine").step >= step
 
 
-def test_second_run_waits_moves_up_without_a_server_and_finishes(visitor, server):
+def test_second_run_waits_moves_up_without_a_server_and_finishes(visitor, server, hold):
     page = visitor.open()
     for name, steps in (("first", "100000"), ("second", "3")):
         page.get_by_label("Name", exact=True).fill(name)
@@ -69,10 +72,13 @@ def test_second_run_waits_moves_up_without_a_server_and_finishes(visitor, server
         page.get_by_role("button", name="Start training").click()
         expect(page.get_by_text(re.compile(f"{name} · "))).to_be_visible()
         expect(page.get_by_label("Name", exact=True)).to_have_value("")
+        if name == "first":
+            hold("first")
     expect(page.get_by_text("second · ◌ queued, the next one")).to_be_visible()
 
     page.close()
     server.stop()
+    os.kill(tickets(server.runs_dir)["first"].pid, signal.SIGCONT)
     wait_for(lambda: read_status(server.runs_dir / "first"))
     assert launcher.stop(server.runs_dir, "first")
     wait_for(lambda: (status := read_status(server.runs_dir / "second")) and status.state == "finished")

@@ -211,8 +211,8 @@ def test_the_packaged_decoder_trains(tmp_path):
     """Real weights, real texts."""
     settings = load_config(
         overrides={
-            "model": "smollm2", "tasks": ["trec", "movies"], "batch_size": 4, "max_length": 32, "rank": 8, "steps": 2,
-            "eval_every": 2, "eval_examples": 8, "checkpoint_every": None, "threads": 1,
+            "model": "smollm2", "tasks": ["trec", "movies"], "batch_size": 2, "max_length": 16, "rank": 8, "steps": 2,
+            "eval_every": 2, "eval_examples": 2, "checkpoint_every": None, "threads": 1,
         }
     )  # fmt: skip
     run_dir = train(settings, tmp_path, "decoder")
