@@ -30,14 +30,20 @@ def runs_dir(tmp_path, monkeypatch):
     return tmp_path / "runs"
 
 
+@pytest.fixture(scope="session")
+def gradients(records):
+    """Tables of random gradients of three tasks over twelve steps, which nobody changes."""
+    halves = np.random.default_rng(0).standard_normal((12, 2, 2, 2, 3, 2, 8))
+    return records.gradient_tables(halves, ("movies", "tweets", "trec"))
+
+
 @pytest.fixture
-def add_run(records, runs_dir):
+def add_run(records, gradients, runs_dir):
     """Writes a synthetic run of three tasks: add_run(name, state=..., snapshots=steps, **fields of run.json)."""
 
     def add(name, state="finished", process=None, snapshots=(), **fields):
         tasks = ("movies", "tweets", "trec")
-        rng = np.random.default_rng(0)
-        tables = records.gradient_tables(rng.standard_normal((12, 2, 2, 2, 3, 2, 8)), tasks)
+        tables = dict(gradients)
         if fields.get("method") == "single":
             del tables["pairs"]
         tables["metrics"] = pd.DataFrame(

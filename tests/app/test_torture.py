@@ -24,9 +24,14 @@ def words(test):
     return "\n".join(element.value for element in elements).replace("\\", "")
 
 
+@pytest.fixture(scope="module")
+def made(records, tmp_path_factory):
+    return torture.write_good(records, tmp_path_factory.mktemp("made") / "good", created=time.time())
+
+
 @pytest.fixture
-def good(records, runs_dir):
-    return torture.write_good(records, runs_dir / "good", created=time.time())
+def good(made, runs_dir):
+    return shutil.copytree(made, runs_dir / "good")
 
 
 @pytest.fixture

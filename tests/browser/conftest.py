@@ -113,20 +113,24 @@ def own_server(tmp_path):
     running.stop()
 
 
+@pytest.fixture(scope="session")
+def conflicting(records):
+    """Tables of three tasks, the first two of which conflict on every block; nobody changes them."""
+    rng = np.random.default_rng(0)
+    directions = np.eye(3, 40)
+    directions[1, 0] = -0.5
+    gradients = directions[:, None] + 0.1 * rng.standard_normal((80, 2, 2, 2, 3, 2, 40))
+    gradients[..., 2, :, :] = rng.standard_normal((80, 2, 2, 2, 2, 40))
+    return records.gradient_tables(gradients, ("movies", "movies-flip", "trec"))
+
+
 @pytest.fixture
-def add_run(server, records):
+def add_run(server, records, conflicting):
     """Writes a run whose first two of three tasks conflict on every block."""
 
     def add(name):
-        tasks = ("movies", "movies-flip", "trec")
-        rng = np.random.default_rng(0)
-        directions = np.eye(3, 40)
-        directions[1, 0] = -0.5
-        gradients = directions[:, None] + 0.1 * rng.standard_normal((80, 2, 2, 2, 3, 2, 40))
-        gradients[..., 2, :, :] = rng.standard_normal((80, 2, 2, 2, 2, 40))
-        info = records.run_info(name, [records.task_info(task) for task in tasks])
-        tables = records.gradient_tables(gradients, tasks)
-        return records.write_run(server.runs_dir / name, info, records.status(), tables)
+        info = records.run_info(name, [records.task_info(task) for task in ("movies", "movies-flip", "trec")])
+        return records.write_run(server.runs_dir / name, info, records.status(), conflicting)
 
     return add
 
