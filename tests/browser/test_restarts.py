@@ -4,7 +4,6 @@ import os
 import re
 import signal
 
-import psutil
 import pytest
 from playwright.sync_api import expect
 from waiting import wait_for
@@ -35,8 +34,6 @@ def test_run_is_watched_across_reload_and_restart_stopped_and_resumed(visitor, s
     expect(page.get_by_text(under_way)).to_be_visible()
     page.wait_for_function("() => document.querySelectorAll('.js-plotly-plot').length === 2")
 
-    psutil.Process(read_status(server.runs_dir / "mine").pid).nice(19)  # pages and other tests go first
-
     page.reload()
     expect(page.get_by_text(under_way)).to_be_visible()
     step = read_status(server.runs_dir / "mine").step
@@ -48,7 +45,7 @@ def test_run_is_watched_across_reload_and_restart_stopped_and_resumed(visitor, s
     page = visitor.open()
     visitor.watching = True
     expect(page.get_by_text(under_way)).to_be_visible()
-    wait_for(lambda: read_status(server.runs_dir / "mine").step > step)
+    assert read_status(server.runs_dir / "mine").step > step
 
     page.get_by_role("button", name="Stop").click()
     stopped = page.get_by_text(re.compile(r"^■ mine stopped after step \d+ of 100000"))
