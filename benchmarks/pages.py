@@ -26,7 +26,7 @@ from time import perf_counter, sleep, time
 import pandas as pd
 import psutil
 import telemetry
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, TimeoutError, sync_playwright
 
 PAGES = ("Conflicts", "Layers", "Projection", "Diagnosis")
 FILTERED = ("Conflicts", "Layers", "Projection")
@@ -91,17 +91,24 @@ def opened(page: Page, name: str) -> float:
 
 
 def filtered(page: Page, name: str, branch: str) -> float:
-    """Milliseconds from the click on a branch, which must be seen to start the script."""
+    """Milliseconds from the click on a branch, which must be seen to start the script; a click that is lost, as one on a
+    button that is being drawn anew, is made again."""
     page.evaluate("window.ran = false")
     page.evaluate(
         "new MutationObserver(() => { window.ran = true }).observe(document.querySelector('[data-testid=stApp]'),"
         " {attributes: true, attributeFilter: ['data-test-script-state']})"
     )
-    begin = perf_counter()
-    page.get_by_role("radio", name=branch, exact=True).or_(page.get_by_role("button", name=branch, exact=True)).click()
-    page.wait_for_function("window.ran", timeout=600_000, polling=5)
-    settle(page, name)
-    return 1000 * (perf_counter() - begin)
+    choice = page.get_by_role("radio", name=branch, exact=True).or_(page.get_by_role("button", name=branch, exact=True))
+    for _ in range(10):
+        begin = perf_counter()
+        choice.click()
+        try:
+            page.wait_for_function("window.ran", timeout=60_000, polling=5)
+        except TimeoutError:
+            continue
+        settle(page, name)
+        return 1000 * (perf_counter() - begin)
+    raise RuntimeError(f"{name}: ten clicks on {branch} started no script")
 
 
 def measure(run: Path, pages: list[str], repeats: int, seconds: float) -> dict[str, float]:
