@@ -91,8 +91,10 @@ def opened(page: Page, name: str) -> float:
 
 
 def filtered(page: Page, name: str, branch: str) -> float:
-    """Milliseconds from the click on a branch, which must be seen to start the script; a click that is lost, as one on a
-    button that is being drawn anew, is made again."""
+    """Milliseconds from the click on a branch, which must be seen to start the script.
+
+    A click that is lost, as one on a button that is being drawn anew, is made again.
+    """
     page.evaluate("window.ran = false")
     page.evaluate(
         "new MutationObserver(() => { window.ran = true }).observe(document.querySelector('[data-testid=stApp]'),"
