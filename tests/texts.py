@@ -103,3 +103,12 @@ def logs(trainer):
         {name: value for name, value in entry.items() if not name.startswith((*ours, *timed))}
         for entry in trainer.state.log_history
     ]
+
+
+def trains_as_without(alone, watched):
+    """Train both, with the same chance: weights and logs are the same bit for bit."""
+    for one in (alone, watched):
+        torch.manual_seed(1)  # of dropout
+        one.train()
+    same(adapter(alone.model), adapter(watched.model))
+    assert logs(alone) == logs(watched)

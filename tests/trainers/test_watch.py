@@ -8,7 +8,7 @@ from datasets import interleave_datasets
 from mixtures import made, mixed
 from models import VOCABULARY
 from peft import LoraConfig, get_peft_model
-from texts import OLD, adapter, llama, logs, same, steps_of, table
+from texts import OLD, adapter, llama, same, steps_of, table, trains_as_without
 from transformers import (
     MixtralConfig,
     MixtralForCausalLM,
@@ -46,11 +46,7 @@ def test_the_training_is_that_of_the_trainer_alone_bit_for_bit(tmp_path, of_args
         if of_args.get(CHECKPOINTING):
             one.model.enable_input_require_grads()
     watch(watched, "source", recorder=Recorder(tmp_path / "run"))
-    for one in (alone, watched):
-        torch.manual_seed(1)  # of dropout
-        one.train()
-    same(adapter(alone.model), adapter(watched.model))
-    assert logs(alone) == logs(watched)
+    trains_as_without(alone, watched)
     assert sorted(set(steps_of(tmp_path / "run"))) == list(range(6))
     assert {row["task_i"] for row in table(tmp_path / "run", "pairs")} == {"chat", "code"}
 
@@ -64,11 +60,7 @@ def test_a_stream_of_several_data_sets(tmp_path):
     with pytest.raises(OrthoLoraError, match=r"a stream, which cannot be read through beforehand: name the values"):
         watch(watched, "source")
     watch(watched, "source", tasks=["qa", "code", "chat"])
-    for one in (alone, watched):
-        torch.manual_seed(1)
-        one.train()
-    same(adapter(alone.model), adapter(watched.model))
-    assert logs(alone) == logs(watched)
+    trains_as_without(alone, watched)
 
 
 def items(batch):
@@ -269,11 +261,7 @@ def test_an_encoder_with_a_decoder(tmp_path):
 
     alone, watched = trainer(tmp_path / "alone"), trainer(tmp_path / "watched")
     watch(watched, "source", recorder=Recorder(tmp_path / "run"))
-    for one in (alone, watched):
-        torch.manual_seed(1)
-        one.train()
-    same(adapter(alone.model), adapter(watched.model))
-    assert logs(alone) == logs(watched)
+    trains_as_without(alone, watched)
     assert "loss/qa" in watched.state.log_history[0]
 
 

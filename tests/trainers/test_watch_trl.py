@@ -5,7 +5,7 @@ import torch
 from datasets import Dataset
 from models import VOCABULARY
 from peft import LoraConfig
-from texts import adapter, llama, logs, same, table
+from texts import llama, table, trains_as_without
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
@@ -146,11 +146,7 @@ CASES = {
 def test_the_training_is_that_of_the_trainer_alone_bit_for_bit(tmp_path, make):
     alone, watched = (make(tmp_path / name) for name in ("alone", "watched"))
     watch(watched, "source", recorder=Recorder(tmp_path / "run"))
-    for one in (alone, watched):
-        torch.manual_seed(1)
-        one.train()
-    same(adapter(alone.model), adapter(watched.model))
-    assert logs(alone) == logs(watched)
+    trains_as_without(alone, watched)
     found = table(tmp_path / "run", "pairs")
     assert {(row["task_i"], row["task_j"]) for row in found} == {("code", "qa")}
     assert any(row["cos_before"] is not None for row in found)
@@ -230,11 +226,7 @@ def test_what_cannot_be_told_apart_is_refused(tmp_path):
 def test_snapshots_are_not_noticed(tmp_path, make):
     alone, watched = (make(tmp_path / name) for name in ("alone", "watched"))
     watch(watched, "source", snapshots=1, snapshot_batches=32, recorder=Recorder(tmp_path / "run"))
-    for one in (alone, watched):
-        torch.manual_seed(1)
-        one.train()
-    same(adapter(alone.model), adapter(watched.model))
-    assert logs(alone) == logs(watched)
+    trains_as_without(alone, watched)
     assert {row["step"] for row in table(tmp_path / "run", "snapshots")} == {3}
 
 
