@@ -12,17 +12,16 @@ from analysis import figures
 from analysis.conflict import queries
 from analysis.diagnosis.diagnose import diagnose
 from analysis.diagnosis.verdicts import worst_first
+from analysis.figures import theme
 from analysis.figures.standalone import Drawn
 from analysis.figures.words import describe
 from analysis.library import runs
-from analysis.library.names import number
+from analysis.library.names import WHOLE, number
 from analysis.library.runs import Run
 from analysis.output.data import frame_of
 from analysis.transfer.predicted import target_progress, transfer_matrix, transfer_steps
 from analysis.transfer.words import MEANING, missing, told_of_targets, unit_of
 from ortho_lora.errors import OrthoLoraError
-
-_RED, _BLUE = "178, 24, 43", "33, 102, 172"
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,13 +74,13 @@ class OpenRun:
         Raises:
             OrthoLoraError: there is no such task, or no pair.
         """
-        pairs = diagnose(self.path).pairs
-        if not pairs:
-            raise OrthoLoraError(f"{self.path}: no two tasks share an adapter there, so there is no pair to look at.")
         if one is None or other is None:
+            if not (pairs := diagnose(self.path).pairs):
+                raise OrthoLoraError(f"{self.path}: no two tasks share an adapter there, so there is no pair to see.")
             worst = min(pairs, key=worst_first)
             one, other = worst.task_i, worst.task_j
-        pair = (one, other) if self.tasks.index(one) < self.tasks.index(other) else (other, one)
+        order = {task: place for place, task in enumerate(self.tasks)}
+        pair = (one, other) if order.get(one, 0) <= order.get(other, 0) else (other, one)
         by_snapshots = bool(queries.extent(self.path).snapshots)
         frame = frame_of("snapshot-layers" if by_snapshots else "layer-step", [self.path], pair=pair)
         draw = figures.snapshot_map if by_snapshots else figures.layer_step_heatmap
@@ -124,9 +123,7 @@ class OpenRun:
         conflicts = self.conflicts()
         if len(conflicts.frame):
             parts.append(f"<p>{escape(diagnose(self.path).summary)}</p>")
-            parts.append(
-                _table(_cosines(conflicts.frame, self.tasks), self.tasks, "cosine of two tasks' gradients", 1.0)
-            )
+            parts.append(_table(_cosines(conflicts.frame), self.tasks, "cosine of two tasks' gradients", 1.0))
         transfer = self.transfer().frame
         if len(transfer) and transfer["nats"].notna().any():
             factor, unit = unit_of(transfer)
@@ -145,9 +142,9 @@ def open_run(path: str | Path) -> OpenRun:
     return OpenRun(path)
 
 
-def _cosines(frame: pd.DataFrame, tasks: list[str]) -> dict[tuple[str, str], tuple[float, bool]]:
-    """Of the whole model where a snapshot tells it, else of branch B, both ways."""
-    branch = frame["branch"].iloc[0]
+def _cosines(frame: pd.DataFrame) -> dict[tuple[str, str], tuple[float, bool]]:
+    """Of the whole model where a snapshot tells it, else of one branch, B where there is one; both ways."""
+    branch = next((name for name in (WHOLE, "B") if (frame["branch"] == name).any()), frame["branch"].iloc[0])
     rows: list[Mapping[Any, Any]] = frame[frame["branch"] == branch].to_dict("records")
     found = {}
     for row in rows:
@@ -168,8 +165,8 @@ def _table(cells: Mapping[tuple[str, str], tuple[float, bool]], tasks: list[str]
                 body += "<td></td>"
                 continue
             strength = min(abs(value / most), 1.0) * (0.6 if sure else 0.25)
-            colour = _BLUE if value / most > 0 else _RED
+            colour = theme.translucent((theme.along if value / most > 0 else theme.against)(False), round(strength, 2))
             shown = f"<b>{number(value)}</b>" if sure else number(value)
-            body += f'<td style="background: rgba({colour}, {strength:.2f})">{shown}</td>'
+            body += f'<td style="background: {colour}">{shown}</td>'
         body += "</tr>"
     return f"<table><caption>{escape(title)}; bold: sure</caption><tr><th></th>{head}</tr>{body}</table>"

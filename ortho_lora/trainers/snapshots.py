@@ -1,8 +1,8 @@
 """Snapshots inside a trainer that is watched: batches of one task each, drawn from its own data."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from itertools import combinations, product
+from collections.abc import Callable, Mapping
+from itertools import accumulate, combinations, pairwise, product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,28 +50,29 @@ class Rows:
                 f"group_column: {group_column!r} given, and the data has {', '.join(names)}: name the column that says"
                 " what a row is of; packing drops it."
             )
-        self.is_packed = KEY in names
+        self.places: list[
+            tuple[int, slice | None, int]
+        ]  # row, tokens of a document in it (None: all), place of its task
         if task is not None:
-            self.places = [(row, 0, task) for row in range(len(dataset))]
-        elif self.is_packed:
+            self.places = [(row, None, task) for row in range(len(dataset))]
+        elif KEY in names:
             self.places = [
-                (row, start, tasks[start])
+                (row, slice(start, end), tasks[start])
                 for row, (tasks, lengths) in enumerate(zip(dataset[KEY], dataset["seq_lengths"], strict=True))
-                for start in _starts(lengths)
+                for start, end in pairwise(accumulate(lengths, initial=0))
             ]
         else:
             values = dataset[column.name] if column.name in names else [row[column.name] for row in dataset]
-            self.places = [(row, 0, column.place(value)) for row, value in enumerate(values)]
+            self.places = [(row, None, column.place(value)) for row, value in enumerate(values)]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """One example, as a row of its own."""
-        place, start, _ = self.places[index]
+        place, tokens, _ = self.places[index]
         row = dict(self.dataset[place])
-        if not self.is_packed:
+        if tokens is None:
             return row
-        length = row["seq_lengths"][_starts(row["seq_lengths"]).index(start)]
-        cut = {name: of[start : start + length] for name, of in row.items() if name != "seq_lengths"}
-        return cut | {"seq_lengths": [length]}
+        cut = {name: of[tokens] for name, of in row.items() if name != "seq_lengths"}
+        return cut | {"seq_lengths": [tokens.stop - tokens.start]}
 
     def drawn(self, task: int, most: int, generator: torch.Generator, *, apart: bool) -> list[dict[str, Any]]:
         """So many examples of a task at most; `apart`: ranks that train together get others each."""
@@ -99,10 +100,6 @@ class Rows:
         total = sum(sums.values()) or 1.0
         least = 1 / SAMPLE  # a rare task may not be among them
         return {task: max(of / total, least) for task, of in sums.items()}
-
-
-def _starts(lengths: Sequence[int]) -> list[int]:
-    return [sum(lengths[:place]) for place in range(len(lengths))]
 
 
 class Snapshots(NamedTuple):

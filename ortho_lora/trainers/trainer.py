@@ -1,6 +1,5 @@
 """`transformers.Trainer` for one adapter and several tasks."""
 
-import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sized
 from itertools import islice
@@ -17,8 +16,6 @@ from ortho_lora.surgery.methods import Branches, OnNonfinite, Order, Rule, Scope
 from ortho_lora.trainers import losses, versions
 from ortho_lora.trainers.inside import SurgeonInside, refuse_args
 from ortho_lora.trainers.task_dataset import Example, TaskCollator, TaskDataset
-
-log = logging.getLogger(__name__)
 
 
 class OrthoLoRATrainer(SurgeonInside, Trainer):

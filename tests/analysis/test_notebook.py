@@ -13,6 +13,7 @@ import analysis
 from analysis import figures
 from analysis.diagnosis.diagnose import diagnose
 from analysis.diagnosis.verdicts import worst_first
+from analysis.notebook import _cosines
 from analysis.output.data import frame_of
 from analysis.transfer.predicted import transfer_matrix
 from ortho_lora import OrthoLoraError
@@ -99,6 +100,17 @@ def test_it_is_read_anew_each_time(tmp_path):
     assert run._repr_html_().count("<table") == 2
     recorder.close()
     assert repr(run).startswith("x: finished")
+
+
+def test_of_steps_alone_the_picture_is_of_branch_b():
+    rows = [("A", "a", "b", 0.5, "aligned"), ("B", "a", "b", -0.5, "conflict")]
+    frame = pd.DataFrame(rows, columns=["branch", "task_i", "task_j", "cosine", "verdict"])
+    assert _cosines(frame) == {("a", "b"): (-0.5, True), ("b", "a"): (-0.5, True)}
+
+
+def test_a_task_that_is_none_is_refused(run_dir):
+    with pytest.raises(OrthoLoraError, match="pair: 'a' and 'd' given, expected two different tasks of x"):
+        analysis.open_run(run_dir).layers("a", "d")
 
 
 def test_what_is_no_run_is_refused(tmp_path):
