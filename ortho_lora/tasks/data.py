@@ -18,6 +18,12 @@ METRICS_OF_KIND: dict[Kind, tuple[str, ...]] = {
     "classification": ("accuracy", "macro_f1"),
     "regression": ("r2", "rmse", "spearman"),
 }
+"""What is evaluated unless told."""
+FITTING: dict[Kind, tuple[str, ...]] = {
+    "classification": ("accuracy", "macro_f1", "matthews", "f1"),
+    "regression": ("r2", "rmse", "spearman", "pearson"),
+}
+"""What can be; `f1` of two classes only."""
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ def load_file(
     skip_empty: bool = False,
     drop_labels: Sequence[str] = (),
     group: str | None = None,
+    metrics: Sequence[str] = (),
 ) -> TaskData:
     """A task from the columns `text`, `label` and, for pairs, `text_pair` of a file; `group` says what a row is of.
 
@@ -46,6 +47,7 @@ def load_file(
         kind,
         skip_empty=skip_empty,
         drop_labels=drop_labels,
+        metrics=metrics,
     )
 
 

@@ -50,6 +50,7 @@ def load_hub(
     skip_empty: bool = False,
     drop_labels: Sequence[str] = (),
     group: str | None = None,
+    metrics: Sequence[str] = (),
 ) -> TaskData:
     """A task from a data set such as `glue/sst2`, `owner/name` or `owner/name/configuration`, or from a directory
     with files like `train-00000-of-00001.parquet`.
@@ -90,7 +91,7 @@ def load_hub(
         columns,
         kind,
         classes=classes,
-        metrics=preset.metrics if preset else (),
+        metrics=metrics or (preset.metrics if preset else ()),
         skip_empty=skip_empty,
         drop_labels=drop_labels,
     )

@@ -21,6 +21,8 @@ def _listed(labels: Any) -> Any:
     return [labels] if isinstance(labels, str) else labels
 
 
+Metric = Literal["accuracy", "macro_f1", "f1", "matthews", "pearson", "spearman", "rmse", "r2"]
+"""Names in `ortho_lora.tasks.metrics`, which takes seconds to import."""
 Label = Annotated[str, BeforeValidator(_as_text), Field(min_length=1)]
 Labels = Annotated[tuple[Label, ...], BeforeValidator(_listed)]
 
@@ -55,6 +57,8 @@ class _RowsTask(_Task):
     """Leave out rows with these labels, as in `["-"]`."""
     group: str | None = Field(None, exclude_if=lambda group: group is None)
     """Column that says what a row is of, as a film or an author, which is never parted; null: of its texts alone."""
+    metrics: tuple[Metric, ...] = Field((), exclude_if=lambda metrics: not metrics)
+    """What is evaluated, the primary metric first, as in `[matthews]`; empty: what is usual for the data."""
 
 
 class FileTask(_RowsTask):

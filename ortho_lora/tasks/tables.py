@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from ortho_lora.errors import OrthoLoraError
-from ortho_lora.tasks.data import METRICS_OF_KIND, Kind, Split, TaskData, first_of_each, hold_out, take
+from ortho_lora.tasks.data import FITTING, METRICS_OF_KIND, Kind, Split, TaskData, first_of_each, hold_out, take
 from ortho_lora.tasks.labels import Labels, class_indices, class_name, kind_and_classes, targets
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ def task_from_tables(
 
     Without any in `evaluation` a part of `train` is held out, and before that repeated rows (same texts but for case
     and white space, same label) are reduced to one; given splits are taken as they are.
-    `classes` are the labels in their order where that is known, else they are sorted, whole numbers by value.
+    `classes` are the labels in their order where that is known, else they are sorted, whole numbers by value; `f1` is
+    that of the second. Without `metrics` they are what is usual for the kind.
     Rows that `skip_empty` and `drop_labels` leave out are counted in `dropped`, by split.
     """
     unwanted = [class_name(label) for label in drop_labels]
@@ -80,6 +81,7 @@ def task_from_tables(
     dropped = {split: dict(rows.dropped) for split, rows in {"train": of_train, **held}.items()}
     _check_dropped(name, of_train.labels, unwanted, dropped)
     kind, classes = kind_and_classes(of_train.labels, kind, [each for each in classes if each not in unwanted])
+    _check_metrics(name, metrics, kind, classes)
     learned = _split(of_train, classes, None)
     splits = {split: _split(rows, classes, of_train.labels) for split, rows in held.items()}
     if not splits:
@@ -102,6 +104,16 @@ def task_from_tables(
         tuple(metrics) or METRICS_OF_KIND[kind],
         dropped={split: reasons for split, reasons in dropped.items() if reasons},
     )
+
+
+def _check_metrics(name: str, metrics: Sequence[str], kind: Kind, classes: Sequence[str]) -> None:
+    fitting = FITTING[kind] if len(classes) == 2 else tuple(metric for metric in FITTING[kind] if metric != "f1")
+    if strange := [metric for metric in metrics if metric not in fitting]:
+        labels = f"{len(classes)} classes" if classes else "numbers"
+        raise OrthoLoraError(
+            f"metrics of {name!r} names {strange[0]!r}, which does not fit labels that are {labels}: expected some of"
+            f" {', '.join(fitting)}"
+        )
 
 
 def _check_dropped(

@@ -237,6 +237,19 @@ def test_labels_to_drop_must_occur(tmp_path):
     assert "has no row left: 20 label a, 20 label b of 40 were left out" in refusal(path, drop_labels=["a", "b"])
 
 
+def test_metrics_are_those_asked_for_and_fit_the_labels(tmp_path):
+    two, three = (write(tmp_path / f"{len(of)}.csv", columns(of)) for of in (["a", "b"], ["a", "b", "c"]))
+    assert load_file("own", two, "text", "label").metrics == ("accuracy", "macro_f1")
+    assert load_file("own", two, "text", "label", metrics=["matthews", "f1"]).metrics == ("matthews", "f1")
+    assert refusal(three, metrics=["accuracy", "f1"]) == (
+        "metrics of 'own' names 'f1', which does not fit labels that are 3 classes: expected some of accuracy,"
+        " macro_f1, matthews"
+    )
+    assert "'r2', which does not fit labels that are 2 classes: " in refusal(two, metrics=["r2"])
+    numbers = write(tmp_path / "numbers.csv", columns([0.5, 1.25, 2.75]))
+    assert "'accuracy', which does not fit labels that are numbers: " in refusal(numbers, metrics=["accuracy"])
+
+
 @pytest.mark.parametrize("scale", [1e7, 1e30])
 def test_targets_out_of_reach(tmp_path, scale):
     path = write(tmp_path / "rows.csv", columns([0.5 * scale, 0.25 * scale]))

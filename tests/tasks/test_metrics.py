@@ -1,14 +1,16 @@
 """Metrics: values known by hand, and a value for every prediction."""
 
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ortho_lora.tasks.data import Split, TaskData
+from ortho_lora.tasks.data import FITTING, METRICS_OF_KIND, Split, TaskData
 from ortho_lora.tasks.metrics import METRICS, majority_baseline, score
+from ortho_lora.tasks.specs import Metric
 
 CLASSIFICATION = ("accuracy", "macro_f1", "f1", "matthews")
 REGRESSION = ("pearson", "spearman", "rmse", "r2")
@@ -19,6 +21,14 @@ numbers = st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=20)
 
 def test_every_metric_is_tested():
     assert {*CLASSIFICATION, *REGRESSION} == set(METRICS)
+
+
+def test_every_metric_can_be_asked_for():
+    assert get_args(Metric) == tuple(METRICS)
+    assert {kind: set(of) for kind, of in FITTING.items()} == {
+        "classification": set(CLASSIFICATION), "regression": set(REGRESSION)
+    }  # fmt: skip
+    assert all({*usual} <= {*FITTING[kind]} for kind, usual in METRICS_OF_KIND.items())
 
 
 def test_classification_by_hand():
