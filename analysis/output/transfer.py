@@ -142,7 +142,8 @@ def _print_advice(console: Console, run: Path, factor: float, unit: str) -> None
     console.print(table)
     value, ends, elsewhere = _gain(gain, factor)
     console.print(Text(f"Weighed so: {value} {unit} a step ({ends}), on other texts {elsewhere}. {ADVICE}"))
-    console.print(Text(plain(f"{TRIAL}\n  {trial_of(run)}")), soft_wrap=True)
+    if trial := trial_of(run, identified(run)[1]):
+        console.print(Text(plain(f"{TRIAL}\n  {trial}")), soft_wrap=True)
 
 
 def _gain(row: Mapping[Any, Any], factor: float) -> tuple[str, str, str]:

@@ -39,9 +39,11 @@ def told_of_groups(groups: pd.DataFrame) -> str:
     return f"Advised: {row['adapters']} adapters; groups: {row['groups']}."
 
 
-def trial_of(run: Path) -> str:
-    """The command that trains what is advised, and what it is to be compared with."""
-    return f"ortho-lora study --from-advice {shlex.quote(str(run))}"
+def trial_of(run: Path, info: Identity) -> str | None:
+    """The command that trains what is advised, and what it is to be compared with; None where a loop of its own
+    trained the run, which nothing here can train again.
+    """
+    return f"ortho-lora study --from-advice {shlex.quote(str(run))}" if "tasks" in info.config else None
 
 
 def unit_of(frame: pd.DataFrame) -> tuple[float, str]:

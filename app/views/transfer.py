@@ -110,8 +110,10 @@ def _advice(run: Run, at: int | None, factor: float, unit: str) -> None:
     two = {name: st.column_config.NumberColumn(format="%.2f") for name in ("weight", "advised")}
     figure.numbers("weights", weights, column_config=two)
     st.caption(ADVICE)
-    st.markdown(TRIAL)
-    st.code(trial_of(run.path), language="sh")
+    assert run.info is not None
+    if trial := trial_of(run.path, run.info):
+        st.markdown(TRIAL)
+        st.code(trial, language="sh")
 
 
 def _mixture(run: Run, at: int | None, now: pd.DataFrame) -> None:

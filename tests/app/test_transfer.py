@@ -1,13 +1,16 @@
 """The Transfer page: what is predicted, of which snapshot, and what to do where there is nothing."""
 
 import json
+from io import StringIO
 
 import numpy as np
 import pytest
 from infos import INFO, TASK
+from rich.console import Console
 from snapshots import known_snapshot
 from vectors import drawn, truth
 
+from analysis.output.transfer import print_transfer
 from analysis.transfer.predicted import transfer_matrix
 from ortho_lora.record.draws import PARTS
 from ortho_lora.record.recorder import Recorder
@@ -24,13 +27,16 @@ def drawn_in(test):
 
 @pytest.fixture
 def run(runs_dir):
+    return recorded(runs_dir / "x", {"optimizer": "adamw", "snapshots": 2, "tasks": [{"name": name} for name in "abc"]})
+
+
+def recorded(path, config):
     tasks = tuple(TASK.model_copy(update={"name": name}) for name in "abc")
-    config = {"optimizer": "adamw", "snapshots": 2}
-    with Recorder(runs_dir / "x") as recorder:
+    with Recorder(path) as recorder:
         recorder.begin(INFO.model_copy(update={"tasks": tasks, "config": config}))
         for step in (4, 8):
             recorder.add_snapshot(step, known_snapshot(step, vectors=drawn(truth(step), step)))
-    return runs_dir / "x"
+    return path
 
 
 def test_shows_all_snapshots_together_and_one_by_its_address(run, open_page):
@@ -48,6 +54,19 @@ def test_shows_all_snapshots_together_and_one_by_its_address(run, open_page):
 def test_the_command_that_tries_the_advice_is_there_to_copy(run, open_page):
     (code,) = open_page("transfer").code
     assert code.value == f"ortho-lora study --from-advice {run}"
+
+
+def test_no_command_is_offered_where_a_loop_of_its_own_trained(runs_dir, open_page):
+    """The study could not train it again, and refuses it."""
+    own = recorded(runs_dir / "own", {"optimizer": "adamw", "snapshots": 2})
+    test = open_page("transfer")
+    assert not test.code
+    assert "Advised: " in words(test)
+    console = Console(file=StringIO(), width=200)
+    print_transfer(console, own)
+    told = console.file.getvalue()
+    assert "Advised: " in told
+    assert "from-advice" not in told
 
 
 def test_one_part_can_be_chosen(run, open_page):
