@@ -22,7 +22,7 @@ from rich.text import Text
 
 from ortho_lora.errors import INTERRUPTED, OrthoLoraError, plain, run_command
 from ortho_lora.launching.life import interrupted, new_run_id
-from ortho_lora.launching.queue import wait_for_turn
+from ortho_lora.launching.queue import say_place, wait_for_turn
 from ortho_lora.record.schema import RUNS_DIR_VARIABLE, Status, check_run_id, default_runs_dir, read_run
 from ortho_lora.study.command import EPILOG, study
 from ortho_lora.surgery.methods import METHODS
@@ -85,7 +85,7 @@ def train(
     runs_dir = runs_dir or default_runs_dir()
     if queue:
         name = name or new_run_id(runs_dir, settings.label)
-        wait_for_turn(runs_dir, check_run_id(name), _say_place)
+        wait_for_turn(runs_dir, check_run_id(name), say_place)
     # torch only after the configuration holds: a wrong key answers at once, and who waits takes no memory.
     _quieten()
     from ortho_lora.training.train import train as run
@@ -101,7 +101,7 @@ def resume(run_dir: Annotated[Path, typer.Argument(help="Directory of the run.")
     read_run(run_dir)  # a wrong directory answers at once, without torch
     if queue:
         run_dir = run_dir.resolve()
-        wait_for_turn(run_dir.parent, run_dir.name, _say_place)
+        wait_for_turn(run_dir.parent, run_dir.name, say_place)
     _quieten()
     from ortho_lora.training.resume import resume as run
 
@@ -161,7 +161,7 @@ def probe(
     runs_dir = runs_dir or (default_runs_dir() if run_dir is None else run_dir.resolve().parent)
     if queue:
         name = name or new_run_id(runs_dir, "probe")
-        wait_for_turn(runs_dir, check_run_id(name), _say_place)
+        wait_for_turn(runs_dir, check_run_id(name), say_place)
     _quieten()
     from ortho_lora.training.probe import config_of
     from ortho_lora.training.probe import probe as run
@@ -211,7 +211,7 @@ def lookahead(
     runs_dir = runs_dir or run_dir.resolve().parent
     if queue:
         name = name or new_run_id(runs_dir, "lookahead")
-        wait_for_turn(runs_dir, check_run_id(name), _say_place)
+        wait_for_turn(runs_dir, check_run_id(name), say_place)
     _quieten()
     from ortho_lora.training.lookahead import config_of
     from ortho_lora.training.lookahead import lookahead as run
@@ -299,10 +299,6 @@ def _print_effects(effects: Sequence[Effect]) -> None:
         table.caption = f"and {left} more; all of them: --json"
     if pairs:
         Console().print(table)
-
-
-def _say_place(place: int) -> None:
-    print(f"waits for its turn, at place {place} of the queue", file=sys.stderr, flush=True)
 
 
 def _quieten() -> None:

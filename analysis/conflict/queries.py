@@ -16,11 +16,11 @@ from analysis.conflict.agreement import batches_needed as batches_needed
 from analysis.conflict.agreement import noise as noise
 from analysis.conflict.agreement import task_matrix as task_matrix
 from analysis.conflict.agreement import windows as windows
+from analysis.conflict.snapshots import layers_together, snapshot_steps
 from analysis.conflict.snapshots import over_snapshots as over_snapshots
 from analysis.conflict.snapshots import snapshot_blocks as snapshot_blocks
 from analysis.conflict.snapshots import snapshot_layers as snapshot_layers
 from analysis.conflict.snapshots import snapshot_matrix as snapshot_matrix
-from analysis.conflict.snapshots import snapshot_steps
 from analysis.conflict.snapshots import together as together
 from analysis.reading.damage import counted
 from analysis.reading.database import BINNED, ask
@@ -126,6 +126,24 @@ def module_layer(run: Path, pair: tuple[str, str], selection: Selection) -> pd.D
         selection,
         {"one": pair[0], "other": pair[1]},
     )
+
+
+def layer_by_layer(run: Path, pair: tuple[str, str]) -> pd.DataFrame:
+    """Where a pair of tasks agrees: by the snapshots that count together, or without one by batches of all steps.
+
+    Returns:
+        branch, layer, cosine: of mean gradients, or mean of the batches' cosines before projection; low, high: its 95%
+        interval, NaN of batches; clear: conflict or aligned among the layers and pairs, False of batches.
+    """
+    columns = ["branch", "layer", "cosine", "low", "high", "clear"]
+    told = layers_together(run)
+    if len(told):
+        ours = set(pair)
+        return told[[{*two} == ours for two in zip(told["task_i"], told["task_j"], strict=True)]][columns].reset_index(
+            drop=True
+        )
+    found = layer_step(run, pair, Selection(), bins=1).rename(columns={"cos_before": "cosine"})
+    return found.assign(low=np.nan, high=np.nan, clear=False)[columns]
 
 
 def pair_over_steps(run: Path, pair: tuple[str, str], selection: Selection, bins: int = 120) -> pd.DataFrame:

@@ -152,6 +152,15 @@ def snapshot_layers(run: Path, selection: Selection | None = None) -> pd.DataFra
     return found.drop(columns="p").assign(clear=found["verdict"].isin(TOLD))
 
 
+def layers_together(run: Path) -> pd.DataFrame:
+    """The same of the snapshots that count together: branch, layer, and the columns of `snapshot_layers`."""
+    steps = together(run)
+    if not steps:
+        return snapshot_layers(run).drop(columns="step")
+    found = _together(run, Selection(), own_metric(run), ("branch", "layer"), steps).frame()
+    return found.drop(columns=["step", "p"]).assign(clear=found["verdict"].isin(TOLD))
+
+
 def snapshot_norms(run: Path) -> pd.DataFrame:
     """Of the whole model by the snapshots of `snapshot_matrix`, in the gradients' own space.
 

@@ -12,7 +12,10 @@ from analysis.figures.arrows import conflict_arrows as conflict_arrows
 from analysis.figures.dots import remaining_conflicts as remaining_conflicts
 from analysis.figures.dots import replayed_methods as replayed_methods
 from analysis.figures.effects import effect_heatmap as effect_heatmap
+from analysis.figures.effects import effects_over_run as effects_over_run
 from analysis.figures.effects import progress_dots as progress_dots
+from analysis.figures.graph import cosine_graph as cosine_graph
+from analysis.figures.graph import transfer_graph as transfer_graph
 from analysis.figures.grids import gain_grid as gain_grid
 from analysis.figures.grids import transfer_heatmap as transfer_heatmap
 from analysis.figures.heatmaps import gram_heatmap as gram_heatmap
@@ -21,6 +24,7 @@ from analysis.figures.heatmaps import task_heatmap as task_heatmap
 from analysis.figures.intervals import window_intervals as window_intervals
 from analysis.figures.layers import block_heatmap as block_heatmap
 from analysis.figures.layers import layer_step_heatmap as layer_step_heatmap
+from analysis.figures.layers import layer_strip as layer_strip
 from analysis.figures.layers import module_heatmaps as module_heatmaps
 from analysis.figures.layers import snapshot_map as snapshot_map
 from analysis.figures.lines import pair_lines as pair_lines

@@ -71,9 +71,7 @@ def effect_heatmap(
         figure.update_xaxes(tickangle=-90 if many else -35, range=[-0.5, len(x) - 0.5], **axis)
         figure.update_yaxes(range=[len(y) - 0.5, -0.5], **axis)
     figure.update_yaxes(title_text="target", row=1, col=1)
-    size = frame["nats"].abs()
-    others = size[frame["source"] != frame["target"]].max()  # a task on itself would outshine them
-    limit = factor * (others if others > 0 else size.max())
+    limit = _reach(frame, factor)
     bar = theme.colour_bar(f"{unit} {moment}")
     figure.update_layout(
         coloraxis={"colorscale": theme.HARM, "cmin": -limit, "cmax": limit, "colorbar": bar},
@@ -81,6 +79,50 @@ def effect_heatmap(
         hovermode="closest",
     )
     return theme.finish(figure, dark=dark, height=matrix_height(len(targets), 1))
+
+
+def effects_over_run(frame: pd.DataFrame, *, most: int = 6, dark: bool = False) -> go.Figure:
+    """The same at each snapshot, small and without numbers, on common colours.
+
+    Args:
+        frame: of `predicted.over_transfer`.
+        most: snapshots that are drawn, evenly chosen with the first and the last.
+    """
+    theme.need_rows(frame)
+    steps = sorted(frame["step"].unique())
+    chosen = [steps[place] for place in np.unique(np.linspace(0, len(steps) - 1, min(most, len(steps))).astype(int))]
+    sources, targets = (list(dict.fromkeys(frame[name])) for name in ("source", "target"))
+    factor, unit = unit_of(frame)
+    figure = theme.panels([f"step {step}" for step in chosen], 1, len(chosen))
+    x, y = ([theme.label(name) for name in of] for of in (sources, targets))
+    for col, step in enumerate(chosen, 1):
+        rows = frame[frame["step"] == step].to_dict("records")
+        cells = [_cell(row, "nats", factor, f"{unit} a step") for row in rows]
+        values, sure, hover = (
+            np.array([cell[place] for cell in cells], dtype=of).reshape(len(targets), len(sources))
+            for place, of in enumerate((np.float64, bool, object))
+        )
+        drawn = {"hovertext": hover, "hoverinfo": "text"}
+        missing = np.isnan(values)
+        draw_cells(
+            figure, 1, col, np.where(sure, values, _PALE * values), missing, x, y, drawn, drawn, gap=1, lines=1,
+            coloraxis="coloraxis", dark=dark,
+        )  # fmt: skip
+    figure.update_xaxes(type="category", showgrid=False, showticklabels=False)
+    figure.update_yaxes(type="category", showgrid=False, range=[len(y) - 0.5, -0.5])
+    limit = _reach(frame, factor)
+    bar = theme.colour_bar(f"{unit} a step")
+    figure.update_layout(
+        coloraxis={"colorscale": theme.HARM, "cmin": -limit, "cmax": limit, "colorbar": bar}, hovermode="closest"
+    )
+    return theme.finish(figure, dark=dark, height=min(max(26 * len(targets), 80), 320) + 70)
+
+
+def _reach(frame: pd.DataFrame, factor: float) -> float:
+    """Of the colours: a task on itself would outshine the others."""
+    size = frame["nats"].abs()
+    others = size[frame["source"] != frame["target"]].max()
+    return factor * float(others if others > 0 else size.max())
 
 
 def progress_dots(mixtures: Mapping[str, pd.DataFrame], *, dark: bool = False) -> go.Figure:

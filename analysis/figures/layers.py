@@ -138,6 +138,43 @@ def snapshot_map(frame: pd.DataFrame, *, limit: float = 1.0, dark: bool = False)
     return theme.finish(figure, dark=dark, height=min(max(110, _ROW * len(layers)), 560) + 130)
 
 
+def layer_strip(frame: pd.DataFrame, *, limit: float | None = None, dark: bool = False) -> go.Figure:
+    """Where a pair of tasks agrees, at a glance: a row a branch, a column a layer.
+
+    Args:
+        frame: of `queries.layer_by_layer`.
+        limit: colours span -limit to limit; None: as far as the cosines reach.
+    """
+    theme.need_rows(frame)
+    layers, branches = sorted(frame["layer"].unique()), sorted(frame["branch"].unique())
+    wide = {name: frame.pivot(index="branch", columns="layer", values=name) for name in ("cosine", "high", "clear")}
+    z = wide["cosine"].reindex(index=branches, columns=layers).to_numpy(np.float32)
+    clear = wide["clear"].reindex(index=branches, columns=layers).fillna(value=False).to_numpy(bool)
+    below = wide["high"].reindex(index=branches, columns=layers).to_numpy(np.float32) <= 0
+    text = np.where(clear, np.where(below, MARKS["conflict"], MARKS["aligned"]), "")
+    known = frame.assign(words=[_strip_words(row) for row in frame.to_dict("records")])
+    words = known.pivot(index="branch", columns="layer", values="words").reindex(index=branches, columns=layers)
+    cell = {"text": text, "texttemplate": "%{text}", "hovertext": words.to_numpy(), "hoverinfo": "text"}
+    figure = theme.panels([], 1, 1)
+    names, rows = [layer_name(layer) for layer in layers], [branch_name(branch) for branch in branches]
+    draw_cells(figure, 1, 1, z, np.isnan(z), names, rows, cell, cell, gap=2, lines=3, dark=dark)
+    figure.update_xaxes(type="category", showgrid=False, title_text="layer")
+    figure.update_yaxes(type="category", showgrid=False, range=[len(rows) - 0.5, -0.5])
+    reach = float(np.nanmax(np.abs(z), initial=0.0)) or 1.0
+    title = "cosine" if frame["low"].notna().any() else "batch cosine"
+    figure.update_layout(coloraxis=cosine_colours(title, limit or reach), hovermode="closest")
+    return theme.finish(figure, dark=dark, height=34 * len(rows) + 120)
+
+
+def _strip_words(row: Mapping[Any, Any]) -> str:
+    said = f"<b>layer {layer_name(row['layer'])}</b>, {branch_name(row['branch'])}<br>"
+    if pd.isna(row["cosine"]):
+        return f"{said}not measured"
+    if pd.isna(row["low"]):
+        return f"{said}mean batch cosine {number(row['cosine'], '+.3f')}"
+    return f"{said}cosine {number(row['cosine'], '+.3f')}, 95% interval {interval(row['low'], row['high'], '+.3f')}"
+
+
 def _cell_words(row: Mapping[Any, Any], branch: str) -> str:
     what = f"module {theme.label(row['module'])}" if "module" in row else f"snapshot at step {row['step']}"
     said = f"<b>layer {layer_name(row['layer'])}</b>, {branch_name(branch)}, {what}<br>"

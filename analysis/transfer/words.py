@@ -29,6 +29,30 @@ ADVICE = (
 )
 
 
+def headline(matrix: pd.DataFrame) -> str:
+    """Who harms whom most, and who helps, of what is sure; `matrix`: of `predicted.transfer_matrix`."""
+    factor, unit = unit_of(matrix)
+    others = matrix[(matrix["source"] != matrix["target"]) & matrix["nats"].notna()]
+    sure = others[others["verdict"] != "not sure"]
+    counted = f"{len(sure)} of {len(others)} effects of a task on another are sure"
+    parts = []
+    for verdict, rows in (("harms", sure.nlargest(1, "nats")), ("helps", sure.nsmallest(1, "nats"))):
+        for row in rows[rows["verdict"] == verdict].to_dict("records"):
+            parts.append(f"{row['source']} {verdict} {row['target']} most, {_nats(row, 'nats', factor, unit)} a step")
+    return f"{'; '.join([*parts, counted])}."
+
+
+def told_of_gain(groups: pd.DataFrame, factor: float, unit: str) -> str:
+    """What is predicted of the groups that are advised, against one adapter; empty where that is one adapter."""
+    row = groups[groups["advised"]].iloc[0].to_dict()
+    if row["adapters"] == 1:
+        return ""
+    return (
+        f"Predicted, against one adapter: {_nats(row, 'gain', factor, unit)} a step of all validation losses together;"
+        f" on other texts than they are chosen on {number(factor * row['elsewhere'], '+.1f')}."
+    )
+
+
 def told_of_groups(groups: pd.DataFrame) -> str:
     """What is advised, in a sentence; `groups`: of `advice.advised_groups`."""
     row = groups[groups["advised"]].iloc[0]
@@ -96,8 +120,9 @@ def described(matrix: pd.DataFrame) -> str:
 
 
 def _nats(row: Any, name: str, factor: float, unit: str) -> str:
-    ends = interval(factor * row["low"], factor * row["high"])
-    return f"{number(factor * row[name])} {unit} ({ends})"
+    value, low, high = (factor * row[of] for of in (name, "low", "high"))
+    style = "+.1f" if abs(value) >= 10 else "+.2f"
+    return f"{number(value, style)} {unit} ({interval(low, high, style)})"
 
 
 def missing(info: Identity, *, held_out: bool) -> str:

@@ -5,9 +5,11 @@ import streamlit as st
 from analysis.library.runs import Run
 from app.launching import launcher
 from app.launching.form import fill_form
-from app.shared import state
+from app.shared import links, state
 from ortho_lora.errors import OrthoLoraError
+from ortho_lora.launching.queue import read_ticket
 from ortho_lora.record.schema import default_runs_dir
+from ortho_lora.record.study import is_study
 
 
 def stop_button(run_id: str, label: str, *, asked: bool) -> None:
@@ -29,6 +31,29 @@ def resume_button(run: Run) -> None:
             st.error(state.plain(str(error)))
         else:
             st.rerun()
+
+
+def try_button(run: Run) -> None:
+    """A button that has a study train what a run's snapshots advise, beside what it is to be compared with."""
+    name = launcher.name_of_trial(run.run_id)
+    study, ticket = run.path.parent / name, read_ticket(run.path.parent, name)
+    if ticket is not None and ticket.alive:
+        stop_button(name, "Stop the study", asked=ticket.stop_asked)
+    elif st.button(
+        "Go on with the study" if is_study(study) else "Try it: train a study",
+        key=f"try-{run.run_id}",
+        icon=":material/science:",
+        help="The advice, joint and single training, and random groups of the same sizes, with common seeds; it waits"
+        f" for its turn, and stands in {study}.",
+    ):
+        try:
+            launcher.try_advice(run.path)
+        except OrthoLoraError as error:
+            st.error(state.plain(str(error)))
+        else:
+            st.rerun()
+    if is_study(study):
+        links.link("study", "What came of it", study=name)
 
 
 def show_button(run_id: str) -> None:

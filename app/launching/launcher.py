@@ -136,6 +136,27 @@ def can_probe(run: Run) -> bool:
     )
 
 
+def try_advice(run_dir: Path) -> str:
+    """Have a study try what the snapshots of a run advise, when its turn comes, and return the name of the study.
+
+    One that is there is gone on with. It counts as one of those that train at once, whatever it trains.
+
+    Raises:
+        OrthoLoraError: the run cannot be read, the study waits or trains already, or the runs directory cannot be
+            written.
+    """
+    run = open_run(run_dir.parent, run_dir.name)
+    name = name_of_trial(run.run_id)
+    options = ["--from-advice", str(run_dir.resolve()), "--runs-dir", str(run_dir.parent.resolve()), "--name", name]
+    _start(["study", *options], run_dir.parent, name, {})
+    return name
+
+
+def name_of_trial(run_id: str) -> str:
+    """Of the study that tries the advice of a run."""
+    return f"{_stem(run_id)}-advice"
+
+
 def probes(name: str, run_id: str) -> bool:
     """Whether a probe of this name, launched from here, is of this run."""
     return name.rpartition(_PROBE)[0] == _stem(run_id)

@@ -21,6 +21,7 @@ def show(
     *,
     alt: str | None = None,
     on_click: Callable[[dict[str, Any]], None] | None = None,
+    table: bool = True,
 ) -> None:
     """A figure, and under it its numbers.
 
@@ -31,6 +32,7 @@ def show(
         alt: alternative text; None: what `analysis.figures.words` says of the frame.
         on_click: called before the page runs again with a clicked point, of which `customdata` says what it is. A click
             on a heatmap's cell is not delivered: the figure needs markers on top.
+        table: whether the numbers are there; not where they are those of the figure beside it.
     """
     if frame.empty:
         st.info("Nothing is recorded for this selection yet.")
@@ -55,8 +57,9 @@ def show(
             "toImageButtonOptions": {"format": form.lower(), "filename": name, "scale": 2},
         },
     )
-    with st.expander("The numbers", icon=":material/table:"):
-        numbers(name, frame)
+    if table:
+        with st.expander("The numbers", icon=":material/table:"):
+            numbers(name, frame)
 
 
 @st.cache_resource(show_spinner=False, max_entries=100, hash_funcs=BY_NAME)

@@ -1,4 +1,4 @@
-"""What gradient conflict is, in one picture, and the ways on."""
+"""The answer of the chosen run, or without one what gradient conflict is, in one picture; and the latest runs."""
 
 from functools import partial
 from typing import Any
@@ -7,98 +7,100 @@ import pandas as pd
 import streamlit as st
 
 from analysis import figures
-from analysis.conflict import queries
 from analysis.diagnosis.pairs import verdict_sentence
-from analysis.diagnosis.verdicts import Agreement, measured, worst_row
+from analysis.diagnosis.verdicts import Agreement
 from analysis.library.runs import Run, list_runs
 from app.launching import launcher
 from app.launching.launcher import Launch
 from app.shared import figure, links, state
+from app.views import answer
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.schema import default_runs_dir
 
 LATEST = 5
-SHIPPED = {
+SHIPPED: dict[str, Any] = {
     "branch": "both", "task_i": "tweets", "task_j": "spam-flip0.7", "verdict": "conflict", "snapshot": 20, "steps": 0,
     "q": 0.0002, "cosine": -0.16, "cosine_low": -0.28, "cosine_high": -0.09, "more": 0.0, "shares_texts": False,
 }  # fmt: skip
 """As of `queries.task_matrix`, of the demo run (examples/demo.yaml, seed 0), for where there is no run."""
+MEANING = (
+    "Several tasks share one LoRA [adapter](learn#adapter), and in every step each has a [gradient](learn#gradient):"
+    " the way in which it wants the weights to move. Two tasks **[conflict](learn#conflict)** where their gradients"
+    " point against each other, so where their [cosine](learn#cosine) is below 0: a step for one then undoes a part of"
+    " the other's. Ortho-LoRA takes out of each gradient what points against another's; here you see which tasks"
+    " conflict, whether that is more than chance, and whether [projecting](learn#projection) them helped."
+)
 
 
 def page() -> None:
     st.title("Which tasks fight over one adapter?")
-    st.markdown(
-        "Several tasks share one LoRA [adapter](learn#adapter), and in every step each has a"
-        " [gradient](learn#gradient): the way in which it wants the weights to move. Two tasks"
-        " **[conflict](learn#conflict)** where their gradients point against each other, so where their"
-        " [cosine](learn#cosine) is below 0: a step for one then undoes a part of the other's. Ortho-LoRA takes out of"
-        " each gradient what points against another's; here you see which tasks conflict, whether that is more than"
-        " chance, and whether [projecting](learn#projection) them helped."
-    )
     runs = list_runs(default_runs_dir())
-    left, right = st.columns([3, 2], gap="large")
-    with left:
-        _picture(runs)
-    with right:
-        _ways(runs)
+    if run := _telling(runs):
+        st.caption(_of(run))
+        answer.show(run)
+    else:
+        st.markdown(MEANING)
+        left, right = st.columns([3, 2], gap="large")
+        with left:
+            _picture()
+        with right:
+            _ways()
+            if not runs:
+                st.info("There are no runs yet.")
+                st.markdown(state.HOW_TO_START)
     busy = any(run.active for run in runs) or any(launch.alive for launch in launcher.launches(default_runs_dir()))
     st.fragment(run_every=state.LIVE_SECONDS if busy else None)(_runs)()
+    if run:
+        with st.expander("New here?", icon=":material/school:"):
+            st.markdown(MEANING)
+            _ways()
 
 
-def _picture(runs: list[Run]) -> None:
-    run, row = _worst(runs)
-    known = Agreement.of(row)
-    one, other = row["task_i"], row["task_j"]
-    drawn = next(of for of in (known.cosine, known.batch_cosine, known.at_least) if of is not None)
-    names = (state.plain(one), state.plain(other))
-    st.subheader(" against ".join(names) if known.verdict == "conflict" else f"{' and '.join(names)}: {known.verdict}")
-    frame = pd.DataFrame([row])
-    told = f"The gradients of {one} and {other} as arrows whose cosine is {drawn:+.2f}, before and after projection."
-    figure.show("conflict", partial(figures.conflict_arrows, drawn, (one, other)), frame, alt=told)
-    source = f"run **{state.plain(run.run_id)}**" if run else "the demo run that comes with this project"
-    which = "" if known.cosine is not None else f" Drawn at {drawn:+.2f}."
-    where = "over all steps of" if known.snapshot is None else f"by snapshots up to step {known.snapshot} of"
+def _telling(runs: list[Run]) -> Run | None:
+    """The chosen run, if it tells how tasks agree, or the newest that does."""
+    for run in sorted(runs, key=lambda run: run.run_id != st.session_state.get("run")):
+        try:
+            if answer.tells(run):
+                return run
+        except OrthoLoraError:
+            continue  # its own pages say what is wrong with it
+    return None
+
+
+def _of(run: Run) -> str:
+    assert run.info is not None
+    said = f"Run **{state.plain(run.run_id)}**: {state.plain(run.info.method)}, seed {run.info.seed}, {run.state}."
+    chosen = st.session_state.get("run")
+    if chosen in (None, run.run_id):
+        return said
+    return f"{said} Of **{state.plain(chosen)}**, which is chosen, nothing is recorded of how tasks agree."
+
+
+def _picture() -> None:
+    known, tasks = Agreement.of(SHIPPED), (SHIPPED["task_i"], SHIPPED["task_j"])
+    drawn = SHIPPED["cosine"]
+    st.subheader(" against ".join(map(state.plain, tasks)))
+    told = (
+        f"The gradients of {' and '.join(tasks)} as arrows whose cosine is {drawn:+.2f}, before and after projection."
+    )
+    figure.show("conflict", partial(figures.conflict_arrows, drawn, tasks), pd.DataFrame([SHIPPED]), alt=told)
     st.caption(
-        f"Measured {where} {source}. {state.plain(verdict_sentence(known, row['shares_texts']))}{which} Both"
-        " arrows are drawn of length 1, so only their angle is data."
+        f"Measured by snapshots up to step {known.snapshot} of the demo run that comes with this project."
+        f" {state.plain(verdict_sentence(known, SHIPPED['shares_texts']))} Both arrows are drawn of length 1, so only"
+        " their angle is data."
     )
 
 
-def _worst(runs: list[Run]) -> tuple[Run | None, dict[Any, Any]]:
-    """The worst verdict on a pair of the chosen run, or of the newest that has pairs, else that of the one shipped."""
-    for run in sorted(runs, key=lambda run: run.run_id != st.session_state.get("run")):
-        if run.info is None or run.info.method == "single" or len(run.info.tasks) < 2:
-            continue
-        try:
-            found = state.ask(queries.task_matrix, run, queries.Selection())
-        except OrthoLoraError:
-            continue  # its own pages say what is wrong with it
-        found = measured(found)
-        if len(found):
-            real = found[~found["shares_texts"].astype(bool)]  # a twin is no news
-            return run, worst_row(real if len(real) else found)
-    return None, SHIPPED
-
-
-def _ways(runs: list[Run]) -> None:
-    st.subheader("Three ways on")
-    ways = [
-        ("Drag two gradients, and see the angle, the projection and the update answer.", {"learn": "Learn"}),
-        ("Train an adapter on packaged tasks or on your own: the demo takes two minutes.", {"launch": "Launch"}),
-    ]
-    if runs:
-        words = "Which pairs conflict, in which layers, since when; and a verdict on each, with what it rests on."
-        ways.append((words, {"conflicts": "Explore", "diagnosis": "Diagnosis"}))
-    for words, pages in ways:
-        if any(map(links.find, pages)):
+def _ways() -> None:
+    ways = {
+        "learn": ("Learn", "Drag two gradients, and see the angle, the projection and the update answer."),
+        "launch": ("Launch", "Train an adapter on packaged tasks or on your own: the demo takes two minutes."),
+    }
+    for name, (label, words) in ways.items():
+        if links.find(name):
             with st.container(border=True, gap="xsmall"):
-                with st.container(horizontal=True):
-                    for name, label in pages.items():
-                        links.link(name, f"**{label}**")
+                links.link(name, f"**{label}**")
                 st.caption(words)
-    if not runs:
-        st.info("There are no runs yet.")
-        st.markdown(state.HOW_TO_START)
 
 
 def _runs() -> None:

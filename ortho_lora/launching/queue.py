@@ -1,8 +1,8 @@
 """Runs that wait for each other: so many of a runs directory train at once on a host, in the order in which they came.
 
-Nobody schedules. Each waiting run is a process that sees for itself whether its turn has come, so a queue outlives the
-dashboard, and whatever ends a process gives its place to the next. On a disk that hosts share each host has a queue of
-its own, and one name is trained by one of them. Importable without torch.
+A study waits like a run, as a whole. Nobody schedules. Each waiting run is a process that sees for itself whether its
+turn has come, so a queue outlives the dashboard, and whatever ends a process gives its place to the next. On a disk
+that hosts share each host has a queue of its own, and one name is trained by one of them. Importable without torch.
 
     <runs_dir>/.launch/<run_id>.json   a ticket: the process that is to train the run, and whether its turn has come
     <runs_dir>/.launch/limit           how many train at once; 1 where there is none
@@ -10,6 +10,7 @@ its own, and one name is trained by one of them. Importable without torch.
 """
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.files import is_text, read_bytes, replace_text, why
 from ortho_lora.record.origin import Origin
 from ortho_lora.record.schema import check_place, read_status
+from ortho_lora.record.study import is_study
 
 LOOK_SECONDS = 0.5
 """How often a waiting run looks whether its turn has come."""
@@ -47,10 +49,10 @@ class Ticket(Origin):
         """Name of its host, where that is another one."""
         return None if self.visible or self.host is None else self.host.name
 
-    def writes(self, run_dir: Path) -> bool:
-        """Whether it is this process that the run's status speaks of."""
-        status = read_status(run_dir)
-        return status is not None and status.same_process(self)
+    def writes(self, directory: Path) -> bool:
+        """Whether it is this process that the run's status speaks of, or a study stands there."""
+        status = read_status(directory)
+        return (status is not None and status.same_process(self)) or is_study(directory)
 
 
 def folder(runs_dir: Path) -> Path:
@@ -182,6 +184,11 @@ def wait_for_turn(runs_dir: Path, run_id: str, say: Callable[[int], None] = lamb
             said = ahead + 1
             say(said)
         time.sleep(LOOK_SECONDS)
+
+
+def say_place(place: int) -> None:
+    """For who waits in a terminal."""
+    print(f"waits for its turn, at place {place} of the queue", file=sys.stderr, flush=True)
 
 
 def _write(path: Path, text: str) -> None:

@@ -111,6 +111,11 @@ class Study(BaseModel):
         return refuse_newer("study", version, STUDY_VERSION)
 
 
+def is_study(directory: Path) -> bool:
+    """Whether a study has begun to be recorded there."""
+    return (Path(directory) / FILE_NAME).is_file()
+
+
 def read_study(directory: Path) -> Study:
     """Read `study.json`.
 

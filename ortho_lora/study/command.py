@@ -13,6 +13,7 @@ import typer
 
 from ortho_lora.errors import INTERRUPTED, OrthoLoraError
 from ortho_lora.launching.life import interrupted
+from ortho_lora.launching.queue import say_place, wait_for_turn
 from ortho_lora.record.schema import RUNS_DIR_VARIABLE, check_run_id, default_runs_dir
 from ortho_lora.study import plan as planning
 from ortho_lora.study.executors import Local, threads_of
@@ -51,6 +52,10 @@ def study(
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try the runs again that failed.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Print the runs, and train none.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    queue: Annotated[
+        bool,
+        typer.Option("--queue", help="Wait while as many runs train as the Launch page of the dashboard allows; 1."),
+    ] = False,
 ) -> None:
     """Compare methods fairly: train every method of a file with every seed under every condition, each with settings
     chosen on data of their own. The same command goes on with a study that was interrupted, and adds to one that is
@@ -70,6 +75,8 @@ def study(
         else:
             _print_plan(document, asked.has_choice)
         return
+    if queue:
+        wait_for_turn(source.runs_dir, check_run_id(source.name), say_place)
     for warning in asked.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     for line in source.words:

@@ -6,11 +6,14 @@ import sys
 import pytest
 import yaml
 from studies import tiny_model, tiny_tasks
-from waiting import PATIENCE
+from waiting import PATIENCE, wait_for
 
 from analysis.study.findings import find
+from app.launching import launcher
+from ortho_lora.errors import OrthoLoraError
+from ortho_lora.launching.queue import read_ticket
 from ortho_lora.record.schema import read_run
-from ortho_lora.record.study import read_study
+from ortho_lora.record.study import is_study, read_study
 from ortho_lora.training.config import load_config
 from ortho_lora.training.train import train
 
@@ -73,3 +76,27 @@ def test_without_a_snapshot_it_says_what_to_do(run, tmp_path):
     assert done.returncode == 2
     assert f"error: {bare}: no snapshot of it has held-out texts" in done.stderr
     assert not (tmp_path / "bare-advice").exists()
+
+
+def test_a_study_that_was_launched_waits_like_a_run_and_stops_when_asked(run, monkeypatch):
+    """As the button of the first page does it."""
+    runs_dir = run.parent
+    name = launcher.name_of_trial("mine")
+    monkeypatch.setattr(launcher, "name_of_trial", lambda run_id: f"{name}-2")  # the one above is done
+    assert launcher.try_advice(run) == f"{name}-2"
+    assert [(one.run_id, one.state) for one in launcher.launches(runs_dir)] in (
+        [(f"{name}-2", "queued")], [(f"{name}-2", "starting")]
+    )  # fmt: skip
+    with pytest.raises(OrthoLoraError, match="waits or starts already"):
+        launcher.try_advice(run)
+    folder = runs_dir / f"{name}-2"
+    wait_for(lambda: is_study(folder) and any(folder.glob("*/run.json")))
+    assert launcher.launches(runs_dir) == []  # its own page shows it
+    ticket = read_ticket(runs_dir, folder.name)
+    assert ticket.started
+    assert launcher.stop(runs_dir, folder.name)
+    wait_for(lambda: not read_ticket(runs_dir, folder.name).alive)
+    for child in launcher._children:
+        child.wait(timeout=PATIENCE)
+    assert read_study(folder).phase == "reporting"
+    assert launcher.launches(runs_dir) == []

@@ -150,6 +150,15 @@ def test_pair_over_steps(run: Path, tables: Tables) -> None:
     assert_same(queries.pair_over_steps(run, PAIR, ALL, bins=9), expected.reset_index(), ["branch", "step"])
 
 
+def test_where_a_pair_agrees_is_the_mean_of_batches_without_a_snapshot(run: Path, tables: Tables) -> None:
+    rows = tables["pairs"].query("task_i == @PAIR[0] and task_j == @PAIR[1]")
+    expected = rows.groupby(["branch", "layer"])["cos_before"].mean().reset_index(name="cosine")
+    found = queries.layer_by_layer(run, PAIR)
+    assert_same(found, expected, ["branch", "layer"])
+    assert found["low"].isna().all()
+    assert not found["clear"].any()
+
+
 @pytest.mark.parametrize("selection", SELECTIONS)
 @pytest.mark.parametrize("key", ["step", "layer"])
 def test_projection_over_steps_and_by_layer(run: Path, tables: Tables, selection: Selection, key: str) -> None:

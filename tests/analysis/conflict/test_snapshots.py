@@ -193,6 +193,18 @@ def test_layers_tell_of_every_snapshot(run):
     assert set(found["step"]) == {0, 4}
 
 
+def test_where_a_pair_agrees_is_what_its_snapshots_together_say(run):
+    """In a record of another loop the last one counts."""
+    found = queries.layer_by_layer(run, ("b", "a"))
+    snapshot = known_snapshot(4)
+    assert len(found) == 4
+    for row in found.to_dict("records"):
+        cosine = snapshot.cosines("adamw", branch=row["branch"], layer=row["layer"])[0]
+        assert row["cosine"] == pytest.approx(cosine[0, 1])
+        assert row["low"] < row["cosine"] < row["high"]
+    assert found["clear"].all()
+
+
 def test_norms_are_those_of_the_true_gradients(run):
     found = snapshot_norms(run).set_index(["task_i", "task_j"])
     power = known_snapshot(4).products["plain"][0].sum(0)

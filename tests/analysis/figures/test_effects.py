@@ -64,3 +64,30 @@ def test_progress_in_each_mixture_has_its_interval():
     np.testing.assert_allclose(one.error_x.arrayminus, [10, 10])
     assert (one.name, other.name) == ("this run's", "alone")
     assert not set(one.y) & set(other.y)
+
+
+def test_over_the_run_panels_share_their_colours(matrix):
+    over = pd.concat([matrix.assign(step=step, nats=matrix["nats"] * (1 + step)) for step in range(9)])
+    figure = figures.effects_over_run(over, most=3)
+    first, *_, last = panels = heatmaps(figure)
+    assert [title.text for title in figure.layout.annotations] == ["<b>step 0</b>", "<b>step 4</b>", "<b>step 8</b>"]
+    assert {panel.coloraxis for panel in panels} == {"coloraxis"}
+    np.testing.assert_allclose(first.z, [[-30, 2], [np.nan, -1.5]])
+    np.testing.assert_allclose(last.z, [[-270, 18], [np.nan, -13.5]])
+    assert figure.layout.coloraxis.cmax == pytest.approx(18)  # of tasks on others
+
+
+def test_the_strip_marks_layers_with_a_verdict():
+    frame = pd.DataFrame(
+        {
+            "branch": ["A", "A", "B", "B"], "layer": [0, 1, 0, 1], "cosine": [-0.5, 0.4, np.nan, 0.1],
+            "low": [-0.6, 0.2, np.nan, -0.1], "high": [-0.4, 0.6, np.nan, 0.3], "clear": [True, True, False, False],
+        }
+    )  # fmt: skip
+    figure = figures.layer_strip(frame)
+    (strip,) = heatmaps(figure)
+    np.testing.assert_allclose(strip.z, [[-0.5, 0.4], [np.nan, 0.1]])
+    assert strip.text.tolist() == [["▼", "▲"], ["", ""]]
+    assert strip.hovertext[1][0].endswith("not measured")
+    assert figure.layout.coloraxis.cmax == pytest.approx(0.5)
+    assert "mean batch cosine -0.500" in figures.layer_strip(frame.assign(low=np.nan)).data[0].hovertext[0][0]
