@@ -28,7 +28,7 @@ from ortho_lora.study.command import EPILOG, study
 from ortho_lora.surgery.methods import METHODS
 from ortho_lora.training import yaml_text
 from ortho_lora.training.config import Config, load_config
-from ortho_lora.training.effects import Effect, Plan
+from ortho_lora.training.effects import WIDER, Effect, Plan
 from ortho_lora.training.precision import ENDLESS, FEWEST_BATCHES, Goal, Pair
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False, help=__doc__)
@@ -192,7 +192,7 @@ def lookahead(
         int | None, typer.Option(help=f"Draws of other batches, two at least for intervals; default {Plan.draws}.")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Examples a task in each step; default that of the run.")
+        int | None, typer.Option(help=f"Examples a task in each step; default {WIDER} times the run's.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of batches and dropout; default that of the run.")] = None,
     runs_dir: Annotated[Path | None, typer.Option(help="Where runs are kept; default beside RUN_DIR.")] = None,
@@ -206,8 +206,9 @@ def lookahead(
     """Take some real optimizer steps from the last checkpoint of a run, with and without each task, on the same
     batches: what each task does to the held-out loss of the others, in nats."""
     plan = Plan(**{key: value for key, value in {"steps": steps, "draws": draws}.items() if value is not None})
-    changes = _settings(set_ or []) | ({} if batch_size is None else {"batch_size": batch_size})
-    read_run(run_dir)  # a wrong directory answers at once, without torch
+    info = read_run(run_dir)  # a wrong directory answers at once, without torch
+    of_run = {"batch_size": WIDER * info.config["batch_size"]} if "batch_size" in info.config else {}
+    changes = of_run | _settings(set_ or []) | ({} if batch_size is None else {"batch_size": batch_size})
     runs_dir = runs_dir or run_dir.resolve().parent
     if queue:
         name = name or new_run_id(runs_dir, "lookahead")

@@ -1,9 +1,10 @@
-"""Whether measured conflict tells what tasks do to each other."""
+"""Whether what is measured tells what tasks do to each other."""
 
 import pandas as pd
 import plotly.graph_objects as go
 
 from analysis.figures import theme
+from analysis.library.names import nats_unit
 
 
 def conflict_and_transfer(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
@@ -46,3 +47,36 @@ def conflict_and_transfer(frame: pd.DataFrame, *, dark: bool = False) -> go.Figu
         title_text="points together less alone", tickformat="+~g", range=[lowest - above / 2, highest + above]
     )
     return theme.finish(figure, dark=dark, height=380, margin_t=10)
+
+
+def predicted_and_realized(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
+    """What a snapshot predicted that tasks do to each other, and what real steps did; on the diagonal both agree.
+
+    Args:
+        frame: of `compared.compared`, of one part; a task on itself is left out.
+    """
+    frame = frame[frame["source"] != frame["target"]].dropna(subset=["predicted", "realized"])
+    theme.need_rows(frame)
+    factor, unit = nats_unit(float(frame[["predicted", "realized"]].abs().max().max()))
+    figure = go.Figure()
+    numbers = ["predicted", "predicted_low", "predicted_high", "realized", "low", "high"]
+    reach = float((factor * frame[numbers]).abs().max().max())
+    figure.add_scatter(x=[-reach, reach], y=[-reach, reach], mode="lines", line=theme.reference(dark), hoverinfo="skip")
+    for sure, place in ((False, 7), (True, 0)):
+        rows = frame[frame["sure"] == sure]
+        x, left, right, y, low, high = (factor * rows[name] for name in numbers)
+        pairs = zip(rows["source"], rows["target"], strict=True)
+        colour = theme.line(place, dark)["color"]
+        faint = theme.muted(dark)
+        figure.add_scatter(
+            x=x, y=y, mode="markers", name="predicted for sure" if sure else "not sure",
+            marker={"size": 9 if sure else 7, "color": colour, "symbol": "circle" if sure else "circle-open"},
+            error_x=theme.errors(x, left, right, width=0, color=faint),
+            error_y=theme.errors(y, low, high, width=0, color=faint),
+            text=[theme.label(f"{source} on {target}") for source, target in pairs],
+            hovertemplate=f"<b>%{{text}}</b><br>predicted %{{x:+.3g}}, came %{{y:+.3g}} {unit}<extra></extra>",
+        )  # fmt: skip
+    figure.data[0].showlegend = False
+    figure.update_xaxes(title_text=f"predicted, {unit}", tickformat="+~g")
+    figure.update_yaxes(title_text=f"came, {unit}", tickformat="+~g")
+    return theme.finish(figure, dark=dark, height=420)

@@ -14,9 +14,11 @@ import pandas as pd
 from scipy import stats
 
 from analysis.conflict.snapshots import own_metric
+from analysis.library.runs import list_runs
 from analysis.transfer.predicted import transfer_matrix, transfer_steps
 from analysis.transfer.realized import realized
 from ortho_lora.errors import OrthoLoraError
+from ortho_lora.record.schema import read_run
 
 MOMENTUM = 0.9
 """AdamW's beta1, with which a training here goes."""
@@ -72,6 +74,24 @@ def compared(lookahead: Path, snapshot: Path) -> pd.DataFrame:
         told[["source", "target", "predicted", "predicted_low", "predicted_high", "sure"]], on=["source", "target"]
     )  # fmt: skip
     return found[[*COLUMNS, "sure", "reliability", "ceiling"]]
+
+
+def predictors(lookahead: Path) -> list[Path]:
+    """Runs and probes in the same directory that have a snapshot with held-out texts where the lookahead begins.
+
+    Newest first: a probe was taken for it, a run's own snapshots are seldom at its checkpoint.
+    """
+    place = read_run(lookahead).probe
+    if place is None:
+        return []
+    found = []
+    for run in list_runs(lookahead.parent):
+        if run.info is None or (run.info.probe is not None and run.info.probe.steps):
+            continue
+        of = run.run_id if run.info.probe is None else run.info.probe.run
+        if of == place.run and place.step in transfer_steps(run.path):
+            found.append(run.path)
+    return found
 
 
 def agreement(frame: pd.DataFrame) -> list[Agreement]:

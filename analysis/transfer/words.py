@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.library.names import interval, nats_unit, number
+from analysis.transfer.compared import Agreement
 from ortho_lora.record.schema import Identity
 
 MEANING = (
@@ -101,6 +102,16 @@ def told_of_targets(matrix: pd.DataFrame, progress: pd.DataFrame) -> list[str]:
             parts.append("no other task is sure to change it")
         found.append("; ".join(parts) + ".")
     return found
+
+
+def told_of_agreement(known: Agreement) -> str:
+    """How well what came was predicted."""
+    ends = interval(known.spearman_low, known.spearman_high)
+    right = f"; of {known.sure} that were sure {known.right:.0%} have the right sign" if known.sure else ""
+    return (
+        f"{known.pairs} pairs: rank correlation {number(known.spearman)} ({ends}), Pearson {number(known.pearson)}"
+        f" where noise allows {number(known.ceiling)}; {number(known.slope)} came for 1 predicted{right}."
+    )
 
 
 def described(matrix: pd.DataFrame) -> str:

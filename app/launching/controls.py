@@ -1,4 +1,4 @@
-"""What can be done with the run that is looked at: stop it, go on with it, run it again, probe it."""
+"""What can be done with the run that is looked at: stop it, go on with it, run it again, measure at its checkpoint."""
 
 import streamlit as st
 
@@ -24,43 +24,65 @@ def show(run: Run) -> None:
             stop_button(run.run_id, "Stop", asked=launcher.stop_asked(run))
         elif not any(launch.alive and launch.run_id == run.run_id for launch in launches):
             resume_button(run)
-        if launcher.can_probe(run):
-            _probe_button(run)
+        _measure_buttons(run)
         # A training loop of one's own has no settings that the form could take.
         if run.info and "tasks" in run.info.config:
             links.link("launch", "Run again with changes", again=run.run_id)
-    probes = _probes(run)
-    going_on = run.active or probes or any(launch.alive for launch in launches)
-    names = [probe.run_id for probe in probes]
+    _followed(run, launches)
+
+
+def measuring(run: Run) -> None:
+    """What can be measured at the run's checkpoint, and how that gets on."""
+    launches = [launch for launch in _launches(run) if launch.run_id != run.run_id]
+    for launch in launches:
+        waiting(launch)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        _measure_buttons(run)
+    _followed(run, _launches(run))
+
+
+def _followed(run: Run, launches: list[Launch]) -> None:
+    names = [one.run_id for one in _measuring(run)]
+    going_on = run.active or names or any(launch.alive for launch in launches)
     st.fragment(run_every=state.LIVE_SECONDS if going_on else None)(_follow)(run, launches, names)
 
 
 def _follow(run: Run, launches: list[Launch], names: list[str]) -> None:
-    """The probes that measure; the page anew where what can be done has changed."""
+    """What measures; the page anew where what can be done has changed."""
     now = next((one for one in list_runs(default_runs_dir()) if one.run_id == run.run_id), None)
-    probes = _probes(run)
-    if now is None or (now.state, _launches(run), [probe.run_id for probe in probes]) != (run.state, launches, names):
+    found = _measuring(run)
+    if now is None or (now.state, _launches(run), [one.run_id for one in found]) != (run.state, launches, names):
         st.rerun()
-    for probe in probes:
+    for one in found:
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
-            done = probe.status.progress if probe.status else ""
-            words = f"**{state.plain(probe.run_id)}** · {state.SYMBOLS[probe.state]} {probe.state}, {done}"
+            done = one.status.progress if one.status else ""
+            words = f"**{state.plain(one.run_id)}** · {state.SYMBOLS[one.state]} {one.state}, {done}"
             st.markdown(words, width="stretch")
-            stop_button(probe.run_id, "Stop", asked=launcher.stop_asked(probe))
+            stop_button(one.run_id, "Stop", asked=launcher.stop_asked(one))
 
 
-def _probe_button(run: Run) -> None:
-    if not st.button(
+def _measure_buttons(run: Run) -> None:
+    if not launcher.can_probe(run):
+        return
+    probe = st.button(
         "Probe its checkpoint",
         key=f"probe-{run.run_id}",
         icon=":material/troubleshoot:",
         help="Take a snapshot of how its tasks' gradients agree there, until every pair's cosine is known within"
         f" ±{launcher.HALF_WIDTH:g}, of at most {launcher.MOST_BATCHES} batches of every task. Nothing is trained, and"
         " the run stays as it is; the probe is another run.",
-    ):
+    )
+    look_ahead = st.button(
+        "Look ahead from it",
+        key=f"lookahead-{run.run_id}",
+        icon=":material/footprint:",
+        help="Take a few real steps from there, with and without each task, and see what that did to the validation"
+        " losses. The run stays as it is; the lookahead is another run.",
+    )
+    if not (probe or look_ahead):
         return
     try:
-        launcher.probe(run.path)
+        (launcher.probe if probe else launcher.look_ahead)(run.path)
     except OrthoLoraError as error:
         st.error(state.plain(str(error)))
     else:
@@ -68,12 +90,12 @@ def _probe_button(run: Run) -> None:
 
 
 def _launches(run: Run) -> list[Launch]:
-    """Processes that are to go on with the run or to probe it, and wait, load, or did not get that far."""
+    """Processes that are to go on with the run or to measure there, and wait, load, or did not get that far."""
     every = launcher.launches(default_runs_dir())
-    return [one for one in every if one.run_id == run.run_id or launcher.probes(one.run_id, run.run_id)]
+    return [one for one in every if one.run_id == run.run_id or launcher.measures(one.run_id, run.run_id)]
 
 
-def _probes(run: Run) -> list[Run]:
-    """Its probes that measure now."""
+def _measuring(run: Run) -> list[Run]:
+    """Its probes and lookaheads that measure now."""
     every = list_runs(default_runs_dir())
     return [one for one in every if one.active and one.info and one.info.probe and one.info.probe.run == run.run_id]

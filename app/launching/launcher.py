@@ -39,8 +39,6 @@ HALF_WIDTH, MOST_BATCHES = 0.15, 256
 ENDING_SECONDS = 20.0
 """How long a process may take to go, once its run has ended."""
 
-_PROBE = "-probe-"
-
 _children: list[subprocess.Popen[bytes]] = []  # kept so that each is reaped when it has ended; never asked anything
 
 
@@ -108,19 +106,31 @@ def probe(run_dir: Path) -> str:
     Raises:
         OrthoLoraError: it cannot be read or probed, or the runs directory cannot be written.
     """
+    return _measure(run_dir, "probe", ["--half-width", str(HALF_WIDTH), "--batches", str(MOST_BATCHES)])
+
+
+def look_ahead(run_dir: Path) -> str:
+    """Have real steps taken from a run's last checkpoint, with and without each task, when the turn comes.
+
+    Returns the name of the lookahead; raises as `probe`.
+    """
+    return _measure(run_dir, "lookahead", [])
+
+
+def _measure(run_dir: Path, command: str, options: list[str]) -> str:
     run = open_run(run_dir.parent, run_dir.name)
     if not can_probe(run):
         raise OrthoLoraError(
-            f"run {run.run_id!r}: only a run that has a checkpoint, and whose tasks share one adapter, can be probed."
+            f"run {run.run_id!r}: only a run that has a checkpoint, and whose tasks share one adapter, can be measured"
+            " there."
         )
     assert run.info is not None
     runs_dir = run_dir.parent
     taken = {*queue.tickets(runs_dir), *os.listdir(runs_dir)}
-    name = next(name for number in count(1) if (name := f"{_stem(run.run_id)}{_PROBE}{number}") not in taken)
-    goal = ["--half-width", str(HALF_WIDTH), "--batches", str(MOST_BATCHES)]
-    options = [*goal, "--runs-dir", str(runs_dir.resolve()), "--name", name]
+    name = next(name for number in count(1) if (name := f"{_stem(run.run_id)}-{command}-{number}") not in taken)
+    where = ["--runs-dir", str(runs_dir.resolve()), "--name", name]
     settings = {_settings_path(runs_dir, name): as_yaml(load_config(overrides=run.info.config))}
-    _start(["probe", str(run_dir.resolve()), *options], runs_dir, name, settings)
+    _start([command, str(run_dir.resolve()), *options, *where], runs_dir, name, settings)
     return name
 
 
@@ -157,9 +167,9 @@ def name_of_trial(run_id: str) -> str:
     return f"{_stem(run_id)}-advice"
 
 
-def probes(name: str, run_id: str) -> bool:
-    """Whether a probe of this name, launched from here, is of this run."""
-    return name.rpartition(_PROBE)[0] == _stem(run_id)
+def measures(name: str, run_id: str) -> bool:
+    """Whether a probe or lookahead of this name, launched from here, is of this run."""
+    return any(name.rpartition(f"-{command}-")[0] == _stem(run_id) for command in ("probe", "lookahead"))
 
 
 def _stem(run_id: str) -> str:

@@ -9,6 +9,7 @@ from analysis import figures
 from analysis.library.names import number, snapshots_at
 from analysis.library.runs import Run
 from analysis.transfer.advice import advised_groups, advised_weights
+from analysis.transfer.compared import agreement, compared, predictors
 from analysis.transfer.predicted import counted_steps, target_progress, transfer_matrix, transfer_steps
 from analysis.transfer.realized import realized_matrix
 from analysis.transfer.words import (
@@ -17,11 +18,13 @@ from analysis.transfer.words import (
     REALIZED,
     TRIAL,
     missing,
+    told_of_agreement,
     told_of_groups,
     told_of_targets,
     trial_of,
     unit_of,
 )  # fmt: skip
+from app.launching import controls, launcher
 from app.shared import figure, glossary, state
 from app.shared.selection import select_snapshot
 
@@ -31,6 +34,10 @@ PARTS: dict[str, tuple[figures.effects.Part, ...]] = {
     "Crowding": ("crowding",),
     "All three": ("nats", "pull", "crowding"),
 }
+
+
+COMPARED = {"First order": "odd", "All of it": "difference"}
+"""Parts of a lookahead: a snapshot predicts the first."""
 
 
 def page() -> None:
@@ -54,6 +61,32 @@ def _realized(run: Run) -> None:
     moment = f"in {steps} steps"
     draw = partial(figures.effect_heatmap, matrix, parts=("nats", "odd", "even"), moment=moment)
     figure.show("realized", draw, matrix)
+    _compared(run)
+
+
+def _compared(run: Run) -> None:
+    """Beside what a snapshot at that place predicted."""
+    st.subheader("Was it predicted?", anchor=False)
+    snapshots = predictors(run.path)
+    if not snapshots:
+        st.info("No snapshot with held-out texts is where it begins: probe the checkpoint of its run, on its page.")
+        return
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        by = snapshots[0]
+        if len(snapshots) > 1:
+            by = st.selectbox("By", snapshots, format_func=lambda path: path.name, key="predicted-by")
+        part = st.segmented_control("Part", list(COMPARED), default=next(iter(COMPARED)), required=True, key="came")
+    frame = state.ask(compared, run, by)
+    rows = frame[frame["part"] == COMPARED[part]]
+    st.caption(
+        f"The pull that {state.plain(by.name)} predicts against what came; a cross is a pair with its 95% intervals."
+        " Crowding takes hundreds of steps to come, and is left out."
+    )
+    words = f"{len(rows)} predicted effects against what came in real steps."
+    figure.show("predicted-realized", partial(figures.predicted_and_realized, rows), rows, alt=words)
+    told = next((one for one in agreement(frame) if one.part == COMPARED[part]), None)
+    if told is not None:
+        st.markdown(f"- {state.plain(told_of_agreement(told))}")
 
 
 def _body(run: Run) -> None:
@@ -82,6 +115,9 @@ def _body(run: Run) -> None:
     st.markdown("\n".join(f"- {state.plain(line)}" for line in told_of_targets(matrix, now)))
     _advice(run, at, *unit_of(matrix))
     _mixture(run, at, now)
+    if launcher.can_probe(run):
+        st.subheader("Does it come true?", anchor=False)
+        controls.measuring(run)
 
 
 def _advice(run: Run, at: int | None, factor: float, unit: str) -> None:

@@ -16,7 +16,7 @@ from ortho_lora.record.judge import LEVEL
 class Plan:
     """How much to look at."""
 
-    steps: int = 10  # of the optimizer, in each draw
+    steps: int = 3  # of the optimizer, in each draw
     draws: int = 4
 
     def __post_init__(self) -> None:
@@ -26,6 +26,8 @@ class Plan:
                 raise OrthoLoraError(f"{name}: {value} given, expected at least 1.")
 
 
+WIDER = 4
+"""Batches, by those of the run, unless told: as many texts in fewer steps tell more (docs/transfer.md)."""
 RELIABLE = 0.8
 """Below it, more is advised to be taken; a convention."""
 

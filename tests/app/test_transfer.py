@@ -11,6 +11,7 @@ from snapshots import known_snapshot
 from vectors import drawn, truth
 
 from analysis.output.transfer import print_transfer
+from analysis.transfer.compared import compared, predictors
 from analysis.transfer.predicted import transfer_matrix
 from ortho_lora.record.draws import PARTS
 from ortho_lora.record.recorder import Recorder
@@ -87,7 +88,9 @@ def test_without_held_out_texts_it_says_how_to_get_them(add_run, open_page):
     assert "snapshot_held_out" in words(open_page("transfer"))
 
 
-def test_a_lookahead_shows_what_came(runs_dir, open_page):
+@pytest.fixture
+def lookahead(runs_dir):
+    """Of a run that is not there."""
     tasks = tuple(TASK.model_copy(update={"name": name}) for name in "abc")
     place = ProbeInfo(run="mine", step=60, seed=0, steps=10)
     rng = np.random.default_rng(0)
@@ -101,11 +104,35 @@ def test_a_lookahead_shows_what_came(runs_dir, open_page):
                     target=[target for _, target in pairs], part=part, value=rng.standard_normal(9), error=0.1,
                     examples=50,
                 )  # fmt: skip
+    return runs_dir / "x"
+
+
+def test_a_lookahead_shows_what_came(lookahead, open_page):
     test = open_page("transfer")
     assert not test.exception
     (heatmap,) = drawn_in(test)
     assert len([trace for trace in heatmap["data"] if trace.get("coloraxis")]) == 3
     assert "All 10 steps together, mean of 3 draws" in words(test)
+    assert "No snapshot with held-out texts is where it begins" in words(test)
+
+
+def test_a_lookahead_stands_beside_what_a_probe_there_predicted(lookahead, runs_dir, open_page):
+    for name, step in (("place", 60), ("elsewhere", 40)):
+        tasks = tuple(TASK.model_copy(update={"name": task}) for task in "abc")
+        probe = ProbeInfo(run="mine", step=step, seed=0)
+        with Recorder(runs_dir / name) as recorder:
+            known = {"run_id": name, "tasks": tasks, "probe": probe, "config": {"optimizer": "adamw"}}
+            recorder.begin(INFO.model_copy(update=known))
+            recorder.add_snapshot(step, known_snapshot(step, vectors=drawn(truth(step), step)))
+    assert [path.name for path in predictors(lookahead)] == ["place"]
+    test = open_page("transfer", run="x")
+    assert not test.exception
+    _, scatter = drawn_in(test)
+    frame = compared(lookahead, runs_dir / "place")
+    shown = frame[(frame["part"] == "odd") & (frame["source"] != frame["target"])]
+    points = [trace for trace in scatter["data"] if trace["mode"] == "markers"]
+    assert sum(len(trace["text"]) for trace in points) == len(shown)
+    assert "pairs: rank correlation" in words(test)
 
 
 def test_without_a_learning_rate_it_says_so(runs_dir, open_page):

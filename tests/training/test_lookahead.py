@@ -338,6 +338,7 @@ def test_the_command_prints_json(run):
         command, ["lookahead", str(run), "--steps", "1", "--draws", "1", "--name", "json", "--json"]
     )
     assert result.exit_code == 0, result.output
+    assert read_run(run.parent / "json").config["batch_size"] == 4 * read_run(run).config["batch_size"]  # unless told
     found = json.loads(result.stdout)
     assert found["reliability"] == found["ceiling"] == dict.fromkeys(("difference", "odd", "even"))
     assert len(found["effects"]) == 3 + 27
