@@ -165,7 +165,7 @@ def test_a_run_with_a_checkpoint_is_probed_there(add_run, runs_dir, open_page, m
         "--name",
         started[1][2],
     ]
-    assert started[1][2] == "shared-lookahead-1"
+    assert name == "shared-lookahead-1"
     assert all(launcher.measures(arguments[2], "shared") for arguments in started)
     assert not launcher.measures("shared-lookahead-1", "other")
     (runs_dir / "shared" / CHECKPOINT).unlink()
