@@ -157,14 +157,8 @@ def test_a_run_with_a_checkpoint_is_probed_there(add_run, runs_dir, open_page, m
     assert (where, name) == (runs_dir, "shared-probe-2")
     assert options[:6] == ["probe", str(runs_dir / "shared"), "--half-width", "0.15", "--batches", "256"]
     press(open_page("runs", run="shared"), "Look ahead from it")
-    assert started[1][0] == [
-        "lookahead",
-        str(runs_dir / "shared"),
-        "--runs-dir",
-        str(runs_dir),
-        "--name",
-        started[1][2],
-    ]
+    options, _, name, _ = started[1]
+    assert options == ["lookahead", str(runs_dir / "shared"), "--runs-dir", str(runs_dir), "--name", name]
     assert name == "shared-lookahead-1"
     assert all(launcher.measures(arguments[2], "shared") for arguments in started)
     assert not launcher.measures("shared-lookahead-1", "other")
