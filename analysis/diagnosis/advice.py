@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from analysis.diagnosis.verdicts import Pair
+from analysis.library.names import nats_unit
 from analysis.outcomes.beside import Outcome
 from analysis.statistics.seeds import MANY, missed_by_chance
+from analysis.transfer.words import headline, told_of_gain, told_of_groups
 from ortho_lora.record.judge import TOLD, WORTH
 from ortho_lora.record.schema import RunInfo, groups_text
 
@@ -26,11 +29,27 @@ class Suggestion:
     groups: tuple[tuple[str, ...], ...] = ()  # of tasks, with `separate adapters`
 
 
-def advise(info: RunInfo, pairs: Sequence[Pair], outcomes: Sequence[Outcome]) -> tuple[str, tuple[Suggestion, ...]]:
-    """The diagnosis in short, and suggestions."""
+class ByTransfer(NamedTuple):
+    """What snapshots with held-out texts predict; no rows without one."""
+
+    effects: pd.DataFrame  # of `transfer.predicted.transfer_matrix`
+    groups: pd.DataFrame  # of `transfer.advice.advised_groups`
+
+
+def advise(
+    info: RunInfo, pairs: Sequence[Pair], outcomes: Sequence[Outcome], known: ByTransfer | None = None
+) -> tuple[str, tuple[Suggestion, ...]]:
+    """The diagnosis in short, and suggestions: where transfer is predicted, which adapters to part by it, else by
+    cosines.
+    """
+    told = known if known is not None and known.effects["nats"].notna().any() else None
     conflicts = [pair for pair in pairs if pair.verdict == "conflict"]
     short = [pair for pair in pairs if pair.verdict == "not enough data"]
-    suggestions = [*_separate(info, pairs), *_rank(info, conflicts, outcomes), *_weights(pairs)]
+    suggestions = [
+        *(_by_transfer(told.groups) if told else _separate(info, pairs)),
+        *_rank(info, conflicts, outcomes),
+        *_weights(pairs),
+    ]
     if short:
         if info.groups:
             more = "Train longer, or probe a run with one adapter,"
@@ -52,14 +71,14 @@ def advise(info: RunInfo, pairs: Sequence[Pair], outcomes: Sequence[Outcome]) ->
             else f"No pair has a cosine that may be below -{WORTH:g}."
         )
         suggestions.append(Suggestion("nothing", "Nothing in these gradients asks for a change.", evidence))
-    summary = _verdict(pairs, conflicts, short)
+    summary = _verdict(pairs, conflicts, short) + (f" In nats: {headline(told.effects)}" if told else "")
     if info.probe:
         shown = "A probe evaluates nothing: whether it shows in the metrics only runs that train can tell."
         return f"Probe {info.probe.where}: {summary} {shown}", tuple(suggestions)
     return f"{summary} {_shown(outcomes)}", tuple(suggestions)
 
 
-def groups(names: Sequence[str], pairs: Sequence[Pair]) -> tuple[tuple[str, ...], ...]:
+def clusters(names: Sequence[str], pairs: Sequence[Pair]) -> tuple[tuple[str, ...], ...]:
     """Tasks that go together: average-linkage clusters of 1 - cosine, apart where it exceeds 1 on average.
 
     Only pairs in conflict or aligned count, by the cosine of their strongest branch; the others are 0.
@@ -80,11 +99,20 @@ def groups(names: Sequence[str], pairs: Sequence[Pair]) -> tuple[tuple[str, ...]
     )
 
 
+def _by_transfer(groups: pd.DataFrame) -> list[Suggestion]:
+    row = groups[groups["advised"]].iloc[0]
+    if row["adapters"] == 1:
+        return []
+    gain = told_of_gain(groups, *nats_unit(float(groups["gain"].abs().max())))
+    found = tuple(tuple(group.split(" + ")) for group in row["groups"].split(" | "))
+    return [Suggestion("separate adapters", told_of_groups(groups), gain, found)]
+
+
 def _separate(info: RunInfo, pairs: Sequence[Pair]) -> list[Suggestion]:
     clear = [pair for pair in pairs if pair.verdict == "conflict" and pair.strongest.at_least <= -WORTH]
     if not clear:
         return []
-    found = groups(info.task_names, pairs)
+    found = clusters(info.task_names, pairs)
     if len(found) < 2:
         return []
     listed = " and ".join("{" + ", ".join(group) + "}" for group in found)

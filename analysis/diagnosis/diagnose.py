@@ -23,13 +23,15 @@ from analysis.conflict.agreement import (
 from analysis.conflict.queries import blocks, projection_by_pair
 from analysis.conflict.snapshots import WHOLE, over_snapshots, snapshot_blocks, snapshot_norms, together
 from analysis.conflict.steps import BySteps
-from analysis.diagnosis.advice import Suggestion, advise
+from analysis.diagnosis.advice import ByTransfer, Suggestion, advise
 from analysis.diagnosis.nonfinite import begin_with, nonfinite, told
 from analysis.diagnosis.verdicts import Agreement, Branch, Harm, Pair, Place, Window
 from analysis.library.names import branches_of
 from analysis.outcomes.beside import Outcome, outcomes
 from analysis.reading.database import Selection
 from analysis.statistics.series import row_means
+from analysis.transfer.advice import advised_groups
+from analysis.transfer.predicted import transfer_matrix
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.judge import LEVEL, Verdict, false_discovery, overall
 from ortho_lora.record.schema import RunInfo, read_run
@@ -119,7 +121,8 @@ def diagnose(run: Path) -> Diagnosis:
         shared = shares_texts(info.tasks, one, other)
         pairs.append(Pair(one, other, cosine, low, high, verdict, shared, harm, branches))
     shown = outcomes(run)
-    summary, suggestions = begin_with(nonfinite(run), *advise(info, pairs, shown))
+    known = ByTransfer(transfer_matrix(run), advised_groups(run))
+    summary, suggestions = begin_with(nonfinite(run), *advise(info, pairs, shown, known))
     return Diagnosis(
         info.run_id,
         info.method,

@@ -47,10 +47,26 @@ def sentences(pair: Pair) -> list[str]:
     for branch in pair.branches:
         found.append(verdict_sentence(branch, pair.shares_texts))
         if branch.verdict in TOLD:
-            found += [batch_sentence(branch), _where(branch)]
-            found += [_when(branch)] if len(branch.windows) > 1 else []
-            found += [_projected(branch, pair)] if branch.verdict == "conflict" and branch.branch != WHOLE else []
+            found += [batch_sentence(branch), *_of_branch(branch, pair)]
     return [*filter(None, found), *_whole(pair.whole, pair.verdict == "conflict")]
+
+
+def evidence(pair: Pair) -> list[str]:
+    """The same without what a table of verdicts, cosines and batches says already."""
+    found = [
+        sentence.replace(":", f" ({branch_title(branch.branch).lower()}):", 1)
+        for branch in pair.branches
+        if branch.verdict in TOLD
+        for sentence in filter(None, _of_branch(branch, pair))
+    ]
+    return [*found, *_whole(pair.whole, pair.verdict == "conflict")]
+
+
+def _of_branch(branch: Branch, pair: Pair) -> list[str]:
+    found = [_where(branch)]
+    found += [_when(branch)] if len(branch.windows) > 1 else []
+    found += [_projected(branch, pair)] if branch.verdict == "conflict" and branch.branch != WHOLE else []
+    return found
 
 
 def undecided(pairs: Sequence[Pair]) -> list[str]:

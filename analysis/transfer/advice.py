@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.conflict.snapshots import own_metric
+from analysis.reading.cache import remembered
 from analysis.transfer.predicted import counted_vectors, own_transfer, weights_of
 from ortho_lora.record import advice
 from ortho_lora.record.schema import groups_text, read_run
@@ -24,6 +25,11 @@ def advised_groups(run: Path, at: int | None = None) -> pd.DataFrame:
         they are judged on; advised: of one row, as `ortho_lora.record.advice.advised` tells. No rows without held-out
         targets.
     """
+    return _advised_groups(run, at).copy()
+
+
+@remembered("manifest.json", most=32)
+def _advised_groups(run: Path, at: int | None) -> pd.DataFrame:
     columns = ["adapters", "groups", "gain", "low", "high", "elsewhere", "advised"]
     vectors = counted_vectors(run, at)
     if not vectors:

@@ -7,8 +7,7 @@ import streamlit as st
 
 from analysis import figures
 from analysis.conflict.snapshots import WHOLE
-from analysis.diagnosis.pairs import verdict_sentence
-from analysis.diagnosis.sentences import sentences
+from analysis.diagnosis.sentences import evidence
 from analysis.diagnosis.verdicts import Branch, Pair
 from analysis.library.names import branch_cell, interval, number
 from app.shared import figure, links, state
@@ -22,18 +21,16 @@ _TABLE = """
 
 
 def card(pair: Pair) -> None:
-    """A card: the verdict first; of a pair in conflict or aligned also where, when, how much, and what helped."""
+    """A card: the verdict by branch; of a pair in conflict or aligned also where, when, and what projection did."""
     told = pair.verdict in TOLD
     with st.container(border=True):
         names = f"{state.plain(pair.task_i)} – {state.plain(pair.task_j)}"
         colour = COLOURS.get(pair.verdict, "gray")
         twins = " · draw the same texts" if pair.shares_texts else ""
         st.markdown(f"#### {names} :{colour}-badge[{MARKS[pair.verdict]} {pair.verdict}]{twins}")
+        st.markdown(_TABLE + "\n".join(map(_row, pair.branches)))
         if told:
-            st.markdown(_TABLE + "\n".join(map(_row, pair.branches)))
             _evidence(pair)
-        else:
-            st.markdown("\n".join(_item(verdict_sentence(branch, pair.shares_texts)) for branch in pair.branches))
         with st.container(horizontal=True):
             branch = pair.strongest.branch if told else WHOLE
             links.to_evidence((pair.task_i, pair.task_j), branch if branch != WHOLE else None)
@@ -49,7 +46,7 @@ def _evidence(pair: Pair) -> None:
         ]
     )
     words, drawn = (st.columns([3, 2], gap="medium")) if len(timed) else (st.container(), None)
-    words.markdown("\n".join(map(_item, sentences(pair))))
+    words.markdown("\n".join(map(_item, evidence(pair))))
     if drawn:
         with drawn:
             figure.show(

@@ -47,9 +47,9 @@ def test_a_conflict_is_said_first_and_shown_with_its_evidence(add, open_page):
     assert [":gray-badge[" in heading for heading in headings] == [False, True, True]
     said = words(test)
     for part in (
-        "**Where:**",
-        "**When:**",
-        "**Projection against each other:**",
+        "**Where (branch A):**",
+        "**When (branch A):**",
+        "**Projection against each other (branch B):**",
         "**Magnitudes",
         "PCGrad's own condition",
     ):

@@ -144,10 +144,10 @@ def test_of_snapshots_too_with_a_task_that_they_lack(records, runs_dir, tmp_path
         r"<td>(whole|[AB])</td><td><span class=.badge \w+.>([^<]*)</span>", (tmp_path / "report.html").read_text()
     )
     assert sorted(badges) == sorted((key[2].replace("both", "whole"), verdict) for key, verdict in expected.items())
-    for page in ("diagnosis", "conflicts"):
+    for page, said in (("diagnosis", "| whole | ▲ aligned |"), ("conflicts", "Whole model: aligned, strong")):
         test = open_page(page)
         shown = "\n".join(element.value for kind in (test.markdown, test.caption) for element in kind)
-        assert "Whole model: aligned, strong" in shown.replace("\\", "").replace("**", "")
+        assert said in shown.replace("\\", "").replace("**", "")
 
 
 @pytest.mark.parametrize("seed", [0, 9, 16])  # nothing told, an agreement, a conflict

@@ -9,13 +9,17 @@ import pytest
 from infos import INFO, TASK
 from snapshots import known_snapshot
 from typer.testing import CliRunner
+from vectors import drawn, truth
 
 from analysis.__main__ import app
 from analysis.conflict.queries import Selection, task_matrix
-from analysis.diagnosis.advice import groups
+from analysis.diagnosis.advice import clusters
 from analysis.diagnosis.diagnose import diagnose
 from analysis.diagnosis.sentences import undecided
 from analysis.diagnosis.verdicts import Branch, Harm, Pair
+from analysis.transfer.advice import advised_groups
+from analysis.transfer.predicted import transfer_matrix
+from analysis.transfer.words import headline, told_of_groups
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.recorder import Recorder
 from ortho_lora.record.schema import ProbeInfo, groups_text
@@ -160,7 +164,7 @@ def test_uneven_magnitudes_meet_the_condition_and_ask_for_weights(records: Modul
     assert "loss weights" in [suggestion.kind for suggestion in found.suggestions]
 
 
-def test_groups_split_what_conflicts_only() -> None:
+def test_clusters_split_what_conflicts_only() -> None:
     def pair(one: str, other: str, verdict: Any, cosine: float) -> Pair:
         unknown = dict.fromkeys(Branch.__dataclass_fields__)
         branch = Branch(**(unknown | {"verdict": verdict, "cosine": cosine}))
@@ -169,8 +173,8 @@ def test_groups_split_what_conflicts_only() -> None:
 
     short: Any = "not enough data"
     pairs = [pair("a", "b", "conflict", -0.5), pair("a", "c", "aligned", 0.5), pair("b", "c", short, -0.4)]
-    assert groups("abc", pairs) == (("a", "c"), ("b",))
-    assert groups("abc", [pair("a", "b", short, -0.5)]) == (("a", "b", "c"),)
+    assert clusters("abc", pairs) == (("a", "c"), ("b",))
+    assert clusters("abc", [pair("a", "b", short, -0.5)]) == (("a", "b", "c"),)
 
 
 def test_json_and_text(records: ModuleType, tmp_path: Path) -> None:
@@ -273,3 +277,18 @@ def test_a_run_without_pairs_is_refused(records: ModuleType, tmp_path: Path) -> 
     result = CliRunner().invoke(app, ["diagnose", str(run)])
     assert result.exit_code == 2
     assert result.stderr.startswith("error: ")
+
+
+def test_where_transfer_is_predicted_it_tells_who_should_share(tmp_path: Path) -> None:
+    """One advice: that of the first page."""
+    tasks = tuple(TASK.model_copy(update={"name": name}) for name in "abc")
+    with Recorder(tmp_path / "x") as recorder:
+        recorder.begin(INFO.model_copy(update={"tasks": tasks, "config": {"optimizer": "adamw"}}))
+        recorder.add_snapshot(4, known_snapshot(4, vectors=drawn(truth(4), 4)))
+    found, groups = diagnose(tmp_path / "x"), advised_groups(tmp_path / "x")
+    row = groups[groups["advised"]].iloc[0]
+    assert row["adapters"] > 1
+    (suggestion,) = [one for one in found.suggestions if one.kind == "separate adapters"]
+    assert suggestion.text == told_of_groups(groups)
+    assert " | ".join(" + ".join(group) for group in suggestion.groups) == row["groups"]
+    assert f"In nats: {headline(transfer_matrix(tmp_path / 'x'))}" in found.summary
