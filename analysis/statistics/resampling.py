@@ -22,7 +22,7 @@ def resampled(metric: str, targets: Floats, predictions: Floats, weights: Weight
         metric: its name.
         targets: class indices or numbers, [examples].
         predictions: the same, [examples].
-        weights: of the resamples.
+        weights: of the resamples; one of few examples that drew none of them is the examples themselves.
         classes: of the task; 0: regression.
 
     Returns:
@@ -30,6 +30,7 @@ def resampled(metric: str, targets: Floats, predictions: Floats, weights: Weight
     """
     if not np.isfinite(predictions).all():
         return None
+    weights = np.where(weights.any(axis=1, keepdims=True), weights, np.float32(1))
     if metric in _OF_CLASSES:
         every = np.arange(max(classes, 1 + int(max(targets.max(), predictions.max()))))
         is_target, is_predicted = (values[:, None] == every for values in (targets, predictions))  # [examples, classes]

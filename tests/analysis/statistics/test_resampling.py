@@ -43,3 +43,13 @@ def test_what_cannot_be_resampled_is_not_made_up():
     ones, weights = np.ones(3), np.ones((2, 3), dtype=np.float32)
     assert resampled("bleu", ones, ones, weights) is None
     assert resampled("rmse", ones, np.array([0, np.nan, 1]), weights) is None
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_resample_that_drew_nothing_is_the_examples_themselves(metric):
+    targets, said = data(metric)
+    classes = CLASSES if metric in OF_CLASSES else 0
+    weights = np.stack([np.zeros(60), np.ones(60)]).astype(np.float32)
+    nothing, everything = resampled(metric, targets, said, weights, classes)
+    assert np.isfinite(nothing)
+    assert nothing == everything
