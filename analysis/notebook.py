@@ -18,7 +18,7 @@ from analysis.figures.words import describe
 from analysis.library import runs
 from analysis.library.names import WHOLE, number
 from analysis.library.runs import Run
-from analysis.output.data import frame_of, verdict_table
+from analysis.output.data import frame_of
 from analysis.transfer.predicted import target_progress, transfer_matrix, transfer_steps
 from analysis.transfer.words import MEANING, missing, told_of_targets, unit_of
 from ortho_lora.errors import OrthoLoraError
@@ -106,8 +106,8 @@ class OpenRun:
 
     def diagnosis(self) -> Answer:
         """The verdict on each pair with its evidence, and what to try: the page *Diagnosis*."""
+        frame = frame_of("verdicts", [self.path])
         found = diagnose(self.path)
-        frame = verdict_table(found.pairs)
         tried = " ".join(f"{of.text} {of.evidence}" for of in found.suggestions)
         figure = figures.strengths(frame) if len(frame) else None
         return Answer(frame, figure, f"{found.summary} {tried}")

@@ -74,7 +74,7 @@ def test_its_own_picture_is_words_and_tables(run_dir):
     html = analysis.open_run(run_dir)._repr_html_()
     assert "<script" not in html
     assert "<b>c" not in html  # a task's name is no markup
-    assert html.count("&lt;b&gt;") == 5  # in the first line, in two heads and two rows
+    assert html.count("&lt;b&gt;") == 6  # in the first line, in the words, in two heads and two rows
     cosines, transfer = (
         {row[0].text: dict(zip(NAMES, row[1:], strict=True)) for row in table.findall("tr")[1:]}
         for table in ElementTree.fromstring(f"<div>{html}</div>").findall("table")
