@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from analysis.figures import theme
 from analysis.figures.hatching import draw_cells
 from analysis.figures.heatmaps import WITH_NUMBERS, add_targets, matrix_height
+from analysis.figures.order import side_by_side
 from analysis.library.names import interval, nats_unit, number
 from analysis.transfer.words import unit_of
 
@@ -32,7 +33,8 @@ def effect_heatmap(
 ) -> go.Figure:
     """Sources in columns, targets in rows; red harms, and what is not sure is pale and not bold.
 
-    Invisible markers on the cells take clicks; their `customdata` is source and target.
+    Of many tasks those that help each other stand side by side. Invisible markers on the cells take clicks; their
+    `customdata` is source and target.
 
     Args:
         frame: of `predicted.transfer_matrix`, or of `realized.realized_matrix`.
@@ -40,10 +42,11 @@ def effect_heatmap(
         moment: what nats are of.
     """
     theme.need_rows(frame)
+    many = max(frame["source"].nunique(), frame["target"].nunique()) > WITH_NUMBERS
+    frame = _clustered(frame) if many else frame
     sources, targets = (list(dict.fromkeys(frame[name])) for name in ("source", "target"))
     factor, unit = unit_of(frame)
     figure = theme.panels([TITLES[part] for part in parts], 1, len(parts))
-    many = max(len(sources), len(targets)) > WITH_NUMBERS
     x, y = ([theme.label(name) for name in of] for of in (sources, targets))
     shape = len(targets), len(sources)
     rows = frame.to_dict("records")
@@ -116,6 +119,14 @@ def effects_over_run(frame: pd.DataFrame, *, most: int = 6, dark: bool = False) 
         coloraxis={"colorscale": theme.HARM, "cmin": -limit, "cmax": limit, "colorbar": bar}, hovermode="closest"
     )
     return theme.finish(figure, dark=dark, height=min(max(26 * len(targets), 80), 320) + 70)
+
+
+def _clustered(frame: pd.DataFrame) -> pd.DataFrame:
+    """Its rows in an order of tasks in which those that help each other stand side by side."""
+    tasks = list(dict.fromkeys([*frame["source"], *frame["target"]]))
+    order = side_by_side(tasks, zip(frame["source"], frame["target"], frame["nats"], strict=True))
+    place = {task: index for index, task in enumerate(order)}
+    return frame.sort_values(["target", "source"], key=lambda names: names.map(place), kind="stable")
 
 
 def _reach(frame: pd.DataFrame, factor: float) -> float:

@@ -1,6 +1,5 @@
 """Tasks as a graph: arrows from what is trained on to what it does good or harm to."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +8,7 @@ import plotly.graph_objects as go
 
 from analysis.conflict.snapshots import WHOLE
 from analysis.figures import theme
+from analysis.figures.order import side_by_side
 from analysis.library.names import interval, number
 from analysis.transfer.words import unit_of
 from ortho_lora.record.jackknife import Floats
@@ -84,7 +84,8 @@ def _graph(
 ) -> go.Figure:
     largest = max((abs(edge.harm) for edge in edges), default=1.0) or 1.0
     edges = [edge._replace(harm=edge.harm / largest) for edge in edges]
-    places = dict(zip(order := _order(edges, tasks), _circle(len(order)), strict=True))
+    order = side_by_side(tasks, [(edge.source, edge.target, edge.harm) for edge in edges])
+    places = dict(zip(order, _circle(len(order)), strict=True))
     figure = go.Figure()
     shown = [edge for edge in edges if edge.sure or len(tasks) <= UNSURE_UP_TO]
     shown = sorted(shown, key=lambda edge: (edge.sure, abs(edge.harm)))[-MOST:]  # what counts lies on top
@@ -157,20 +158,3 @@ def _circle(count: int) -> Floats:
     if count == 2:  # side by side
         angles = angles + np.pi / 2
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
-
-
-def _order(edges: Sequence[_Edge], tasks: Sequence[str]) -> list[str]:
-    """Tasks that help each other side by side."""
-    if len(tasks) < 4:
-        return list(tasks)
-    from scipy.cluster import hierarchy
-    from scipy.spatial.distance import squareform
-
-    apart = np.ones((len(tasks), len(tasks)))
-    for edge in edges:
-        one, other = tasks.index(edge.source), tasks.index(edge.target)
-        apart[one, other] += edge.harm / 2
-        apart[other, one] += edge.harm / 2
-    np.fill_diagonal(apart, 0)
-    links = hierarchy.linkage(squareform(np.maximum(apart, 0), checks=False), "average", optimal_ordering=True)
-    return [tasks[place] for place in hierarchy.leaves_list(links)]

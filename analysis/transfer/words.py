@@ -76,15 +76,21 @@ def unit_of(frame: pd.DataFrame) -> tuple[float, str]:
     return nats_unit(float(frame["nats"].abs().max()))
 
 
+MOST_TARGETS = 12
+"""Of which each has a sentence; of more those that anything is sure of."""
+
+
 def told_of_targets(matrix: pd.DataFrame, progress: pd.DataFrame) -> list[str]:
     """A sentence a target: its progress, and who harms and who helps it most, of those that are sure.
+
+    Of more than MOST_TARGETS those have one that are changed by another task, or overfit, and one line counts the rest.
 
     Args:
         matrix: of `predicted.transfer_matrix`.
         progress: of `predicted.target_progress`, of the same snapshot.
     """
     factor, unit = unit_of(matrix)
-    found = []
+    found, unchanged = [], 0
     for row in progress.to_dict("records"):
         others = matrix[(matrix["target"] == row["target"]) & (matrix["source"] != row["target"])]
         own = matrix[(matrix["target"] == row["target"]) & (matrix["source"] == row["target"])]
@@ -98,10 +104,13 @@ def told_of_targets(matrix: pd.DataFrame, progress: pd.DataFrame) -> list[str]:
             if len(sure):
                 first = sure.iloc[0]
                 parts.append(f"{first['source']} {verdict} it most ({number(factor * first['nats'])} {unit})")
+        if len(parts) == 1 and len(progress) > MOST_TARGETS:
+            unchanged += 1
+            continue
         if not (others["verdict"] != "not sure").any():
             parts.append("no other task is sure to change it")
         found.append("; ".join(parts) + ".")
-    return found
+    return [*found, f"No other task is sure to change any of the other {unchanged}."] if unchanged else found
 
 
 def told_of_agreement(known: Agreement) -> str:

@@ -129,7 +129,8 @@ def _worst(extent: Extent, effects: pd.DataFrame) -> Pair:
 def _to_do(run: Run, effects: pd.DataFrame) -> None:
     assert run.info is not None
     st.subheader("What to do", anchor=False)
-    groups = state.ask(advised_groups, run)
+    with st.spinner("Looking for groups"):
+        groups = state.ask(advised_groups, run)
     st.markdown(f"**{state.plain(told_of_groups(groups))}** {state.plain(told_of_gain(groups, *unit_of(effects)))}")
     if trial_of(run.path, run.info):
         try_button(run)

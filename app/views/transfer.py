@@ -122,7 +122,8 @@ def _body(run: Run) -> None:
 
 def _advice(run: Run, at: int | None, factor: float, unit: str) -> None:
     """Who should share an adapter, and how to weigh losses."""
-    groups, (weights, gain) = state.ask(advised_groups, run, at), state.ask(advised_weights, run, at)
+    with st.spinner("Looking for groups and weights"):
+        groups, (weights, gain) = state.ask(advised_groups, run, at), state.ask(advised_weights, run, at)
     st.subheader("Who should share an adapter", anchor=False)
     st.markdown(f"**{state.plain(told_of_groups(groups))}**")
     numbers = {

@@ -91,3 +91,18 @@ def test_the_strip_marks_layers_with_a_verdict():
     assert strip.hovertext[1][0].endswith("not measured")
     assert figure.layout.coloraxis.cmax == pytest.approx(0.5)
     assert "mean batch cosine -0.500" in figures.layer_strip(frame.assign(low=np.nan)).data[0].hovertext[0][0]
+
+
+def test_of_many_tasks_those_that_help_each_other_stand_side_by_side():
+    names = [f"{kind}{number}" for number in range(7) for kind in "ab"]  # two kinds, mixed
+    rows = [{"source": one, "target": other} for other in names for one in names]
+    frame = pd.DataFrame(rows)
+    same = frame["source"].str[0] == frame["target"].str[0]
+    frame = frame.assign(step=1, nats=np.where(same, -0.01, 0.01), verdict="not sure", share=np.nan)
+    frame = frame.assign(low=frame["nats"] - 0.001, high=frame["nats"] + 0.001)
+    (shown,) = heatmaps(figures.effect_heatmap(frame, parts=("nats",)))
+    assert list(shown.x) == list(shown.y)
+    kinds = "".join(name[0] for name in shown.x)
+    assert kinds in ("aaaaaaabbbbbbb", "bbbbbbbaaaaaaa")
+    np.testing.assert_allclose(np.sign(shown.z[:7, :7]), -1)
+    np.testing.assert_allclose(np.sign(shown.z[:7, 7:]), 1)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.transfer.words import headline, told_of_gain
+from analysis.transfer.words import MOST_TARGETS, headline, told_of_gain, told_of_targets
 
 
 def matrix(**verdicts):
@@ -40,3 +40,21 @@ def test_the_gain_is_that_of_what_is_advised():
         "Predicted, against one adapter: -20.0 mnat (-30.0 to -10.0) a step of all validation losses together; on other"
         " texts than they are chosen on -15.0."
     )
+
+
+@pytest.mark.parametrize("count", [3, MOST_TARGETS + 1])
+def test_of_many_targets_only_those_have_a_sentence_that_something_is_sure_of(count):
+    tasks = [f"t{place}" for place in range(count)]
+    rows = [{"source": one, "target": other, "nats": 0.001} for other in tasks for one in tasks]
+    frame = pd.DataFrame(rows).assign(low=0.0, high=0.002)
+    sure = (frame["source"] == "t0") & (frame["target"] == "t1")
+    frame["verdict"] = np.where(sure, "harms", "not sure")
+    progress = pd.DataFrame({"target": tasks, "nats": -0.01, "low": -0.02, "high": 0.0, "alone": -0.01})
+    said = told_of_targets(frame, progress)
+    if count > MOST_TARGETS:
+        assert len(said) == 2
+        assert said[1] == f"No other task is sure to change any of the other {count - 1}."
+    else:
+        assert len(said) == count
+        assert said[0].endswith("no other task is sure to change it.")
+    assert any(line.startswith("t1: ") and "t0 harms it most" in line for line in said)
