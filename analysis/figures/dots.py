@@ -125,3 +125,37 @@ def replayed_methods(frame: pd.DataFrame, tasks: Sequence[str], taken: str | Non
 
 def _pair(one: str, other: str) -> str:
     return f"{theme.label(one)} – {theme.label(other)}"
+
+
+def known_cosine(frame: pd.DataFrame, truth: float, *, dark: bool = False) -> go.Figure:
+    """What several ways to read a cosine make of the same batches, with 95% intervals, beside the true one.
+
+    Args:
+        frame: of `conflict.noise.estimates`.
+        truth: the true cosine.
+    """
+    theme.need_rows(frame)
+    figure = go.Figure()
+    low, high = frame["low"].clip(-1, 1), frame["high"].clip(-1, 1)
+    middle = frame["cosine"].fillna((low + high) / 2)
+    known = frame["cosine"].notna()
+    figure.add_scatter(
+        x=middle,
+        y=frame["estimate"],
+        mode="markers",
+        marker={
+            "size": 11,
+            "symbol": ["diamond" if of else "line-ns-open" for of in known],
+            "color": theme.line(0, dark)["color"],
+        },
+        error_x=theme.errors(middle, low.fillna(middle), high.fillna(middle), color=theme.line(0, dark)["color"]),
+        customdata=frame[["low", "high"]],
+        hovertemplate="<b>%{y}</b>: %{x:+.2f}<br>95% interval %{customdata[0]:+.2f} to %{customdata[1]:+.2f}"
+        "<extra></extra>",
+        showlegend=False,
+    )
+    figure.add_vline(x=0, line=theme.reference(dark))
+    figure.add_vline(x=truth, line={"color": theme.CHOSEN, "width": 3}, annotation_text="true")
+    figure.update_xaxes(title_text="cosine of two tasks' gradients", range=[-1.05, 1.05], tickformat="+~g")
+    figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
+    return theme.finish(figure, dark=dark, height=44 * len(frame) + 110)

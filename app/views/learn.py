@@ -8,7 +8,7 @@ from analysis.library.runs import Run, open_run
 from analysis.statistics.series import Floats
 from app.playground import LARGEST, playground
 from app.shared import glossary, state
-from app.views import lesson
+from app.views import lesson, noise_lab
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.schema import default_runs_dir, groups_text
 
@@ -25,6 +25,7 @@ def page() -> None:
     )
     st.header("Playground", anchor="playground")
     playground(*(_from_run() or ()), key="playground")
+    noise_lab.show()
     lesson.show()
     _show_glossary()
 

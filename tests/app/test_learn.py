@@ -30,6 +30,20 @@ def test_no_run_shows_the_playground_the_lesson_and_every_term(runs_dir, open_pa
     assert not runs_dir.exists()  # looking writes nothing
 
 
+def test_more_batches_narrow_the_interval_of_a_snapshot(runs_dir, open_page):
+    def width(test):
+        assert not test.exception
+        assert len(test.get("plotly_chart")) == 1
+        snapshot = test.dataframe[0].value.set_index("estimate").loc["snapshot"]
+        return snapshot["high"] - snapshot["low"]
+
+    test = open_page("learn")
+    before = width(test)
+    assert width(test.select_slider(key="noise-batches").set_value(512).run()) < before / 2
+    test.button(key="noise-again").click().run()
+    assert test.session_state["noise-draw"] == 1
+
+
 @pytest.mark.parametrize("state", ["finished", "running", "stopped", "failed"])
 def test_gradients_of_a_run_are_loaded_when_asked_for(state, add_run, open_page):
     add_run("only", state, {"step": 12, "total": 20})
