@@ -38,7 +38,7 @@ def carrying(kind: type, column: str = "task") -> Any:
             settings = given.arguments["args"]
             if not given.arguments["packing"] or column not in (dataset.column_names or ()):
                 return super()._prepare_dataset(dataset, *args, **kwargs)
-            if settings.packing_strategy == "wrapped":
+            if _strategy(settings) == "wrapped":
                 raise _wrapped()
             if self.task_column is None:
                 self.task_column = task_column(dataset, column, None)
@@ -63,19 +63,41 @@ def carrying(kind: type, column: str = "task") -> Any:
     return Carrying
 
 
-def refuse_wrapped(trainer: Any) -> None:
-    """Say so, where documents are packed that attend to each other.
+def refuse_crossing(trainer: Any) -> None:
+    """Say so, where documents stand in one row and attend to each other.
 
     Raises:
-        OrthoLoraError: they are.
+        OrthoLoraError: they do.
     """
     args = trainer.args
-    if getattr(args, "packing", False) and getattr(args, "packing_strategy", None) == "wrapped":
+    packing = getattr(args, "packing", False)
+    if packing and _strategy(args) == "wrapped":
         raise _wrapped()
+    attention = getattr(trainer.model.config, "_attn_implementation", None) or "eager"
+    if (packing or getattr(args, "padding_free", False)) and not _kept_apart() and "flash" not in attention:
+        raise OrthoLoraError(
+            f"{'packing' if packing else 'padding_free'}: with attention {attention!r} this version of transformers"
+            " lets the documents of a row attend to each other, so that no gradient is one task's: update it to 4.53 or"
+            " newer, load the model with attn_implementation='flash_attention_2', or give each document a row."
+        )
+
+
+def _kept_apart() -> bool:
+    """Whether masks part the documents of a row by their positions, whatever the attention."""
+    try:
+        from transformers import masking_utils
+    except ImportError:
+        return False
+    return hasattr(masking_utils, "find_packed_sequence_indices")
+
+
+def _strategy(args: Any) -> str:
+    """How documents are packed; versions of TRL that do not ask let them run on into each other."""
+    return str(getattr(args, "packing_strategy", "wrapped"))
 
 
 def _wrapped() -> OrthoLoraError:
     return OrthoLoraError(
         "packing_strategy: 'wrapped' lets documents of different tasks attend to each other, so that no gradient is one"
-        " task's: use packing_strategy='bfd'."
+        " task's: use packing_strategy='bfd', in a version of TRL that has it."
     )

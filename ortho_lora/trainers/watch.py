@@ -10,7 +10,7 @@ from ortho_lora.record.recorder import Recorder
 from ortho_lora.surgery.methods import Branches, OnNonfinite, Order, Rule, Scope
 from ortho_lora.trainers import mixture
 from ortho_lora.trainers.inside import SurgeonInside
-from ortho_lora.trainers.packed import refuse_wrapped
+from ortho_lora.trainers.packed import refuse_crossing
 from ortho_lora.trainers.watched import Due, Generating, Watched
 
 
@@ -64,7 +64,7 @@ def watch(
     """
     if isinstance(trainer, SurgeonInside):
         raise OrthoLoraError(f"watch: this {type(trainer).__name__} has a surgeon inside: expected a trainer without.")
-    refuse_wrapped(trainer)
+    refuse_crossing(trainer)
     column = getattr(trainer, "task_column", None) or mixture.task_column(trainer.train_dataset, task_column, tasks)
     kind = type(trainer)
     base = Generating if hasattr(kind, "_generate_and_score_completions") else Watched

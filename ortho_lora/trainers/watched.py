@@ -20,7 +20,7 @@ from ortho_lora.trainers.examples import Examples
 from ortho_lora.trainers.inside import SurgeonInside
 from ortho_lora.trainers.snapshots import Row, Rows, Snapshots, draw, held_out_rows, scalars_of
 
-_LOGGED = ("_metrics", "_total_train_tokens", "_logs")
+_LOGGED = ("_metrics", "_stored_metrics", "_total_train_tokens", "_logs")
 """What kinds of trainers write of a loss, beside returning it."""
 _INPUTS = ("input_ids", "inputs_embeds", "input_features", "pixel_values")
 """Names of what a model is given, whose first dimension counts rows."""
