@@ -47,9 +47,12 @@ def test_causal_lm(tmp_path):
     assert "reverse" in told
 
 
-@pytest.mark.parametrize("trainer", ["plain", "sft", "dpo"])
+@pytest.mark.parametrize("trainer", ["plain", "sft", "dpo", "qlora"])
 def test_watched(tmp_path, trainer):
-    command = [EXAMPLES / "watched.py", "--trainer", trainer, "--steps", 6, "--snapshot-batches", 16]
+    if trainer == "qlora":
+        pytest.importorskip("bitsandbytes")
+    which = ["--nf4"] if trainer == "qlora" else ["--trainer", trainer]
+    command = [EXAMPLES / "watched.py", *which, "--steps", 6, "--snapshot-batches", 16]
     out = run(command, tmp_path)
     directory = tmp_path / "runs" / "watched"
     assert read_status(directory).state == "finished"
