@@ -40,7 +40,7 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
-$(VENV)/.installed-dev: requirements-dev.txt requirements-rules.txt requirements-gguf.txt requirements-ray.txt requirements-trl.txt $(VENV)/.installed
+$(VENV)/.installed-dev: requirements-dev.txt requirements-rules.txt requirements-gguf.txt requirements-ray.txt requirements-trl.txt requirements-tensorboard.txt $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 

@@ -14,6 +14,7 @@ from transformers import Trainer, TrainerCallback
 
 from ortho_lora.errors import OrthoLoraError, OrthoLoraWarning, OwnPassError
 from ortho_lora.surgery.arguments import check_plain, check_whole
+from ortho_lora.surgery.blocks import blocks
 from ortho_lora.surgery.snapshot import snapshot_steps
 from ortho_lora.trainers import losses, mixture, versions
 from ortho_lora.trainers.examples import Examples
@@ -40,9 +41,9 @@ class Watched(SurgeonInside):
 
     def prepare(self, tasks: list[str]) -> None:
         """Say so too, before any training, where a layer is none that a mixed batch can be taken apart by."""
-        super().prepare(tasks)
         with _told_here():
-            check_plain(self.surgeon.blocks)
+            check_plain(blocks(cast(nn.Module, self.model)))
+        super().prepare(tasks)
 
     def carry(self, column: mixture.TaskColumn) -> None:
         """Have each batch say what task its rows are of."""

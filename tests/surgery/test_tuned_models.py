@@ -36,6 +36,8 @@ from transformers import (
 )
 
 from ortho_lora import OrthoLoRA, OrthoLoraError
+from ortho_lora.record.layers import layer_name
+from ortho_lora.surgery.blocks import module_infos
 
 GUIDE = (Path(__file__).resolve().parents[2] / "docs" / "models.md").read_text()
 TASKS = ["a", "b"]
@@ -327,6 +329,19 @@ def test_what_is_not_exact_in_a_mixed_batch_is_said_and_is_exact_in_passes_of_th
     for gram, truth in zip(measured.gram, own, strict=True):
         expected = truth.flatten(1) @ truth.flatten(1).T
         torch.testing.assert_close(gram.to(expected), expected, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "stacks"),
+    [("T5", ("encoder", "decoder")), ("Whisper", ("encoder", "decoder")), ("LLaVA", ("vision", "language"))],
+)
+def test_layers_of_two_stacks_have_names_of_their_own(name, stacks):
+    found = module_infos(OrthoLoRA(adapted(MODELS[name]), TASKS).blocks)
+    assert {layer_name(of.layer) for of in found} == {f"{stack}.{number}" for stack in stacks for number in (0, 1)}
+    for of in found:
+        side, _, number = layer_name(of.layer).partition(".")
+        assert side in of.path
+        assert f".{number}." in of.path
 
 
 @pytest.mark.parametrize("name", MODELS)
