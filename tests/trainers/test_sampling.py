@@ -4,7 +4,8 @@ from collections import Counter
 
 import pytest
 import torch
-from texts import SEQUENTIAL, Texts, adapter, datasets, llama, same, trainer
+from texts import OLD, SEQUENTIAL, Texts, adapter, datasets, llama, same, trainer
+from transformers import TrainingArguments
 
 from ortho_lora import OrthoLoRA, OrthoLoraError
 from ortho_lora.trainers.task_dataset import TaskCollator, TaskDataset, shares
@@ -48,6 +49,13 @@ def test_proportional_is_each_example_once():
     assert [sum(of.values()) for of in counts.values()] == list(LENGTHS.values())
 
 
+def loss_of(model, texts, rows):
+    """The mean over the tokens of a step, as Trainer counts them."""
+    tokens, labels = texts.tokens[list(rows)], texts.labels[list(rows)]
+    items = torch.tensor((labels if OLD else labels[:, 1:]).numel())
+    return model(input_ids=tokens, labels=labels, num_items_in_batch=items).loss
+
+
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_a_step_of_uneven_numbers_is_that_of_a_loop_written_out(tmp_path, accumulation):
     """Each task's loss is the mean over its own examples of the step; one may be missing from a batch."""
@@ -71,7 +79,7 @@ def test_a_step_of_uneven_numbers_is_that_of_a_loop_written_out(tmp_path, accumu
         for task, texts in tasks.items():
             rows = [place for item in items for place in joined.places(task, item % len(joined))]
             if rows:
-                losses[task] = model(input_ids=texts.tokens[rows], labels=texts.labels[rows]).loss
+                losses[task] = loss_of(model, texts, rows)
         present.update(losses.keys())
         surgeon.backward(losses)
         optimizer.step()
@@ -93,7 +101,7 @@ def test_the_update_is_the_reduction_of_the_tasks_losses(tmp_path, reduction):
     trained.train()
 
     model, factor = llama(), {"sum": 1, "mean": 1 / 3}[reduction]
-    each = {task: model(input_ids=texts.tokens[:4], labels=texts.labels[:4]).loss for task, texts in datasets().items()}
+    each = {task: loss_of(model, texts, range(4)) for task, texts in datasets().items()}
     (factor * (each["a"] + 2 * each["b"] + each["c"])).backward()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -120,6 +128,12 @@ def test_uneven_numbers_change_the_training_and_can_be_done_again(tmp_path):
 def test_what_is_no_sampling_is_refused(tmp_path, given):
     with pytest.raises(OrthoLoraError, match=r"sampling: .* given, expected 'equal', 'proportional', or a temperature"):
         trainer(tmp_path, sampling=given)
+
+
+def test_on_several_processes_only_equal_numbers_are_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(TrainingArguments, "world_size", 2)
+    with pytest.raises(OrthoLoraError, match=r"sampling: 2\.0 given on 2 processes, .*: expected 'equal' there"):
+        trainer(tmp_path, sampling=2.0)
 
 
 def test_what_is_no_reduction_is_refused(tmp_path):

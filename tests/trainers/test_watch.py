@@ -10,6 +10,7 @@ from models import VOCABULARY
 from peft import LoraConfig, get_peft_model
 from texts import OLD, adapter, llama, same, steps_of, table, trains_as_without
 from transformers import (
+    LlamaForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
     Seq2SeqTrainer,
@@ -209,7 +210,8 @@ def test_what_cannot_be_watched_is_refused(tmp_path):
 
     refused(r"task_column: 'origin' given, and the training data has input_ids, labels, source", column="origin")
     refused(r"method 'none': expected one of", method="none")
-    dora = get_peft_model(llama().unload(), LoraConfig(target_modules=["q_proj"], use_dora=True, task_type="CAUSAL_LM"))
+    plain = LlamaForCausalLM(llama().get_base_model().config)
+    dora = get_peft_model(plain, LoraConfig(target_modules=["q_proj"], use_dora=True, task_type="CAUSAL_LM"))
     refused(
         r"plain LoRA on linear layers, and q_proj are not: train with OrthoLoRATrainer, which gives each", model=dora
     )
