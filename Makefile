@@ -1,6 +1,7 @@
 # make app    set up, train the demo run where there is none, open the dashboard
 # make test   set up, then every test
 # make check  lint, format, types
+# make test-qlora    the tests of quantised models, with bitsandbytes beside the environment
 # make test-oldest   the tests of surgery and of the trainer with the oldest packages that were tried
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ PORT ?= 8501
 RUNS_DIR ?= runs
 BIN := $(VENV)/bin
 
-.PHONY: app test test-oldest check browser clean
+.PHONY: app test test-qlora test-oldest check browser clean
 
 app: $(VENV)/.installed
 	$(BIN)/python -m ortho_lora assets
@@ -26,6 +27,9 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+test-qlora: $(VENV)/qlora/.installed
+	PYTHONPATH=$(VENV)/qlora OMP_NUM_THREADS=1 $(BIN)/python -m pytest -k "qlora or QLoRA" tests/surgery tests/test_examples.py
+
 test-oldest: $(VENV)-oldest/.installed
 	OMP_NUM_THREADS=1 $(VENV)-oldest/bin/python -m pytest --numprocesses auto --maxprocesses 4 tests/surgery tests/trainers
 
@@ -36,8 +40,12 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
-$(VENV)/.installed-dev: requirements-dev.txt requirements-rules.txt requirements-gguf.txt requirements-ray.txt requirements-trl.txt $(VENV)/.installed
+$(VENV)/.installed-dev: requirements-dev.txt requirements-rules.txt requirements-gguf.txt requirements-ray.txt requirements-trl.txt requirements-tensorboard.txt $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+$(VENV)/qlora/.installed: requirements-qlora.txt $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/qlora -r requirements-qlora.txt
 	touch $@
 
 $(VENV)-oldest/.installed: requirements-oldest.txt pyproject.toml

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from analysis.conflict.rules import RULES, SCOPES
 from ortho_lora.errors import BAD_INPUT, OrthoLoraError, plain, run_command
+from ortho_lora.record.layers import layer_of
 
 if TYPE_CHECKING:
     from analysis.library.runs import Run
@@ -175,7 +176,9 @@ def export(
     form: Annotated[Format | None, typer.Option("--format", help="Default: as the file is named, else csv.")] = None,
     pair: Annotated[tuple[str, str] | None, typer.Option(help="Two tasks: their pair only.")] = None,
     steps: Annotated[tuple[int, int] | None, typer.Option(help="First and last step.")] = None,
-    layer: Annotated[list[int] | None, typer.Option(help="This layer only; may be repeated.")] = None,
+    layer: Annotated[
+        list[str] | None, typer.Option(help="This layer only, as in 0 or encoder.0; may be repeated.")
+    ] = None,
     module: Annotated[list[str] | None, typer.Option(help="This module only, as in query; may be repeated.")] = None,
     branch: Annotated[Branch | None, typer.Option(help="This branch only.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
@@ -194,7 +197,7 @@ def export(
 
     selection = Selection(
         steps=steps,
-        layers=tuple(layer) if layer else None,
+        layers=tuple(map(layer_of, layer)) if layer else None,
         modules=tuple(module) if module else None,
         branches=(branch,) if branch else None,
     )

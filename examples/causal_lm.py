@@ -10,6 +10,8 @@ runs/<name>; `python -m analysis summary` or the dashboard read it.
 
 import argparse
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -76,13 +78,19 @@ def tiny() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     return LlamaForCausalLM(config), fast
 
 
-def load(name: str | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load(name: str | None, **given: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model and its tokenizer; None: the tiny one."""
     if name is None:
-        return tiny()
+        model, tokenizer = tiny()
+        if given:  # as weights are quantised: while they are loaded
+            with TemporaryDirectory() as directory:
+                model.save_pretrained(directory)
+                model = AutoModelForCausalLM.from_pretrained(directory, **given)
+        return model, tokenizer
     tokenizer = AutoTokenizer.from_pretrained(name)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return AutoModelForCausalLM.from_pretrained(name), tokenizer
+    return AutoModelForCausalLM.from_pretrained(name, **given), tokenizer
 
 
 def main() -> None:

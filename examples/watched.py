@@ -1,6 +1,7 @@
 """A trainer that you have, watched: one mixed data set with a column that says where a row comes from.
 
     python examples/watched.py                            `transformers.Trainer`, on a tiny model made here, in seconds
+    python examples/watched.py --nf4                      the same with its weights in 4 bits (QLoRA)
     python examples/watched.py --trainer sft              TRL's SFTTrainer, with packing
     python examples/watched.py --trainer dpo              TRL's DPOTrainer, chosen and rejected answers
     python examples/watched.py --trainer sft --model Qwen/Qwen2.5-0.5B --method ortho-lora
@@ -16,8 +17,8 @@ from typing import Any
 import torch
 from causal_lm import TASKS, encoded, examples, load
 from datasets import Dataset, concatenate_datasets
-from peft import LoraConfig, get_peft_model
-from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
+from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from transformers import BitsAndBytesConfig, DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
 from ortho_lora import Recorder, watch
 from ortho_lora.trainers.packed import carrying
@@ -44,7 +45,12 @@ def mixed(count: int, seed: int, tokenizer: Any, trainer: str) -> Dataset:
 
 def made(given: argparse.Namespace) -> Trainer:
     """A trainer as anyone would make it."""
-    model, tokenizer = load(given.model)
+    if given.nf4:
+        bits = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+        model, tokenizer = load(given.model, quantization_config=bits)
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    else:
+        model, tokenizer = load(given.model)
     lora = LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
     settings = {
         "output_dir": str(given.runs_dir.parent / "checkpoints" / given.name),
@@ -82,6 +88,7 @@ def made(given: argparse.Namespace) -> Trainer:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trainer", choices=["plain", "sft", "dpo"], default="plain")
+    parser.add_argument("--nf4", action="store_true", help="quantise the model's weights; needs bitsandbytes")
     parser.add_argument("--model", help="a local directory or a name on the hub")
     parser.add_argument("--method", default="joint", help="joint only watches; ortho-lora, pcgrad, ... project")
     parser.add_argument("--steps", type=int, default=30)

@@ -78,10 +78,16 @@ def train(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run; default: the time (UTC) and the method.")] = None,
     queue: _Queue = False,
+    log: Annotated[
+        Literal["tensorboard"] | None, typer.Option(help="Where to log as well; tensorboard: into RUN/tensorboard.")
+    ] = None,
     set_: _Set = None,
 ) -> None:
     """Train one adapter on several tasks, and record how their gradients agree."""
-    settings = load_config(config, _given(tasks=tasks, method=method, steps=steps, seed=seed) | _settings(set_ or []))
+    settings = load_config(
+        config, _given(tasks=tasks, method=method, steps=steps, seed=seed, log=log) | _settings(set_ or [])
+    )
+    settings.require_extras()
     runs_dir = runs_dir or default_runs_dir()
     if queue:
         name = name or new_run_id(runs_dir, settings.label)

@@ -17,6 +17,20 @@ class OrthoLoraError(Exception):
     """Something the user can put right: one sentence with what was given, what was expected and what to do."""
 
 
+class OwnPassError(OrthoLoraError):
+    """Tasks cannot share a pass. Names what whoever calls `OrthoLoRA` does instead; `said_to` is for other readers."""
+
+    def __init__(self, why: str, remedy: str = "") -> None:
+        """Say why, and what else there is to do."""
+        own = "give each task a forward pass of its own, as in surgeon.backward({'a': loss_a, 'b': loss_b}) outside"
+        super().__init__(f"{why}: {own} `mixed_batch`{remedy and f', or {remedy}'}.")
+        self.why, self.remedy = why, remedy
+
+    def said_to(self, remedy: str) -> OrthoLoraError:
+        """The same for whom somebody else calls `OrthoLoRA`: what gives each task a pass of its own there."""
+        return OrthoLoraError(f"{self.why}: {remedy}{self.remedy and f', or {self.remedy}'}.")
+
+
 class OrthoLoraWarning(UserWarning):
     """Training goes on, but not as its author will expect."""
 

@@ -1,5 +1,6 @@
 """Every example runs, and what it leaves can be read."""
 
+import json
 import os
 from pathlib import Path
 
@@ -47,9 +48,12 @@ def test_causal_lm(tmp_path):
     assert "reverse" in told
 
 
-@pytest.mark.parametrize("trainer", ["plain", "sft", "dpo"])
+@pytest.mark.parametrize("trainer", ["plain", "sft", "dpo", "qlora"])
 def test_watched(tmp_path, trainer):
-    command = [EXAMPLES / "watched.py", "--trainer", trainer, "--steps", 6, "--snapshot-batches", 16]
+    if trainer == "qlora":
+        pytest.importorskip("bitsandbytes")
+    which = ["--nf4"] if trainer == "qlora" else ["--trainer", trainer]
+    command = [EXAMPLES / "watched.py", *which, "--steps", 6, "--snapshot-batches", 16]
     out = run(command, tmp_path)
     directory = tmp_path / "runs" / "watched"
     assert read_status(directory).state == "finished"
@@ -70,5 +74,37 @@ def test_own_loop(tmp_path, way):
     assert "finished, step 5 of 5" in summary(out.splitlines()[-1], tmp_path)
 
 
+SHOWS = """
+import ast, json, sys
+
+for number, source in enumerate(json.load(open(sys.argv[1]))):
+    *body, last = ast.parse(source).body
+    if not isinstance(last, ast.Expr):
+        body, last = [*body, last], None
+    exec(compile(ast.Module(body, []), f"cell {number}", "exec"), globals())
+    shown = None if last is None else eval(compile(ast.Expression(last.value), f"cell {number}", "eval"), globals())
+assert "cosine of two tasks" in run._repr_html_()
+print(json.dumps([list(shown.frame.columns), len(shown.frame), len(shown.figure.data), shown.words]))
+"""
+"""Runs cells one after another, as a notebook does: what stands last in each is shown."""
+
+
+def test_notebook(tmp_path):
+    """From installing to a picture in ten cells, and no outputs in the repository."""
+    cells = json.loads((EXAMPLES / "notebook.ipynb").read_text())["cells"]
+    assert len(cells) == 10
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
+    assert code[0].startswith("%pip install")
+    (tmp_path / "cells.json").write_text(json.dumps(code[1:]))
+    out = run(["-c", SHOWS, tmp_path / "cells.json"], tmp_path)
+    columns, rows, traces, words = json.loads(out.splitlines()[-1])
+    assert {"source", "target", "nats"} <= set(columns)
+    assert (rows, traces > 0) == (9, True)
+    assert "sort" in words
+    assert read_status(tmp_path / "runs" / "notebook").state == "finished"
+
+
 def test_every_example_is_run_here():
     assert {path.name for path in EXAMPLES.glob("*.py")} == {"causal_lm.py", "own_loop.py", "watched.py"}
+    assert [path.name for path in EXAMPLES.glob("*.ipynb")] == ["notebook.ipynb"]

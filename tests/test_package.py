@@ -202,7 +202,7 @@ def test_what_is_locked_and_what_was_oldest_lie_in_the_ranges():
         found = pins(*names)
         assert base <= set(found)
         assert all(version in wanted[name] for name, version in found.items() if name in wanted)
-    optional = pins("requirements-rules.txt", "requirements-gguf.txt", "requirements-ray.txt")
+    optional = pins(*(f"requirements-{extra}.txt" for extra in ("rules", "gguf", "ray", "trl", "qlora", "tensorboard")))
     assert all(version in wanted[name] for name, version in optional.items())
 
 

@@ -77,7 +77,7 @@ def trainer(path, model=None, train=None, *, of_args=None, **given):
         **given,
     )
     if in_order:  # for which transformers 4 has no setting
-        made.train_dataset = TaskDataset(train, seed=None)
+        made.train_dataset = TaskDataset(train, None, given.get("sampling", "equal"))
         made._get_train_sampler = lambda *_: SequentialSampler(made.train_dataset)
     return made
 

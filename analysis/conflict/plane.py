@@ -10,6 +10,7 @@ import pandas as pd
 from analysis.reading.database import Selection, ask
 from analysis.statistics.series import Floats
 from ortho_lora.errors import OrthoLoraError
+from ortho_lora.record.layers import layer_name
 from ortho_lora.record.schema import read_run
 
 
@@ -90,7 +91,8 @@ def step_gram(run: Path, step: int, block: Block) -> tuple[list[str], Floats]:
     names = [name for name in read_run(run).task_names if name in norms.index]
     if not names:
         raise OrthoLoraError(
-            f"{run}: step {step} has no gradients of layer {block.layer} {block.module} {block.branch}: choose another."
+            f"{run}: step {step} has no gradients of layer {layer_name(block.layer)} {block.module} {block.branch}:"
+            " choose another."
         )
     cosine = pd.DataFrame(np.eye(len(names)), index=names, columns=names)
     for row in pairs.itertuples():

@@ -6,8 +6,9 @@ from analysis.conflict.snapshots import WHOLE
 from analysis.diagnosis.diagnose import Diagnosis
 from analysis.diagnosis.pairs import batch_sentence, more_words, verdict_sentence
 from analysis.diagnosis.verdicts import Branch, Harm, Pair
-from analysis.library.names import branch_title, branches_of, layer_name, number, snapshots_at, span
+from analysis.library.names import branch_title, branches_of, number, snapshots_at, span
 from ortho_lora.record.judge import TOLD, WORTH
+from ortho_lora.record.layers import layer_name
 
 HOW_TO_READ = (
     "A verdict is on the cosine of two tasks' mean gradients, without the noise of batches: that of the run's "

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from analysis.figures import theme
 from analysis.figures.hatching import draw_cells
 from analysis.figures.heatmaps import WORDS, When, add_targets, cosine_colours, outline
-from analysis.library.names import branch_name, interval, layer_name, number
+from analysis.library.names import branch_name, interval, number
 from ortho_lora.record.judge import MARKS
+from ortho_lora.record.layers import layer_name
 
 Block = tuple[str, int, str]
 """Branch, layer and module."""

@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from analysis.figures import theme
-from analysis.library.names import layer_name
+from ortho_lora.record.layers import layer_name
 
 PLOT = 240  # height of a plot, in pixels
 _PROJECTION = [("frequency", "pairs projected"), ("removed", "norm removed")]

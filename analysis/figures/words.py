@@ -3,9 +3,10 @@
 import pandas as pd
 
 from analysis.conflict.snapshots import WHOLE
-from analysis.library.names import layer_name, method_name, span
+from analysis.library.names import method_name, span
 from analysis.transfer.words import described
 from ortho_lora.record.judge import MARKS
+from ortho_lora.record.layers import layer_name
 
 
 def what_remains(frame: pd.DataFrame) -> str:

@@ -3,12 +3,6 @@
 from collections.abc import Iterable, Sequence
 from math import isnan
 
-
-def layer_name(layer: int) -> str:
-    """A layer as shown: its index, or `other` for modules outside the numbered layers."""
-    return "other" if layer < 0 else str(layer)
-
-
 WHOLE = "both"
 """Stands for a branch where both count together: the whole model."""
 

@@ -14,7 +14,7 @@ from ortho_lora.record.schema import Identity, RunInfo, groups_text, read_run
 
 INDIFFERENT = frozenset(
     {"seed", "gradient_mode", "device", "threads", "eval_batch_size"}
-    | {"record_every", "flush_rows", "flush_seconds", "checkpoint_every", "on_nonfinite"}
+    | {"record_every", "flush_rows", "flush_seconds", "checkpoint_every", "on_nonfinite", "log"}
 )
 """Settings that change nothing but chance, speed and the record, where losses are finite."""
 _FREE = INDIFFERENT | {"method", "rule", "scope", "branches", "order", "groups"}  # and how, and which, gradients meet

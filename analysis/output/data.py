@@ -21,6 +21,7 @@ from analysis.reading.database import Selection
 from analysis.transfer.advice import advised_groups
 from analysis.transfer.predicted import over_transfer, transfer_matrix
 from ortho_lora.errors import OrthoLoraError
+from ortho_lora.record.layers import layer_name
 from ortho_lora.record.schema import read_run
 
 _Question = Callable[[Path, Selection, tuple[str, str] | None], pd.DataFrame]
@@ -95,13 +96,17 @@ def check_part(run: Path, selection: Selection, pair: tuple[str, str] | None) ->
     if selection.layers is not None or selection.modules is not None:
         extent = queries.extent(run)
         for part, given, there in (
-            ("layer", selection.layers or (), extent.layers),
+            ("layer", _named(selection.layers), _named(extent.layers)),
             ("module", selection.modules or (), extent.modules),
         ):
             for one in given:
                 if one not in there:
                     listed = ", ".join(map(str, there)) or "none yet"
                     raise OrthoLoraError(f"{part} {one}: not in the record of {run.name}; expected one of {listed}.")
+
+
+def _named(layers: tuple[int, ...] | None) -> list[str]:
+    return [layer_name(layer) for layer in layers or ()]
 
 
 def _chosen(selection: Selection, pair: tuple[str, str] | None) -> list[str]:

@@ -25,6 +25,7 @@ from analysis.report.figures import (
 )
 from analysis.report.tables import Table, table_of
 from ortho_lora.errors import OrthoLoraError
+from ortho_lora.record.layers import layer_name
 from ortho_lora.record.schema import RunInfo, read_run
 
 
@@ -158,7 +159,7 @@ def _tasks(info: RunInfo) -> Table:
 def _modules(info: RunInfo) -> Table:
     rows = [
         {
-            "layer": module.layer,
+            "layer": layer_name(module.layer),
             "module": module.module,
             **{branch: " x ".join(map(str, shape)) for branch, shape in module.shapes.items()},
             "path": module.path,

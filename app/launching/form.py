@@ -24,7 +24,7 @@ GROUPS = {
     ),
     "Evaluation, recording": (
         "eval_every", "eval_examples", "selection_share", "eval_batch_size", "snapshots", "snapshot_batches",
-        "snapshot_held_out", "record_every", "checkpoint_every", "flush_rows", "flush_seconds",
+        "snapshot_held_out", "record_every", "checkpoint_every", "flush_rows", "flush_seconds", "log",
     ),
     "Machine": ("gradient_mode", "precision", "device", "threads"),
 }  # fmt: skip
@@ -34,7 +34,7 @@ _LABELS = {
     "eval_examples": "Evaluation examples",
     "eval_batch_size": "Evaluation batch",
 }
-_UNSET = {"rule": "the method's", "scope": "the method's", "branches": "the method's"}
+_UNSET = {"rule": "the method's", "scope": "the method's", "branches": "the method's", "log": "nowhere"}
 TERMS = {
     "method": "method", "rule": "rule", "scope": "scope", "branches": "block", "order": "order", "rank": "rank",
     "target_modules": "block", "batch_size": "noise",
@@ -127,7 +127,8 @@ def _choice(name: str) -> tuple[dict[str, Any], bool]:
     """What a setting may be, but for null, and whether that is possible."""
     parts = _SCHEMA[name].get("anyOf", [_SCHEMA[name]])
     known = [part for part in parts if part.get("type") != "null"]
-    return known[0], len(known) < len(parts)
+    choice = known[0]
+    return choice | ({"enum": [choice["const"]]} if "const" in choice else {}), len(known) < len(parts)
 
 
 def _written(name: str, value: Any) -> Any:

@@ -9,6 +9,7 @@ from analysis.conflict import queries
 from analysis.conflict.queries import Extent, Selection
 from analysis.library.runs import Run
 from app.shared import address, glossary, state
+from ortho_lora.record.layers import layer_name
 from ortho_lora.record.schema import BRANCHES
 
 Pair = tuple[str, str]
@@ -21,7 +22,9 @@ def select(extent: Extent) -> Selection:
     with columns[0]:
         steps = _steps(extent)
     with columns[1]:
-        layers = st.multiselect("Layers", extent.layers, key="layers", placeholder="all layers", filter_mode=None)
+        layers = st.multiselect(
+            "Layers", extent.layers, format_func=layer_name, key="layers", placeholder="all layers", filter_mode=None
+        )
     with columns[2]:
         chosen = st.segmented_control(
             "Branch", BRANCHES, key="branch", help=f"None chosen: both. {glossary.help('adapter', 'block')}"

@@ -12,10 +12,10 @@ from analysis.conflict.queries import Extent, Selection
 from analysis.diagnosis.verdicts import worst_pair
 from analysis.figures.heatmaps import When
 from analysis.figures.layers import Block
-from analysis.library.names import layer_name
 from analysis.library.runs import Run
 from app.shared import address, figure, scale, state
 from app.shared.selection import Pair, choose_pair, name_of, of_pair, select_matrix, select_pair
+from ortho_lora.record.layers import layer_name
 
 MOST_CELLS = 100_000
 """That a figure brings to the browser."""
@@ -126,7 +126,10 @@ def _worst(everywhere: pd.DataFrame) -> None:
             _choose_block(row["branch"], row["layer"], row["module"])
 
     st.dataframe(
-        worst.assign(pair=[name_of(pair) for pair in zip(worst["task_i"], worst["task_j"], strict=True)]),
+        worst.assign(
+            pair=[name_of(pair) for pair in zip(worst["task_i"], worst["task_j"], strict=True)],
+            layer=worst["layer"].map(layer_name),
+        ),
         key="worst",
         on_select=chosen,
         selection_mode="single-row",

@@ -10,6 +10,7 @@ from app.playground import LARGEST, playground
 from app.shared import glossary, state
 from app.views import lesson, noise_lab
 from ortho_lora.errors import OrthoLoraError
+from ortho_lora.record.layers import layer_name
 from ortho_lora.record.schema import default_runs_dir, groups_text
 
 Loaded = tuple[str, list[str], Floats]
@@ -106,7 +107,7 @@ def _step_of(run: Run) -> Loaded | None:
 
 def _words(block: plane.Block) -> str:
     cosine = "not measured" if block.cosine is None else f"cosine {block.cosine:+.2f}"
-    layer = "" if block.layer < 0 else f"layer {block.layer} "
+    layer = "" if block.layer < 0 else f"layer {layer_name(block.layer)} "
     return f"{layer}{block.module} {block.branch}, {cosine}"
 
 

@@ -285,6 +285,11 @@ class Recorder:
             self._remember(*(arrays[name].tolist() for name in ("split", "task", "metric", "value")))
         self._added(table, len(next(iter(arrays.values()))))
 
+    @property
+    def metrics(self) -> dict[str, dict[str, dict[str, float]]]:
+        """The last values that are finite, by split, task and metric."""
+        return self._metrics
+
     def event(self, step: int, event: Event, task: str | None = None, reason: str = "") -> None:
         """Add a row to `events`: what went wrong in a step, with the task whose it was where there is one."""
         self.add("events", step=step, event=event, task=np.array([task], object), reason=reason)

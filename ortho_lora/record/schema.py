@@ -85,7 +85,7 @@ class ModuleInfo(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    layer: int
+    layer: int  # `record.layers.layer_name` has its name
     module: str
     path: str  # name inside the model
     shapes: dict[str, tuple[int, ...]]  # of the matrix of each branch

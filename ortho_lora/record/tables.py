@@ -19,7 +19,11 @@ def _table(*columns: Column) -> pa.Schema:
     return pa.schema([pa.field(name, dtype, metadata={"meaning": meaning}) for name, dtype, meaning in columns])
 
 
-_LAYER: Column = ("layer", pa.int16(), "index of the transformer layer; -1 where the module's name holds none")
+_LAYER: Column = (
+    "layer",
+    pa.int16(),
+    "index of the transformer layer; with several stacks 1000 x stack + index; -1: none",
+)
 _MODULE: Column = ("module", _name, "adapted linear layer within its layer, as in `query`")
 _BRANCH: Column = ("branch", _name, "LoRA matrix: `A` or `B`")
 _BLOCK = (("step", pa.int32(), "optimizer step, from 0"), _LAYER, _MODULE, _BRANCH)

@@ -6,7 +6,7 @@ from typing import get_args
 
 from torch import Tensor
 
-from ortho_lora.errors import OrthoLoraError
+from ortho_lora.errors import OrthoLoraError, OwnPassError
 from ortho_lora.surgery.blocks import Block
 from ortho_lora.surgery.methods import METHODS, RULES, SCOPES, Branches, Method, Order, Rule, Scope
 
@@ -129,16 +129,13 @@ def place_of(task: int | str, tasks: Sequence[str]) -> int:
 def check_watchable(*, compiled: bool) -> None:
     """Raise OrthoLoraError where the layers of a model run where no hook sees them."""
     if compiled:
-        raise OrthoLoraError(
-            "mixed_batch: the layers of a compiled model cannot be watched: give each task a forward pass and a loss of"
-            " its own, or leave torch.compile out."
-        )
+        raise OwnPassError("mixed_batch: the layers of a compiled model cannot be watched", "leave torch.compile out")
 
 
 def check_plain(blocks: Sequence[Block]) -> None:
     """Raise OrthoLoraError where the gradient of a layer cannot be taken apart by examples."""
     if special := sorted({block.module for block in blocks if not block.plain}):
-        raise OrthoLoraError(
-            f"mixed_batch needs plain LoRA on linear layers, and {', '.join(special)} are not: give each task a"
-            " forward pass and a loss of its own (`train`: gradient_mode=sequential)."
+        raise OwnPassError(
+            f"mixed_batch needs plain LoRA on linear layers, and {', '.join(special)} are not",
+            "leave them out of the adapter",
         )

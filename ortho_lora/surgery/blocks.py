@@ -12,6 +12,7 @@ from peft.tuners.lora import layer as lora_layers
 from torch import nn
 
 from ortho_lora.errors import OrthoLoraError
+from ortho_lora.record.layers import numbers
 from ortho_lora.record.schema import BRANCHES, ModuleInfo
 
 _PRODUCTS = tuple(  # layers that use only the product of their two matrices; peft 0.15 has the first
@@ -23,7 +24,7 @@ _PRODUCTS = tuple(  # layers that use only the product of their two matrices; pe
 class Block:
     """One LoRA matrix: an adapted module x a branch."""
 
-    layer: int  # -1 where the module's name holds no number
+    layer: int  # of `record.layers`; -1 where the module's name holds no number
     module: str
     branch: str
     path: str  # of the adapted module inside the model
@@ -165,9 +166,8 @@ def _matrix(layer: LoraLayer, adapter: str, branch: str) -> tuple[nn.Parameter, 
 def _module_names(paths: Sequence[str]) -> dict[str, tuple[int, str]]:
     """Layer and module of each path: the path's last word where that tells the modules of a layer apart."""
     split = {}
-    for path in paths:
+    for path, layer in zip(paths, numbers(paths), strict=True):
         number = re.search(r"\.(\d+)\.", path)
-        layer = int(number[1]) if number else -1
         whole = path.replace(number[0], ".", 1) if number else path
         split[path] = (layer, path.rsplit(".", 1)[-1], re.sub(r"^((module|_orig_mod|base_model|model)\.)+", "", whole))
     count = Counter((layer, last) for layer, last, _ in split.values())

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ortho_lora.errors import OrthoLoraError
+from ortho_lora.errors import OrthoLoraError, OwnPassError
 from ortho_lora.surgery.autograd import gradients
 from ortho_lora.surgery.blocks import Block
 from ortho_lora.surgery.halves import Rows, one_hot
@@ -394,9 +394,9 @@ def _kept(gradient: Tensor | None) -> Tensor | None:
     return gradient.clone() if gradient is not None and gradient._is_view() else gradient
 
 
-def _cannot_split(block: Block, why: str) -> OrthoLoraError:
+def _cannot_split(block: Block, why: str) -> OwnPassError:
     """What to say of a block whose gradient cannot be taken apart."""
-    return OrthoLoraError(
-        f"{block.path}, branch {block.branch}: {why}, so its examples cannot be told apart: give each task a forward"
-        " pass and a loss of its own (`train`: gradient_mode=sequential)."
+    return OwnPassError(
+        f"{block.path}, branch {block.branch}: {why}, so its examples cannot be told apart",
+        "leave the layer out of the adapter",
     )

@@ -21,6 +21,7 @@ from ortho_lora.surgery.measure import Measured
 from ortho_lora.surgery.methods import Branches, OnNonfinite, Order, Rule, Scope
 from ortho_lora.surgery.nonfinite import nonfinite, record_nonfinite, settle
 from ortho_lora.surgery.projection import all_orders, check_rule
+from ortho_lora.surgery.quantised import keep_differentiable
 from ortho_lora.surgery.recording import Recording
 from ortho_lora.surgery.scalars import Scalars
 from ortho_lora.surgery.snapshot import Drawn, snapshot
@@ -105,6 +106,7 @@ class OrthoLoRA:
         if order == "mean":
             all_orders(len(tasks))  # refuses too many
         distributed.refuse_sharded(model)
+        keep_differentiable(model)
         self.model, self.blocks = model, blocks(model, adapter, whole)
         distributed.align(trained(model))
         self.recording = Recording(self.blocks, self.tasks, optimizer, record_every)

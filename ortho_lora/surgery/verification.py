@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ortho_lora.errors import OrthoLoraError
+from ortho_lora.errors import OrthoLoraError, OwnPassError
 from ortho_lora.surgery import distributed
 from ortho_lora.surgery.autograd import errors, has_reentrant_checkpoints
 from ortho_lora.surgery.blocks import Block
@@ -90,10 +90,10 @@ class Verification:
         return max(worst, 0.0)
 
 
-def _off_by(block: Block, error: float, whose: str) -> OrthoLoraError:
-    return OrthoLoraError(
+def _off_by(block: Block, error: float, whose: str) -> OwnPassError:
+    return OwnPassError(
         f"{block.path}, branch {block.branch}: the gradient of {whose} taken from a mixed batch is off by {error:.0%}"
         " from what autograd finds: its rows are not the batch's examples (a model that is time first), a loss couples"
-        " examples of several tasks (in-batch negatives, batch statistics), or a loss uses the weights themselves (a"
-        " penalty): give each task a forward pass and a loss of its own (`train`: gradient_mode=sequential)."
+        " examples of several tasks (in-batch negatives, batch statistics, a term that balances experts), or a loss"
+        " uses the weights themselves (a penalty)"
     )

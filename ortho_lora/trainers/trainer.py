@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sized
 from itertools import islice
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +12,11 @@ from transformers import Trainer, TrainingArguments
 
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.recorder import Recorder
+from ortho_lora.surgery.arguments import weights_of
 from ortho_lora.surgery.methods import Branches, OnNonfinite, Order, Rule, Scope
 from ortho_lora.trainers import losses, versions
 from ortho_lora.trainers.inside import SurgeonInside, refuse_args
-from ortho_lora.trainers.task_dataset import Example, TaskCollator, TaskDataset
+from ortho_lora.trainers.task_dataset import Example, Sampling, TaskCollator, TaskDataset
 
 
 class OrthoLoRATrainer(SurgeonInside, Trainer):
@@ -32,10 +33,10 @@ class OrthoLoRATrainer(SurgeonInside, Trainer):
         )
         trainer.train()
 
-    A step draws `per_device_train_batch_size` examples of EVERY task; an epoch is one pass over the longest dataset.
-    `loss` in the logs is the weighted sum of the tasks' losses; `OrthoLoRA.scalars` stand beside it, `loss/<task>` and
-    others, all means since the last log. A model with a head for each task can take the task from a column of the
-    datasets.
+    A step draws `per_device_train_batch_size` examples of EVERY task, unless `sampling` says otherwise; an epoch is one
+    pass over the longest dataset. `loss` in the logs is the weighted sum of the tasks' losses, and so is `eval_loss`,
+    for `load_best_model_at_end` and early stopping; `OrthoLoRA.scalars` stand beside it, `loss/<task>` and others, all
+    means since the last log. A model with a head for each task can take the task from a column of the datasets.
     """
 
     def __init__(
@@ -46,6 +47,8 @@ class OrthoLoRATrainer(SurgeonInside, Trainer):
         train_dataset: Mapping[str, Dataset[Example]] | None = None,
         eval_dataset: Mapping[str, Dataset[Example]] | Dataset[Example] | None = None,
         *,
+        sampling: Sampling = "equal",
+        reduction: Literal["sum", "mean"] = "sum",
         method: str = "ortho-lora",
         rule: Rule | None = None,
         scope: Scope | None = None,
@@ -65,6 +68,11 @@ class OrthoLoRATrainer(SurgeonInside, Trainer):
             data_collator: makes a batch of examples of one task.
             train_dataset: by task; each a dataset with a length, whose columns the model does not know are left out.
             eval_dataset: by task, for metrics `eval_<task>_<metric>`; or one dataset.
+            sampling: how many examples of each task a step holds: `equal`, as many; `proportional` to the lengths of
+                the datasets; or a temperature T, in proportion to length ** (1 / T), so that 1 is proportional and
+                large ones are equal. All tasks together have `per_device_train_batch_size` for each of them in the
+                mean, and an epoch passes through every dataset at least once; a task may be missing from a step.
+            reduction: of the tasks' losses: their `sum`, or their `mean`, a T-th of it, in training and evaluation.
             method: with `rule`, `scope`, `branches`, `order`, `loss_weights`, `record_every` and `on_nonfinite` as in
                 `OrthoLoRA`.
             recorder: of one training. It is closed at the end as finished, failed or stopped (by Ctrl-C); one that is
@@ -75,16 +83,26 @@ class OrthoLoRATrainer(SurgeonInside, Trainer):
             OrthoLoraError: datasets, a method or a kind of training that this trainer cannot use.
         """
         self.recorder = recorder
+        datasets = _checked(train_dataset)
+        if reduction not in ("sum", "mean"):
+            raise OrthoLoraError(f"reduction: {reduction!r} given, expected 'sum' or 'mean'.")
+        if reduction == "mean":
+            weights = weights_of(list(datasets), loss_weights)
+            loss_weights = {task: weight / len(datasets) for task, weight in weights.items()}
         self._surgery: dict[str, Any] = {
             "method": method, "rule": rule, "scope": scope, "branches": branches, "order": order,
             "loss_weights": loss_weights, "record_every": record_every, "on_nonfinite": on_nonfinite,
         }  # fmt: skip
-        datasets = _checked(train_dataset)
         args = TrainingArguments() if args is None else args
         versions.refuse_unknown()
         _refuse(args)
         seed = args.seed if args.data_seed is None else args.data_seed
-        joined = TaskDataset(datasets, None if versions.sampling(args) == "sequential" else seed)
+        joined = TaskDataset(datasets, None if versions.sampling(args) == "sequential" else seed, sampling)
+        if sampling != "equal" and args.world_size > 1:
+            raise OrthoLoraError(
+                f"sampling: {sampling!r} given on {args.world_size} processes, which could not agree on the tasks of a"
+                " step: expected 'equal' there; loss_weights say which task counts more."
+            )
         super().__init__(
             model,
             args,
@@ -95,6 +113,7 @@ class OrthoLoRATrainer(SurgeonInside, Trainer):
         )
         self._shifts_labels = versions.shifts_labels(self.model)
         self.prepare(list(datasets))
+        self._parts: dict[str, float] = {}  # of the step's micro-batches, by how many hold a task
         self._weights: deque[dict[str, list[float]]] = deque()  # of the examples of each micro-batch to come
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -116,10 +135,12 @@ class OrthoLoRATrainer(SurgeonInside, Trainer):
         """The batches of a step, and for each task what its loss is divided by over all of them and all ranks."""
         batches = list(islice(epoch_iterator, num_batches))
         tasks = self.surgeon.tasks
+        of_tasks = {task: [of[task] for of in batches if task in of] for task in tasks}
         items = {
-            task: super(OrthoLoRATrainer, self).get_batch_samples((of[task] for of in batches), len(batches), device)[1]
-            for task in tasks
+            task: super(OrthoLoRATrainer, self).get_batch_samples(iter(of), len(of), device)[1]
+            for task, of in of_tasks.items()
         }
+        self._parts = {task: len(batches) / len(of) for task, of in of_tasks.items() if of}
         self._weights = deque(self._weights_of(batch, items) for batch in batches)
         return batches, items
 
@@ -149,7 +170,7 @@ class OrthoLoRATrainer(SurgeonInside, Trainer):
                     prepared = self._prepare_inputs(batch)
                     loss = cast(Tensor, self.compute_loss(model, prepared, num_items_in_batch=items))
                 if not versions.is_divided(self, items):
-                    loss = loss / versions.accumulated(self)
+                    loss = loss / versions.accumulated(self) * self._parts.get(task, 1.0)
                 self.surgeon.backward_part(task, loss, weight=weights.get(task), scaler=self.accelerator.scaler)
                 losses.append(self.surgeon.loss_weights[task] * loss.detach())
                 del loss  # and its graph, before the next task's is made

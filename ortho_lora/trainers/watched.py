@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
-from ortho_lora.errors import OrthoLoraError, OrthoLoraWarning
-from ortho_lora.surgery.arguments import check_whole
+from ortho_lora.errors import OrthoLoraError, OrthoLoraWarning, OwnPassError
+from ortho_lora.surgery.arguments import check_plain, check_whole
+from ortho_lora.surgery.blocks import blocks
 from ortho_lora.surgery.snapshot import snapshot_steps
 from ortho_lora.trainers import losses, mixture, versions
 from ortho_lora.trainers.examples import Examples
@@ -37,6 +38,12 @@ class Watched(SurgeonInside):
     _is_separate: bool | None = None  # whether the loss of a batch is a sum over its rows; None: not looked at yet
     _snapshots: Snapshots | None = None
     _found: Mapping[str, float] = MappingProxyType({})  # by the last snapshot, not logged yet
+
+    def prepare(self, tasks: list[str]) -> None:
+        """Say so too, before any training, where a layer is none that a mixed batch can be taken apart by."""
+        with _told_here():
+            check_plain(blocks(cast(nn.Module, self.model)))
+        super().prepare(tasks)
 
     def carry(self, column: mixture.TaskColumn) -> None:
         """Have each batch say what task its rows are of."""
@@ -114,7 +121,7 @@ class Watched(SurgeonInside):
         """As ever, but for the backward pass."""
         self._went_back = False
         try:
-            with ExitStack() as self._pass, self._backward_replaced():
+            with _told_here(), ExitStack() as self._pass, self._backward_replaced():
                 found = super().training_step(*args, **kwargs)
         finally:
             self._pass = None
@@ -282,6 +289,15 @@ class Watched(SurgeonInside):
             stacklevel=2,
         )
         return False
+
+
+@contextmanager
+def _told_here() -> Iterator[None]:
+    """Name the way that is exact to whom trains with a trainer."""
+    try:
+        yield
+    except OwnPassError as error:
+        raise error.said_to("train with OrthoLoRATrainer, which gives each task a pass of its own") from error
 
 
 class Generating(Watched):

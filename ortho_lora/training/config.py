@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from ortho_lora.errors import OrthoLoraError, nearest
+from ortho_lora.errors import OrthoLoraError, nearest, require
 from ortho_lora.surgery.methods import LARGEST_MEAN, METHODS, Branches, Method, OnNonfinite, Order, Rule, Scope, name_of
 from ortho_lora.tasks.specs import DialTask, FileTask, HubTask, PackagedTask, Strict, Task, expand_task
 from ortho_lora.training import yaml_text
@@ -97,6 +97,8 @@ class Config(Strict):
     """Batches of every task's validation texts beside them, which cost as much, at most; null: as many; 0: none."""
     record_every: int = Field(1, ge=1)
     """Steps between records of gradients; losses are recorded in every step."""
+    log: Literal["tensorboard"] | None = None
+    """Where to log losses, cosines and metrics beside the record: `tensorboard`, in RUN/tensorboard; null: nowhere."""
     checkpoint_every: int | None = Field(100, ge=1)
     """Steps between checkpoints, which `resume` goes on from; also one at step 0 and at the end; null: none."""
     flush_rows: int = Field(1_000_000, ge=1)
@@ -135,6 +137,11 @@ class Config(Strict):
         if groups is None or "tasks" not in info.data:  # else they were refused
             return groups
         return arranged(groups, [task.name for task in info.data["tasks"]])
+
+    def require_extras(self) -> None:
+        """Say which extra is missing. Raises OrthoLoraError."""
+        if self.log == "tensorboard":
+            require("tensorboard", "tensorboard")
 
     @field_validator("device")
     @classmethod

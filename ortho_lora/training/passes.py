@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ortho_lora.errors import OrthoLoraError
+from ortho_lora.errors import OrthoLoraError, OwnPassError
 from ortho_lora.surgery.measure import Measured
 from ortho_lora.tasks.data import TaskData, take
 from ortho_lora.training.adapters import Group
@@ -70,8 +70,11 @@ class Passes:
                 if any(surgeon.tasks[place] != without for place in some.places)
             ]
             for number, some in passes:
-                with surgeon.mixed_batch(some.task_of_example, some.half_of_example, weight_of_example=1):
-                    measured = surgeon.backward(losses(some, number), accumulate=some is not passes[-1][1])
+                try:
+                    with surgeon.mixed_batch(some.task_of_example, some.half_of_example, weight_of_example=1):
+                        measured = surgeon.backward(losses(some, number), accumulate=some is not passes[-1][1])
+                except OwnPassError as error:
+                    raise error.said_to("set gradient_mode: sequential, which gives each task its own pass") from error
         else:
             split = not all(block.plain for block in surgeon.blocks)  # only a pass each tells the halves apart
             for place, size in enumerate(batch.sizes):

@@ -47,6 +47,7 @@ def resume(run_dir: Path, *, report: Callable[[Status], None] = lambda status: N
             raise OrthoLoraError(f"{run_dir}: the run is finished: there is nothing to go on with.")
         check_exists(run_dir, "to go on from")
         config = load_config(overrides=info.config)
+        config.require_extras()
         check_rule(config.effective.rule)
         with stop_on_signal() as stop:
             training = Training(config, tasks_of(config), report, stop)

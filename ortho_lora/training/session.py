@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from peft import PeftModel
@@ -34,6 +35,13 @@ from ortho_lora.training.snapshots import Taking, rounds
 
 log = logging.getLogger(__name__)
 
+EVERY = 10
+"""Steps between scalars for a logger, which are means over them."""
+
+
+if TYPE_CHECKING:
+    from ortho_lora.training.board import Board
+
 
 class Training:
     """Everything that a run trains, at one place of its way."""
@@ -54,6 +62,7 @@ class Training:
         self.saved = -1  # step of the last checkpoint
         self.losses: dict[str, float] = {}
         self.recorder: Recorder
+        self.board: Board | None = None
 
         encoder, self.tokenizer = load_encoder(config.model, config.max_length)
         shape = outline(encoder)
@@ -105,6 +114,10 @@ class Training:
     def run(self, recorder: Recorder) -> None:
         config = self.config
         self.recorder = recorder
+        if config.log == "tensorboard":
+            from ortho_lora.training.board import Board
+
+            self.board = Board(recorder.run_dir, self.place.step)
         try:
             log.info("%s on %s, %s gradients", config.label, self.device, self.mode)
             if config.snapshots > config.snapshots_taken:
@@ -136,6 +149,9 @@ class Training:
             expected = isinstance(error, OrthoLoraError)  # then the sentence says it all
             log.error("the run failed at step %d: %s", self.place.step, error, exc_info=not expected)
             raise
+        finally:
+            if self.board is not None:
+                self.board.close()
 
     def _train_step(self) -> None:
         started = time.perf_counter()
@@ -162,6 +178,9 @@ class Training:
                 f" {self.config.learning_rate:g}, warmup_steps or clip; on_nonfinite: skip leaves such steps out."
             )
         self.place.step += 1
+        if self.board is not None and (self.place.step % EVERY == 0 or self.place.step == self.config.steps):
+            for group in self.groups:
+                self.board.add(self.place.step, group.surgeon.scalars())
 
     def advance(
         self, indices: Sequence[Sequence[int]], *, without: str | None = None, chance: int | None = None
@@ -226,6 +245,8 @@ class Training:
         self.place.evaluated = self.place.step
         self.place.evaluation_seconds = time.perf_counter() - started
         self.recorder.flush()
+        if self.board is not None:
+            self.board.add_metrics(self.place.step, self.recorder.metrics)
 
     def _take_snapshot(self) -> None:
         """Take a snapshot; none where the run is stopped meanwhile."""

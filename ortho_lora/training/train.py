@@ -36,6 +36,7 @@ def train(
     Raises:
         OrthoLoraError: bad input, or a loss or gradient that is not finite.
     """
+    config.require_extras()
     run_id = check_free(runs_dir, run_id or new_run_id(runs_dir, config.label))
     with stop_on_signal() as stop:
         recorder = Recorder(

@@ -92,7 +92,8 @@ def test_the_guide_says_what_is_expected_here(name):
     def plain(words):
         return re.sub(r"[^a-z0-9]", "", words.lower())
 
-    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in GUIDE.splitlines() if line.startswith("| ")]
+    of_this = GUIDE.partition("\n## Whole models")[0]
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in of_this.splitlines() if line.startswith("| ")]
     (row,) = (row for row in table if plain(name) in plain(row[0]))
     expected = ARCHITECTURES[name]
     assert tuple(re.findall("`(.*?)`", row[1])) == expected.modules

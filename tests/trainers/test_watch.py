@@ -10,6 +10,7 @@ from models import VOCABULARY
 from peft import LoraConfig, get_peft_model
 from texts import OLD, adapter, llama, same, steps_of, table, trains_as_without
 from transformers import (
+    LlamaForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
     Seq2SeqTrainer,
@@ -200,8 +201,8 @@ class Alone(Trainer):
 
 
 def test_what_cannot_be_watched_is_refused(tmp_path):
-    def refused(message, data=None, kind=Trainer, column="source", **given):
-        trainer = made(tmp_path, data, kind=kind, max_steps=1)
+    def refused(message, data=None, kind=Trainer, column="source", model=None, **given):
+        trainer = made(tmp_path, data, model, kind=kind, max_steps=1)
         with pytest.raises(OrthoLoraError, match=message):
             watch(trainer, column, **given)
         assert type(trainer) is kind
@@ -209,6 +210,11 @@ def test_what_cannot_be_watched_is_refused(tmp_path):
 
     refused(r"task_column: 'origin' given, and the training data has input_ids, labels, source", column="origin")
     refused(r"method 'none': expected one of", method="none")
+    plain = LlamaForCausalLM(llama().get_base_model().config)
+    dora = get_peft_model(plain, LoraConfig(target_modules=["q_proj"], use_dora=True, task_type="CAUSAL_LM"))
+    refused(
+        r"plain LoRA on linear layers, and q_proj are not: train with OrthoLoRATrainer, which gives each", model=dora
+    )
     trainer = made(tmp_path, max_steps=1)
     watch(trainer, "source", tasks=["qa", "code"])
     with pytest.raises(OrthoLoraError, match=r"task_column 'source': a row says 'chat', expected one of qa, code"):

@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 from small_runs import config, table
 
 from analysis.conflict.replay import apply, replay, steps_of
-from ortho_lora.errors import OrthoLoraError
+from ortho_lora.errors import OrthoLoraError, OwnPassError
 from ortho_lora.record.schema import read_run, read_status
+from ortho_lora.surgery.verification import Verification
 from ortho_lora.tasks.loading import load_tasks
 from ortho_lora.training import session
 from ortho_lora.training.batches import Batch, TaskSampler, seed_of
@@ -229,6 +230,16 @@ def test_run_that_exists_is_refused_and_left_alone(runs):
     with pytest.raises(OrthoLoraError, match="run 'joint' exists.*choose another --name"):
         train(config(), runs, "joint")
     assert sorted(path for path in (runs / "joint").rglob("*")) == before
+
+
+def test_a_pass_that_tasks_cannot_share_names_the_setting_that_gives_each_its_own(tmp_path, monkeypatch):
+    def off(*_):
+        raise OwnPassError("layer 0: is off")
+
+    monkeypatch.setattr(Verification, "compare", off)
+    with pytest.raises(OrthoLoraError, match=r"^layer 0: is off: set gradient_mode: sequential, which gives each task"):
+        train(config(gradient_mode="fused"), tmp_path, "fused")
+    assert "gradient_mode: sequential" in read_status(tmp_path / "fused").message
 
 
 def test_regression_and_pairs_train_from_a_file(tmp_path):
