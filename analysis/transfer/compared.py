@@ -105,8 +105,8 @@ def agreement(frame: pd.DataFrame) -> list[Agreement]:
             Agreement(
                 str(part),
                 len(rows),
-                *with_interval(rows, pearson),
-                *with_interval(rows, spearman),
+                *map(_within, with_interval(rows, pearson)),
+                *map(_within, with_interval(rows, spearman)),
                 slope(rows),
                 len(sure),
                 float(right.mean()) if len(sure) else np.nan,
@@ -128,6 +128,11 @@ def spearman(rows: pd.DataFrame) -> float:
     """Of ranks."""
     ranks = rows.assign(**{name: stats.rankdata(rows[name]) for name in ("predicted", "realized")})
     return pearson(ranks)
+
+
+def _within(correlation: float) -> float:
+    """An interval may reach beyond what a correlation can be."""
+    return float(np.clip(correlation, -1, 1))
 
 
 def slope(rows: pd.DataFrame) -> float:

@@ -29,6 +29,13 @@ def test_what_agrees_wholly_agrees_wholly():
     assert found.sure == (pairs(0.0).query("source != target")["predicted"].abs() > 0.5).sum()
 
 
+def test_an_interval_ends_where_a_correlation_does():
+    for seed in range(5):
+        (found,) = agreement(pairs(3.0, seed))
+        assert -1 <= found.pearson_low <= found.pearson <= found.pearson_high <= 1
+        assert -1 <= found.spearman_low <= found.spearman <= found.spearman_high <= 1
+
+
 def test_a_task_on_itself_is_no_pair():
     frame = pairs(0.0)
     frame.loc[frame["source"] == frame["target"], "realized"] = 1e6
