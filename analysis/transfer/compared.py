@@ -105,8 +105,8 @@ def agreement(frame: pd.DataFrame) -> list[Agreement]:
             Agreement(
                 str(part),
                 len(rows),
-                *map(_within, with_interval(rows, pearson)),
-                *map(_within, with_interval(rows, spearman)),
+                *_of_correlation(rows, pearson),
+                *_of_correlation(rows, spearman),
                 slope(rows),
                 len(sure),
                 float(right.mean()) if len(sure) else np.nan,
@@ -130,9 +130,10 @@ def spearman(rows: pd.DataFrame) -> float:
     return pearson(ranks)
 
 
-def _within(correlation: float) -> float:
-    """An interval may reach beyond what a correlation can be."""
-    return float(np.clip(correlation, -1, 1))
+def _of_correlation(rows: pd.DataFrame, of: Callable[[pd.DataFrame], float]) -> tuple[float, float, float]:
+    """`with_interval`, which may reach beyond what a correlation can be."""
+    value, low, high = with_interval(rows, of)
+    return value, max(low, -1.0), min(high, 1.0)
 
 
 def slope(rows: pd.DataFrame) -> float:
