@@ -9,18 +9,25 @@ import streamlit as st
 if (root := str(Path(__file__).resolve().parents[1])) not in sys.path:
     sys.path.append(root)
 
-from app.shared import address, figure, links, state
+from app.launching import under_way
+from app.shared import address, figure, links, places, state
 from app.views import conflicts, diagnosis, launch, layers, learn, metrics, projection, runs, start, study, transfer
 
 st.set_page_config(page_title="Ortho-LoRA", page_icon=str(Path(__file__).with_name("icon.svg")), layout="wide")
 state.spare_imports()
+if places.read_only():
+    st.set_option("client.showErrorDetails", "none")  # which name files of this machine
 pages = {
     "": [
         st.Page(start.page, title="Start", icon=":material/home:", default=True),
         st.Page(learn.page, title="Learn", icon=":material/school:", url_path="learn"),
     ],
     "Train": [
-        st.Page(launch.page, title="Launch", icon=":material/rocket_launch:", url_path="launch"),
+        *(
+            [st.Page(launch.page, title="Launch", icon=":material/rocket_launch:", url_path="launch")]
+            if not places.read_only()
+            else []
+        ),
         st.Page(runs.page, title="Runs", icon=":material/list:", url_path="runs"),
     ],
     "Look": [
@@ -38,5 +45,7 @@ links.register(page for section in pages.values() for page in section)
 state.choose_runs()
 address.arrive(chosen.url_path)
 with st.sidebar:
+    if chosen.url_path != "launch":  # which shows it at length
+        under_way.show()
     figure.choose_image_format()
 chosen.run()

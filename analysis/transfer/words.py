@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.library.names import interval, nats_unit, number
+from analysis.library.samples import is_sample
 from analysis.transfer.compared import Agreement
-from ortho_lora.record.schema import Identity
+from ortho_lora.record.schema import Identity, default_runs_dir
 
 MEANING = (
     "A cell: what training on the column's task does to the row's validation loss, per step of this mixture, with the"
@@ -65,10 +66,13 @@ def told_of_groups(groups: pd.DataFrame) -> str:
 
 
 def trial_of(run: Path, info: Identity) -> str | None:
-    """The command that trains what is advised, and what it is to be compared with; None where a loop of its own
-    trained the run, which nothing here can train again.
+    """The command that trains what is advised, and what it is to be compared with, beside the run, or of a shipped one
+    among one's own; None where a loop of its own trained the run, which nothing here can train again.
     """
-    return f"ortho-lora study --from-advice {shlex.quote(str(run))}" if "tasks" in info.config else None
+    if "tasks" not in info.config:
+        return None
+    elsewhere = ["--runs-dir", str(default_runs_dir())] if is_sample(run) else []
+    return shlex.join(["ortho-lora", "study", "--from-advice", str(run), *elsewhere])
 
 
 def unit_of(frame: pd.DataFrame) -> tuple[float, str]:

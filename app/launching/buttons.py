@@ -5,7 +5,7 @@ import streamlit as st
 from analysis.library.runs import Run
 from app.launching import launcher
 from app.launching.form import fill_form
-from app.shared import links, state
+from app.shared import links, places, state
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.launching.queue import read_ticket
 from ortho_lora.record.schema import default_runs_dir
@@ -35,11 +35,11 @@ def resume_button(run: Run) -> None:
 
 def try_button(run: Run) -> None:
     """A button that has a study train what a run's snapshots advise, beside what it is to be compared with."""
-    name = launcher.name_of_trial(run.run_id)
-    study, ticket = run.path.parent / name, read_ticket(run.path.parent, name)
-    if ticket is not None and ticket.alive:
+    name, runs_dir = launcher.name_of_trial(run.run_id), places.workplace(run)
+    study, ticket = runs_dir / name, read_ticket(runs_dir, name)
+    if ticket is not None and ticket.alive and not places.read_only():
         stop_button(name, "Stop the study", asked=ticket.stop_asked)
-    elif st.button(
+    elif not places.read_only() and st.button(
         "Go on with the study" if is_study(study) else "Try it: train a study",
         key=f"try-{run.run_id}",
         icon=":material/science:",
@@ -47,7 +47,7 @@ def try_button(run: Run) -> None:
         f" for its turn, and stands in {study}.",
     ):
         try:
-            launcher.try_advice(run.path)
+            launcher.try_advice(run.path, runs_dir)
         except OrthoLoraError as error:
             st.error(state.plain(str(error)))
         else:
@@ -87,7 +87,7 @@ def again_button(run_id: str) -> None:
 def fill_from_run(run_id: str) -> None:
     """Fill the form with the settings of a run, or of a launch that made none; for a callback."""
     try:
-        settings = launcher.settings(default_runs_dir(), run_id)
+        settings = launcher.settings(places.home(run_id), run_id)
     except OrthoLoraError as error:
         st.toast(state.plain(str(error)), icon=":material/error:")
         return

@@ -7,7 +7,7 @@ from app.launching import launcher
 from app.launching.buttons import resume_button, stop_button
 from app.launching.launcher import Launch
 from app.launching.progress import waiting
-from app.shared import links, state
+from app.shared import links, places, state
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.schema import default_runs_dir
 
@@ -49,7 +49,7 @@ def _followed(run: Run, launches: list[Launch]) -> None:
 
 def _follow(run: Run, launches: list[Launch], names: list[str]) -> None:
     """What measures; the page anew where what can be done has changed."""
-    now = next((one for one in list_runs(default_runs_dir()) if one.run_id == run.run_id), None)
+    now = next((one for one in places.runs() if one.run_id == run.run_id), None)
     found = _measuring(run)
     if now is None or (now.state, _launches(run), [one.run_id for one in found]) != (run.state, launches, names):
         st.rerun()

@@ -146,8 +146,8 @@ def can_probe(run: Run) -> bool:
     )
 
 
-def try_advice(run_dir: Path) -> str:
-    """Have a study try what the snapshots of a run advise, when its turn comes, and return the name of the study.
+def try_advice(run_dir: Path, runs_dir: Path) -> str:
+    """Have a study try what the snapshots of a run advise, when its turn comes, and return its name in `runs_dir`.
 
     One that is there is gone on with. It counts as one of those that train at once, whatever it trains.
 
@@ -157,8 +157,8 @@ def try_advice(run_dir: Path) -> str:
     """
     run = open_run(run_dir.parent, run_dir.name)
     name = name_of_trial(run.run_id)
-    options = ["--from-advice", str(run_dir.resolve()), "--runs-dir", str(run_dir.parent.resolve()), "--name", name]
-    _start(["study", *options], run_dir.parent, name, {})
+    options = ["--from-advice", str(run_dir.resolve()), "--runs-dir", str(runs_dir.resolve()), "--name", name]
+    _start(["study", *options], runs_dir, name, {})
     return name
 
 

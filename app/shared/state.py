@@ -14,7 +14,9 @@ from typing import Any
 
 import streamlit as st
 
-from analysis.library.runs import Run, list_runs, open_run
+from analysis.library.runs import Run, open_run
+from analysis.library.samples import is_sample
+from app.shared import places
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.schema import default_runs_dir
 
@@ -28,6 +30,9 @@ SYMBOLS = {
     "stalled": "◍", "lost": "?", "unreadable": "!",
 }  # fmt: skip
 
+SHIPPED = " · comes with this program"
+"""Said of a record that does."""
+
 HOW_TO_START = """
 Make one in any of three ways:
 
@@ -39,7 +44,8 @@ Make one in any of three ways:
 
 
 def plain(text: str) -> str:
-    """Untrusted text for a place that renders Markdown."""
+    """Untrusted text for a place that renders Markdown; for who may only look, without the paths in it."""
+    text = places.without_paths(text)
     return "".join(f"\\{letter}" if letter in r"\`*_{}[]()#+-.!|~<>$:@" else letter for letter in text)
 
 
@@ -70,11 +76,11 @@ def spare_imports() -> None:
 def choose_runs() -> None:
     """The run that the pages show and those that it is compared with, in the sidebar and in the address."""
     try:
-        runs = _unarchived(list_runs(default_runs_dir()))
+        runs = _unarchived(places.runs())
     except OrthoLoraError as error:
         st.error(plain(str(error)))
         st.stop()
-    states = {run.run_id: run.state for run in runs}
+    states, samples = {run.run_id: run.state for run in runs}, {run.run_id for run in runs if is_sample(run.path)}
     if st.session_state.get("run") not in states:
         st.session_state.pop("run", None)
     # Always in the address, also where it is the newest run: another will be the newest tomorrow.
@@ -91,7 +97,7 @@ def choose_runs() -> None:
             disabled=not states,
         )
         if chosen:
-            st.caption(f"{SYMBOLS[states[chosen]]} {states[chosen]}")
+            st.caption(f"{SYMBOLS[states[chosen]]} {states[chosen]}{SHIPPED if chosen in samples else ''}")
         others = [run.run_id for run in runs if run.info is not None and run.run_id != chosen]
         if "compare" in st.session_state:
             st.session_state["compare"] = [run_id for run_id in st.session_state["compare"] if run_id in others]
@@ -104,7 +110,8 @@ def choose_runs() -> None:
             disabled=not others,
             help="On the pages that show several runs side by side: Metrics and Diagnosis.",
         )
-        st.caption(f"in {plain(str(default_runs_dir()))}")
+        if not places.read_only():
+            st.caption(f"in {plain(str(default_runs_dir()))}")
         st.button("Look again", icon=":material/refresh:", help="Read the runs directory again.")
 
 
@@ -117,7 +124,7 @@ def _unarchived(runs: list[Run]) -> list[Run]:
 
 def compared_runs() -> list[Run]:
     """The runs that the chosen one is compared with, in the order chosen."""
-    known = {run.run_id: run for run in list_runs(default_runs_dir())}
+    known = {run.run_id: run for run in places.runs()}
     return [known[run_id] for run_id in st.session_state.get("compare", []) if run_id in known]
 
 
@@ -128,7 +135,7 @@ def current_run() -> Run:
         st.markdown(HOW_TO_START)
         st.stop()
     try:
-        run = open_run(default_runs_dir(), run_id)
+        run = open_run(places.home(run_id), run_id)
     except OrthoLoraError as error:
         st.error(plain(str(error)))
         st.stop()
@@ -173,7 +180,7 @@ def live(run: Run, body: Callable[[Run], None], every: float = LIVE_SECONDS) -> 
     def show() -> None:
         again, began = next(looks) > 0, time.process_time()
         try:
-            now = open_run(default_runs_dir(), run.run_id) if active else run
+            now = open_run(run.path.parent, run.run_id) if active else run
         except OrthoLoraError:  # deleted since the page was opened
             st.rerun()
         if active and not now.active:

@@ -16,7 +16,7 @@ from analysis.diagnosis.verdicts import Pair, worst_first
 from analysis.library.runs import Run, list_runs, open_run
 from analysis.output.data import outcome_table, verdict_table
 from analysis.report.page import default_path, render
-from app.shared import figure, glossary, links, state
+from app.shared import figure, glossary, links, places, state
 from app.shared.verdict import card
 from ortho_lora.record.judge import MARKS
 
@@ -158,7 +158,10 @@ def _downloads(run: Run, found: Diagnosis) -> None:
     runs = [run, *(one for one in state.compared_runs() if one.info is not None)]
     made_of = [(one.run_id, state.version(one.path)) for one in runs]
     with st.container(horizontal=True):
-        if st.button("Make the report", icon=":material/description:", help="One HTML file that needs no other."):
+        # It tells the command and the settings, with their paths.
+        if not places.read_only() and st.button(
+            "Make the report", icon=":material/description:", help="One HTML file that needs no other."
+        ):
             with st.spinner("Making the report: this takes some seconds"):
                 st.session_state["report"] = (made_of, state.ask_of_runs(report, runs))
         former, text = st.session_state.get("report", (None, ""))

@@ -5,11 +5,10 @@ from datetime import UTC, datetime
 
 import streamlit as st
 
-from analysis.library.runs import list_runs
 from app.launching import buttons, form, launcher, progress, timing
 from app.launching.form import fill_form
 from app.launching.presets import PRESETS
-from app.shared import state
+from app.shared import places, state
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.launching.queue import read_limit
 from ortho_lora.record.schema import default_runs_dir
@@ -51,7 +50,7 @@ def _fill_from() -> None:
     source = form.source()
     # Both show where the form was filled from, also where that was another page or a button.
     st.session_state["launch-preset"] = source if source in PRESETS else None
-    runs = [run.run_id for run in list_runs(default_runs_dir()) if run.info]
+    runs = [run.run_id for run in places.runs() if run.info]
     st.session_state["launch-from"] = source if source in runs else None
     left, right = st.columns([3, 2])
     left.segmented_control("Begin with", list(PRESETS), key="launch-preset", on_change=fill)

@@ -7,11 +7,11 @@ from analysis.conflict import plane, queries
 from analysis.library.runs import Run, open_run
 from analysis.statistics.series import Floats
 from app.playground import LARGEST, playground
-from app.shared import glossary, state
+from app.shared import glossary, places, state
 from app.views import lesson, noise_lab
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.layers import layer_name
-from ortho_lora.record.schema import default_runs_dir, groups_text
+from ortho_lora.record.schema import groups_text
 
 Loaded = tuple[str, list[str], Floats]
 """Where the arrows of a run come from, in words, the names of its tasks, and the arrows."""
@@ -52,7 +52,7 @@ def _chosen_run() -> Run | None:
     if not (run_id := st.session_state.get("run")):
         return None
     try:
-        run = open_run(default_runs_dir(), run_id)
+        run = open_run(places.home(run_id), run_id)
     except OrthoLoraError:
         return None
     return run if run.info and run.info.method != "single" and len(run.info.tasks) > 1 else None

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -17,8 +17,9 @@ from analysis.diagnosis.pairs import verdict_sentence
 from analysis.diagnosis.verdicts import Agreement
 from analysis.figures.dial import dial_lines
 from analysis.library.runs import Run, final_metrics
+from analysis.library.samples import is_sample
 from app.launching import launcher
-from app.shared import figure, state
+from app.shared import figure, places, state
 from app.shared.glossary import link
 from app.views import lesson_runs
 from ortho_lora.errors import OrthoLoraError
@@ -33,8 +34,9 @@ def show() -> None:
         "Three experiments with the packaged model, on film reviews and questions. All runs are `joint`: nothing is"
         " projected, so what you see is what the data do."
     )
-    runs = {name: run for name, run in lesson_runs.standing(default_runs_dir()).items() if run.state == "finished"}
-    _training(len(runs))
+    runs = lesson_runs.finished(default_runs_dir())
+    if not places.read_only():
+        _training(sum(not is_sample(run.path) for run in runs.values()), whole=len(runs) == len(lesson_runs.TASKS))
     _act(1, "Turn the dial", _dial, {rho: runs[name] for rho, name in lesson_runs.DIAL.items() if name in runs}, 2)
     heads = {name: runs[name] for name in (lesson_runs.DIAL[1.0], lesson_runs.OWN_HEAD) if name in runs}
     _act(2, "The same quarrel, two heads", _own_head, heads, 2)
@@ -45,7 +47,7 @@ def _act(number: int, title: str, body: Callable[[Any], None], runs: Any, needed
     with st.container(border=True):
         st.markdown(f"### {number}. {title}")
         if not runs or (isinstance(runs, dict) and len(runs) < needed):
-            st.caption("Its runs are not trained yet: the button above does it.")
+            st.caption("Its runs are not here." if places.read_only() else "The button above trains its runs.")
             return
         try:
             body(runs)
@@ -56,7 +58,8 @@ def _act(number: int, title: str, body: Callable[[Any], None], runs: Any, needed
 # --- training ---
 
 
-def _training(before: int) -> None:
+def _training(before: int, *, whole: bool) -> None:
+    """Train the reader's own runs, of which so many are done; `whole`: without them the lesson has those shipped."""
     runs_dir = default_runs_dir()
     total = len(lesson_runs.TASKS)
     if before == total:
@@ -83,10 +86,14 @@ def _training(before: int) -> None:
             if button.button("Pause", icon=":material/pause:", help="After this run."):
                 _set_going(False)
         else:
-            words = "Go on" if done else f"Train the {total} runs of the lesson"
-            if st.button(f"{words}, about {minutes} min", type="primary", icon=":material/play_arrow:"):
+            words = "Go on" if done else f"Train {'your own' if whole else 'the'} {total} runs of the lesson"
+            kind: Literal["primary", "secondary"] = "secondary" if whole else "primary"
+            if st.button(f"{words}, about {minutes} min", type=kind, icon=":material/play_arrow:"):
                 _set_going(True)
-            st.caption("One after another, as processes of their own; you can read on, or leave and come back.")
+            shipped = "What you see below comes with this program. " if whole else ""
+            st.caption(
+                f"{shipped}One after another, as processes of their own; you can read on, or leave and come back."
+            )
 
     look()
 

@@ -1,7 +1,7 @@
 """The runs of the guided lesson: real ones, tiny, under fixed names, trained one after another.
 
 What is done is read from the runs directory, so a lesson that was left goes on where it stands. A run that ended early
-is not touched: it is trained again under the next name, `lesson-dial-0-2`.
+is not touched: it is trained again under the next name, `lesson-dial-0-2`. Until then those shipped stand for them.
 """
 
 import os
@@ -11,7 +11,9 @@ from itertools import count
 from pathlib import Path
 
 from analysis.library.runs import Run, open_run
+from analysis.library.samples import SAMPLES
 from app.launching import launcher
+from app.shared import places
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.launching.queue import read_ticket
 from ortho_lora.training.config import Config
@@ -53,10 +55,21 @@ def standing(runs_dir: Path) -> dict[str, Run]:
     return found
 
 
+def finished(runs_dir: Path) -> dict[str, Run]:
+    """The finished run for each name: the reader's own, or else the one that comes with this program."""
+    own = {name: run for name, run in standing(runs_dir).items() if run.state == "finished"}
+    return (standing(SAMPLES) if places.samples_wanted() else {}) | own
+
+
 def seconds_a_run(runs: Iterable[Run]) -> float:
     """That a run takes: as the finished ones took here, or as measured before, where none is."""
     took = [run.seconds for run in runs if run.state == "finished" and run.seconds is not None]
     return _LOADING + sum(took) / len(took) if took else _SECONDS
+
+
+def config(name: str) -> Config:
+    """The settings of a run."""
+    return Config.model_validate({**SETTINGS, **SNAPSHOT.get(name, {}), "tasks": TASKS[name]})
 
 
 def start_next(runs_dir: Path) -> str | None:
@@ -66,11 +79,11 @@ def start_next(runs_dir: Path) -> str | None:
         OrthoLoraError: as `launcher.start`.
     """
     stands = standing(runs_dir)
-    for name, tasks in TASKS.items():
+    for name in TASKS:
         if name in stands and stands[name].state == "finished":
             continue
         run_id = _attempt(name, len(_attempts(runs_dir, name)) + 1)
-        launcher.start(Config.model_validate({**SETTINGS, **SNAPSHOT.get(name, {}), "tasks": tasks}), runs_dir, run_id)
+        launcher.start(config(name), runs_dir, run_id)
         return run_id
     return None
 

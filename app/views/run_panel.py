@@ -5,11 +5,12 @@ from collections.abc import Sequence
 import streamlit as st
 
 from analysis.library.notes import LONGEST_NOTE, LONGEST_TITLE, make_notes, write_notes
-from analysis.library.runs import Run, list_runs, open_run
+from analysis.library.runs import Run, open_run
+from analysis.library.samples import is_sample
 from analysis.library.search import delete_run, disk_bytes
 from analysis.library.settings import final_table, setting_differences
 from app.launching import controls
-from app.shared import links, state
+from app.shared import links, places, state
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.schema import default_runs_dir
 
@@ -21,8 +22,12 @@ def one(run: Run) -> None:
         st.caption(" · ".join(map(state.plain, _facts(run))))
         with st.container():  # what comes and goes here must not move the fields below while somebody types
             _problems(run)
-            controls.show(run)
-        _notes(run)
+            if not places.read_only():
+                controls.show(run)
+        if places.fixed(run):
+            _said(run)
+        else:
+            _notes(run)
         _actions([run])
 
 
@@ -33,7 +38,7 @@ def several(runs: Sequence[Run]) -> None:
         st.subheader(f"{len(runs)} runs compared", anchor=False)
         left, right = st.columns(2)
         left.markdown("**Settings that differ**")
-        differences = setting_differences(known)
+        differences = places.shown(setting_differences(known))
         if differences.empty:
             left.caption("None: they differ in chance alone, or in what no setting tells.")
         else:
@@ -75,7 +80,7 @@ def _problems(run: Run) -> None:
     problem = run.problem
     if run.info:
         try:
-            problem = open_run(default_runs_dir(), run.run_id).problem  # with the files of it that are left out
+            problem = open_run(run.path.parent, run.run_id).problem  # with the files of it that are left out
         except OrthoLoraError as error:  # deleted since it was listed
             problem = str(error)
     if problem:
@@ -88,8 +93,17 @@ def _problems(run: Run) -> None:
         st.warning("Its process lives, but has given no sign for longer than usual.")
 
 
+def _said(run: Run) -> None:
+    """What is said of a run that stays as it is."""
+    for words in (run.notes.note, ", ".join(run.notes.tags)):
+        if words:
+            st.markdown(state.plain(words))
+    if is_sample(run.path):
+        st.caption("It comes with this program, and stays as it is.")
+
+
 def _notes(run: Run) -> None:
-    known = sorted({tag for other in list_runs(default_runs_dir()) for tag in other.notes.tags})
+    known = sorted({tag for other in places.runs() for tag in other.notes.tags})
     with st.form(f"notes-{run.run_id}", border=False):
         left, right = st.columns(2)
         title = left.text_input(
@@ -125,6 +139,8 @@ def _notes(run: Run) -> None:
 def _actions(runs: Sequence[Run]) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         links.link("metrics", ":material/show_chart: Open in Metrics")
+        if any(map(places.fixed, runs)):
+            return
         archived = all(run.notes.archived for run in runs)
         words, icon = ("Take back", ":material/unarchive:") if archived else ("Archive", ":material/archive:")
         if st.button(words, icon=icon, key="archive", help="Archived runs are kept, and listed apart."):

@@ -10,11 +10,10 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from analysis.library.runs import Run, list_runs, runs_table, survey
+from analysis.library.runs import Run, runs_table
 from analysis.library.search import find_runs
-from app.shared import glossary, state
+from app.shared import glossary, places, state
 from app.views import run_panel
-from ortho_lora.record.schema import default_runs_dir
 
 ROWS_SHOWN = 14
 """Rows of the table before it scrolls."""
@@ -22,7 +21,7 @@ ROWS_SHOWN = 14
 
 def page() -> None:
     st.title("Runs")
-    found = survey(default_runs_dir())
+    found = places.survey()
     runs = found.runs
     if found.left_out:
         state.left_out("Not runs, so left out", found.left_out)
@@ -81,7 +80,7 @@ def _filters(runs: Sequence[Run]) -> tuple[dict[str, Any], str]:
 
 
 def _table(wanted: dict[str, Any], order: str, live: bool) -> None:
-    every = list_runs(default_runs_dir())
+    every = places.runs()
     runs = find_runs(every, **wanted)
     if live and not any(run.active for run in every):
         st.rerun()  # the last look: the fragment's clock stops with it
@@ -166,7 +165,7 @@ def _shown(runs: Sequence[Run]) -> pd.DataFrame:
         "" if pd.isna(total) else f"{done} / {total}" if total else f"{done}"
         for done, total in zip(frame["done"], frame["total"], strict=True)
     ]
-    return frame
+    return places.shown(frame)
 
 
 def _check_rows(names: Sequence[str]) -> None:

@@ -8,13 +8,14 @@ import pandas as pd
 import streamlit as st
 
 from analysis import figures
+from analysis.library.samples import is_sample
 from analysis.outcomes.boards import name_of
 from analysis.study import advised, cost, fairness
 from analysis.study.drawing import scores_with_cost
 from analysis.study.findings import Findings, find
-from analysis.study.results import Results, find_studies, planned_runs, read_results
+from analysis.study.results import Results, planned_runs, read_results
 from analysis.study.tables import final_metrics
-from app.shared import figure, glossary, links, state
+from app.shared import figure, glossary, links, places, state
 from app.views import study_axes, study_tables
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.schema import default_runs_dir
@@ -59,7 +60,7 @@ def page() -> None:
 
 
 def _directory() -> Path:
-    studies = find_studies(default_runs_dir())
+    studies = places.studies()
     if not studies:
         st.info("There is no study here yet.")
         st.markdown(HOW_TO_START)
@@ -87,8 +88,8 @@ def _found(directory: str, version: tuple[object, ...]) -> Findings:
 
 
 def _body(results: Results, findings: Findings) -> None:
-    runs = planned_runs(results)
-    _sentences(findings, runs)
+    runs = places.shown(planned_runs(results))
+    _sentences(results.directory, findings, runs)
     if findings.means.empty:
         st.info("No run that results are told of has finished yet.")
     else:
@@ -107,9 +108,11 @@ def _body(results: Results, findings: Findings) -> None:
     _runs(results, runs)
 
 
-def _sentences(findings: Findings, runs: pd.DataFrame) -> None:
+def _sentences(directory: Path, findings: Findings, runs: pd.DataFrame) -> None:
     if findings.question:
         st.markdown(f"#### {state.plain(findings.question)}")
+    if is_sample(directory):
+        st.caption(f"The study {state.plain(directory.name)}{state.SHIPPED}.")
     done = int((runs["state"] == "finished").sum())
     if done < len(runs):
         st.progress(done / len(runs))
@@ -262,6 +265,8 @@ def _runs(results: Results, runs: pd.DataFrame) -> None:
     with st.expander("All runs", icon=":material/list:"):
         study_tables.show("study-runs", runs)
     if results.directory != default_runs_dir():
+        if places.read_only():
+            return
         st.markdown("To look into these runs, open the study by itself:")
         st.code(f"ORTHO_LORA_RUNS_DIR={shlex.quote(str(results.directory))} streamlit run app/main.py", language="sh")
         return

@@ -25,7 +25,7 @@ from analysis.transfer.words import (
     unit_of,
 )  # fmt: skip
 from app.launching import controls, launcher
-from app.shared import figure, glossary, state
+from app.shared import figure, glossary, places, state
 from app.shared.selection import select_snapshot
 
 PARTS: dict[str, tuple[figures.effects.Part, ...]] = {
@@ -148,7 +148,7 @@ def _advice(run: Run, at: int | None, factor: float, unit: str) -> None:
     figure.numbers("weights", weights, column_config=two)
     st.caption(ADVICE)
     assert run.info is not None
-    if trial := trial_of(run.path, run.info):
+    if not places.read_only() and (trial := trial_of(run.path, run.info)):
         st.markdown(TRIAL)
         st.code(trial, language="sh")
 

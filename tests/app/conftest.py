@@ -25,7 +25,8 @@ def _installed_once() -> Iterator[None]:
 
 @pytest.fixture
 def runs_dir(tmp_path, monkeypatch):
-    """An empty runs directory, the one that the app shows."""
+    """An empty runs directory, the one that the app shows, alone."""
+    monkeypatch.setenv("ORTHO_LORA_SAMPLES", "off")
     monkeypatch.setenv("ORTHO_LORA_RUNS_DIR", str(tmp_path / "runs"))
     return tmp_path / "runs"
 

@@ -73,7 +73,7 @@ class Server:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "streamlit", "run", "app/main.py", "--server.port", str(self.port)],
                 cwd=ROOT,
-                env={**os.environ, "ORTHO_LORA_RUNS_DIR": str(self.runs_dir)},
+                env={**os.environ, "ORTHO_LORA_RUNS_DIR": str(self.runs_dir), "ORTHO_LORA_SAMPLES": "off"},
                 stdout=log,
                 stderr=log,
             )
