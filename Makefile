@@ -1,6 +1,7 @@
-# make app    set up, train the demo run where there is none, open the dashboard
+# make app    set up, open the dashboard on the records that come along; the demo run trains meanwhile where there is none
 # make test   set up, then every test
 # make check  lint, format, types
+# make samples   the records that come along, made anew
 # make test-qlora    the tests of quantised models, with bitsandbytes beside the environment
 # make test-oldest   the tests of surgery and of the trainer with the oldest packages that were tried
 
@@ -10,13 +11,13 @@ PORT ?= 8501
 RUNS_DIR ?= runs
 BIN := $(VENV)/bin
 
-.PHONY: app test test-qlora test-oldest check browser clean
+.PHONY: app test test-qlora test-oldest check browser samples clean
 
 app: $(VENV)/.installed
-	$(BIN)/python -m ortho_lora assets
-	@ls "$(RUNS_DIR)"/*/run.json >/dev/null 2>&1 \
-		|| $(BIN)/python -m ortho_lora train --config examples/demo.yaml --runs-dir "$(RUNS_DIR)" --name demo
-	ORTHO_LORA_RUNS_DIR="$(RUNS_DIR)" $(BIN)/python -m app --server.port $(PORT)
+	ORTHO_LORA_RUNS_DIR="$(RUNS_DIR)" $(BIN)/python -m app --demo --server.port $(PORT)
+
+samples: $(VENV)/.installed
+	$(BIN)/python docs/samples.py
 
 test: $(VENV)/.installed-dev browser
 	$(BIN)/python -m ortho_lora assets --all

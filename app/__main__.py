@@ -27,12 +27,12 @@ def serve(options: Sequence[str] = ()) -> None:
     require("analysis", "duckdb", "plotly", "jinja2")
     from streamlit.web import cli
 
-    from app.shared.places import READ_ONLY_VARIABLE
-
     others = [option for option in options if option not in (DEMO, READ_ONLY)]
     if READ_ONLY in options:
         if DEMO in options:
             raise OrthoLoraError(f"{DEMO} trains, and {READ_ONLY} forbids it: expected one of them.")
+        from app.shared.places import READ_ONLY_VARIABLE
+
         os.environ[READ_ONLY_VARIABLE] = "1"
         others += ["--server.maxUploadSize", "0"]
     if DEMO in options:

@@ -4,7 +4,7 @@ They lie in `analysis/samples`, a runs directory. Trains, in a folder of its own
 
     ortho-lora train --config examples/demo.yaml --name sample-demo     the demo run
     ortho-lora train --config lesson-dial-0.yaml --name lesson-dial-0   and six more, as app/views/lesson_runs.py says
-    ortho-lora study quick.yaml --name sample-study                     the preset `quick`, with record_every: 4
+    ortho-lora study quick.yaml --name sample-study --workers 2         the preset `quick`, with record_every: 4
 
 Of each the tables that count are shipped; not what was trained, nor the log, the process or the machine. Of the
 gradients that a snapshot keeps (`vectors`) a part of the coordinates is, each of which then stands for more.
@@ -47,7 +47,7 @@ TITLES = {
 }
 COMMANDS = {
     **{name: ["train", "--config", f"{name}.yaml", "--name", name] for name in lesson_runs.TASKS},
-    STUDY: ["study", "quick.yaml", "--name", STUDY],
+    STUDY: ["study", "quick.yaml", "--name", STUDY, "--workers", "2"],
     DEMO: ["train", "--config", "examples/demo.yaml", "--name", DEMO],  # last: pages open with the newest
 }
 

@@ -24,7 +24,7 @@ from ortho_lora.record.schema import default_runs_dir
 SAMPLES_VARIABLE = "ORTHO_LORA_SAMPLES"
 READ_ONLY_VARIABLE = "ORTHO_LORA_READ_ONLY"
 
-_PATH = re.compile(r"(?<![\w.…])(?:/[^/\s:;,'\"`()<>|]+)+/([^/\s:;,'\"`()<>|]*)")
+_PATH = re.compile(r"(?<![\w.…/])(?!//)(?:/[^/\s:;,'\"`()<>|]+)+/([^/\s:;,'\"`()<>|]*)")
 
 
 def read_only() -> bool:
@@ -89,7 +89,10 @@ def _with_samples() -> bool:
 
 def without_paths(text: str) -> str:
     """Where whoever looks may only look: a text with the last name alone of each path of this machine."""
-    return _PATH.sub(r"…/\1", text) if read_only() else text
+    if not read_only():
+        return text
+    own = str(default_runs_dir().absolute())  # may have spaces, at which the name of a path is taken to end
+    return _PATH.sub(r"…/\1", text.replace(own, "…"))
 
 
 def shown(frame: pd.DataFrame) -> pd.DataFrame:

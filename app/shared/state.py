@@ -37,7 +37,7 @@ HOW_TO_START = """
 Make one in any of three ways:
 
 - on the **Launch** page;
-- `make app` in a terminal trains the demo run, in about two minutes;
+- `make app` in a terminal trains the demo run meanwhile, in about two minutes;
 - `python -m ortho_lora train --config examples/demo.yaml --name demo`, or with tasks of your own:
   `python -m ortho_lora train --help` lists every setting.
 """

@@ -95,11 +95,11 @@ def _problems(run: Run) -> None:
 
 def _said(run: Run) -> None:
     """What is said of a run that stays as it is."""
-    for words in (run.notes.note, ", ".join(run.notes.tags)):
-        if words:
-            st.markdown(state.plain(words))
     if is_sample(run.path):
         st.caption("It comes with this program, and stays as it is.")
+        return
+    st.markdown(state.plain(run.notes.note))
+    st.caption(state.plain(", ".join(run.notes.tags)))
 
 
 def _notes(run: Run) -> None:

@@ -83,7 +83,7 @@ def test_every_page_shows_them_before_anything_is_trained(page, shipped, runs_di
     before = {path: path.stat().st_mtime_ns for path in SAMPLES.rglob("*")}
     test = open_page(page)
     assert not test.exception
-    assert not [*test.error, *test.warning]
+    assert page == "diagnosis" or not [*test.error, *test.warning]  # there an error is a conflict
     assert test.selectbox(key="run").value == "sample-demo"
     if page not in ("start", "learn", "launch", "runs", "study"):
         assert test.get("plotly_chart")
