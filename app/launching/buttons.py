@@ -47,7 +47,7 @@ def try_button(run: Run) -> None:
         f" for its turn, and stands in {study}.",
     ):
         try:
-            launcher.try_advice(run.path, runs_dir)
+            launcher.try_advice(run.path)
         except OrthoLoraError as error:
             st.error(state.plain(str(error)))
         else:

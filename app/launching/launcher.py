@@ -25,6 +25,7 @@ import yaml
 
 import ortho_lora.launching.queue as queue
 from analysis.library.runs import Run, open_run
+from app.shared import places
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.launching.processes import environment
 from ortho_lora.launching.queue import Ticket
@@ -146,8 +147,8 @@ def can_probe(run: Run) -> bool:
     )
 
 
-def try_advice(run_dir: Path, runs_dir: Path) -> str:
-    """Have a study try what the snapshots of a run advise, when its turn comes, and return its name in `runs_dir`.
+def try_advice(run_dir: Path) -> str:
+    """Have a study try what the snapshots of a run advise, when its turn comes, and return the name of the study.
 
     One that is there is gone on with. It counts as one of those that train at once, whatever it trains.
 
@@ -156,7 +157,7 @@ def try_advice(run_dir: Path, runs_dir: Path) -> str:
             written.
     """
     run = open_run(run_dir.parent, run_dir.name)
-    name = name_of_trial(run.run_id)
+    name, runs_dir = name_of_trial(run.run_id), places.workplace(run)
     options = ["--from-advice", str(run_dir.resolve()), "--runs-dir", str(runs_dir.resolve()), "--name", name]
     _start(["study", *options], runs_dir, name, {})
     return name

@@ -92,7 +92,7 @@ def without_paths(text: str) -> str:
     if not read_only():
         return text
     own = str(default_runs_dir().absolute())  # may have spaces, at which the name of a path is taken to end
-    return _PATH.sub(r"…/\1", text.replace(own, "…"))
+    return _PATH.sub(r"…/\1", text.replace(own, "/…"))
 
 
 def shown(frame: pd.DataFrame) -> pd.DataFrame:

@@ -99,6 +99,8 @@ def test_the_router_has_no_page_that_launches(given):
 )
 def test_of_a_path_the_last_name_is_told(text, told, monkeypatch):
     assert places.without_paths(text) == told
+    monkeypatch.setenv("ORTHO_LORA_RUNS_DIR", "/srv/my lab/runs")
+    assert places.without_paths("/srv/my lab/runs/demo/run.json: torn") == "…/run.json: torn"
     monkeypatch.delenv(places.READ_ONLY_VARIABLE)
     assert places.without_paths(text) == text
 

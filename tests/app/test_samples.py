@@ -1,4 +1,4 @@
-"""The records that come with this package: whole, small, of nobody's machine, shown by every page, and left as they are."""
+"""The records that come with this package: whole, small, of nobody's machine, shown by every page, and left alone."""
 
 import json
 import re
@@ -16,7 +16,8 @@ from ortho_lora.record.manifest import read_manifest
 from ortho_lora.record.schema import read_run, read_status
 
 PAGES = [
-    "start", "learn", "runs", "launch", "conflicts", "transfer", "layers", "projection", "metrics", "diagnosis", "study",
+    "start", "learn", "launch", "runs",
+    "conflicts", "transfer", "layers", "projection", "metrics", "diagnosis", "study",
 ]  # fmt: skip
 A_PATH = re.compile(rb"(?<![\w.:/])/(?:[\w.@+-]+/)+[\w.@+-]+")
 OF_A_MACHINE = re.compile(rb"/(tmp|home|root|usr|opt|Users|work)/")
