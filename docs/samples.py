@@ -59,14 +59,19 @@ def main() -> None:
         for command in COMMANDS.values():
             print("ortho-lora", *command, flush=True)
             _run(folder, [*command, "--runs-dir", "."])
-        shutil.rmtree(SAMPLES, ignore_errors=True)
-        for name in COMMANDS:
-            if (folder / name / FILE_NAME).is_file():
-                ship_study(folder / name, SAMPLES / name)
-            else:
-                ship(folder / name, SAMPLES / name, TITLES[name])
+        ship_all(folder)
     size = sum(path.stat().st_size for path in SAMPLES.rglob("*") if path.is_file())
     print(f"{size / 1e6:.2f} MB in {SAMPLES.relative_to(ROOT)}")
+
+
+def ship_all(folder: Path) -> None:
+    """Put what was trained in a folder in place of the records that are there."""
+    shutil.rmtree(SAMPLES, ignore_errors=True)
+    for name in COMMANDS:
+        if (folder / name / FILE_NAME).is_file():
+            ship_study(folder / name, SAMPLES / name)
+        else:
+            ship(folder / name, SAMPLES / name, TITLES[name])
 
 
 def ship_study(directory: Path, target: Path) -> None:
