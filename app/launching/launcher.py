@@ -95,6 +95,7 @@ def can_resume(run: Run) -> bool:
     """Whether the run was interrupted, and has a checkpoint to go on from."""
     return (
         run.state in ("stopped", "failed", "lost")
+        and not places.fixed(run)
         and run.info is not None
         and run.info.probe is None
         and os.path.isfile(run.path / CHECKPOINT)
@@ -138,7 +139,8 @@ def _measure(run_dir: Path, command: str, options: list[str]) -> str:
 def can_probe(run: Run) -> bool:
     """Whether the run has a checkpoint at which gradients of its tasks meet."""
     return (
-        run.info is not None
+        not places.fixed(run)
+        and run.info is not None
         and run.info.probe is None
         and run.info.method != "single"
         and run.info.groups is None
@@ -275,6 +277,8 @@ def tail(path: Path, lines: int) -> str:
 
 def _start(arguments: list[str], runs_dir: Path, run_id: str, files: dict[Path, str]) -> int:
     """Start `python -m ortho_lora` with these arguments, and give it a ticket."""
+    if places.read_only():
+        raise OrthoLoraError("this dashboard only shows runs: nothing is launched from it.")
     with queue.lock(runs_dir):
         _forget_ended(runs_dir)
         if (former := queue.read_ticket(runs_dir, run_id)) and former.alive:

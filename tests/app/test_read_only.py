@@ -9,13 +9,17 @@ from waiting import PATIENCE
 
 from analysis.library.samples import SAMPLES, is_sample
 from app import __main__ as command
+from app.launching import launcher
 from app.shared import places
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.schema import CHECKPOINT
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ["start", "learn", "runs", "conflicts", "transfer", "layers", "projection", "metrics", "diagnosis", "study"]
-WRITING = {"Save", "Archive", "Delete", "Resume", "Stop", "Probe its checkpoint", "Make the report"}
+WRITING = {
+    "Save", "Archive", "Delete", "Resume", "Stop", "Probe its checkpoint", "Look ahead from it",
+    "Try it: train a study", "Make the report",
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +69,12 @@ def test_settings_that_differ_are_told_without_their_paths(given, open_page):
     told = shown(open_page("runs", run="good", compare="other"))
     assert "…/good" in told
     assert "secret" not in told
+
+
+def test_nothing_is_launched_by_any_other_way(given):
+    with pytest.raises(OrthoLoraError, match="nothing is launched from it"):
+        launcher.try_advice(given / "good")
+    assert not (given / ".launch").exists()
 
 
 def test_the_given_runs_alone_are_listed(given):
