@@ -69,28 +69,29 @@ def ship_all(folder: Path) -> None:
     shutil.rmtree(SAMPLES, ignore_errors=True)
     for name in COMMANDS:
         if (folder / name / FILE_NAME).is_file():
-            ship_study(folder / name, SAMPLES / name)
+            ship_study(folder, name)
         else:
-            ship(folder / name, SAMPLES / name, TITLES[name])
+            ship(folder, name, TITLES[name])
 
 
-def ship_study(directory: Path, target: Path) -> None:
+def ship_study(folder: Path, name: str) -> None:
     """Copy a study and its runs."""
-    study = read_study(directory)
-    for name in dict.fromkeys(use.run_id for use in study.uses):
-        ship(directory / name, target / name)
-    write_study(target, study.model_copy(update={"command": ["ortho-lora", *study.command[1:]]}))
+    study = read_study(folder / name)
+    for run in dict.fromkeys(use.run_id for use in study.uses):
+        ship(folder, f"{name}/{run}")
+    write_study(SAMPLES / name, study.model_copy(update={"command": _anywhere(study.command, folder)}))
 
 
-def ship(run: Path, target: Path, title: str = "") -> None:
+def ship(folder: Path, name: str, title: str = "") -> None:
     """Copy what is recorded of a run that has finished, and nothing of the machine that it ran on."""
+    run, target = folder / name, SAMPLES / name
     target.mkdir(parents=True)
     info, status = read_run(run), read_status(run)
     assert status is not None
     assert status.state == "finished"
-    info = info.model_copy(update={"command": ["ortho-lora", *info.command[1:]]})
-    replace_text(target / "run.json", info.model_dump_json(indent=1))
-    replace_text(target / "status.json", _of_nobody(status).model_dump_json(indent=1))
+    info = info.model_copy(update={"command": _anywhere(info.command, folder)})
+    replace_text(target / "run.json", info.model_dump_json())
+    replace_text(target / "status.json", _of_nobody(status).model_dump_json())
     manifest = read_manifest(run)
     for table, parts in manifest.parts.items():
         (target / table).mkdir(parents=True, exist_ok=True)
@@ -98,6 +99,12 @@ def ship(run: Path, target: Path, title: str = "") -> None:
     publish(target, manifest)
     if title:
         write_notes(target, Notes(title=title, tags=("shipped",)))
+
+
+def _anywhere(command: list[str], folder: Path) -> list[str]:
+    """As it would be typed in the folder of the runs."""
+    below = [word.removeprefix(f"{folder.resolve()}/") for word in command[1:]]
+    return ["ortho-lora", *("." if word == str(folder.resolve()) else word for word in below)]
 
 
 def _of_nobody(status: Status) -> Status:
