@@ -34,7 +34,7 @@ def serve(options: Sequence[str] = ()) -> None:
         from app.shared.places import READ_ONLY_VARIABLE
 
         os.environ[READ_ONLY_VARIABLE] = "1"
-        others += ["--server.maxUploadSize", "0"]
+        others += ["--server.maxUploadSize", "0", "--client.showErrorDetails", "none"]  # which name files
     if DEMO in options:
         _train_demo()
     cli.main(["run", str(Path(__file__).with_name("main.py")), *others], prog_name="streamlit")

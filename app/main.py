@@ -15,22 +15,18 @@ from app.views import conflicts, diagnosis, launch, layers, learn, metrics, proj
 
 st.set_page_config(page_title="Ortho-LoRA", page_icon=str(Path(__file__).with_name("icon.svg")), layout="wide")
 state.spare_imports()
-if places.read_only():
-    st.set_option("client.showErrorDetails", "none")  # which name files of this machine
+library = st.Page(runs.page, title="Runs", icon=":material/list:", url_path="runs")
+training = {
+    "Train": [st.Page(launch.page, title="Launch", icon=":material/rocket_launch:", url_path="launch"), library],
+}
 pages = {
     "": [
         st.Page(start.page, title="Start", icon=":material/home:", default=True),
         st.Page(learn.page, title="Learn", icon=":material/school:", url_path="learn"),
     ],
-    "Train": [
-        *(
-            [st.Page(launch.page, title="Launch", icon=":material/rocket_launch:", url_path="launch")]
-            if not places.read_only()
-            else []
-        ),
-        st.Page(runs.page, title="Runs", icon=":material/list:", url_path="runs"),
-    ],
+    **({} if places.read_only() else training),
     "Look": [
+        *([library] if places.read_only() else []),
         st.Page(conflicts.page, title="Conflicts", icon=":material/grid_on:", url_path="conflicts"),
         st.Page(transfer.page, title="Transfer", icon=":material/swap_horiz:", url_path="transfer"),
         st.Page(layers.page, title="Layers", icon=":material/layers:", url_path="layers"),

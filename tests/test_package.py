@@ -206,6 +206,17 @@ def test_what_is_locked_and_what_was_oldest_lie_in_the_ranges():
     assert all(version in wanted[name] for name, version in optional.items())
 
 
+def test_the_container_file_installs_what_the_dashboard_needs_and_nothing_that_trains():
+    text = (ROOT / "Containerfile").read_text()
+    installed = re.search(r"--constraint requirements.txt \\\n(.*?)\nWORKDIR", text, re.S)[1].replace("\\", "").split()
+    extras = PROJECT["optional-dependencies"]
+    needed = {Requirement(line).name for line in [*PROJECT["dependencies"], *extras["analysis"], *extras["app"]]}
+    trains = {"torch", "transformers", "peft", "accelerate", "safetensors", "datasets"}
+    assert set(installed) == needed - trains - {PROJECT["name"]}
+    assert trains < needed
+    assert re.findall(r"^COPY (\w+) \1$", text, re.M) == ["ortho_lora", "analysis", "app"]
+
+
 def pins(*names):
     lines = [line for name in names for line in (ROOT / name).read_text().splitlines()]
     return dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))

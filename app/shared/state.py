@@ -85,7 +85,7 @@ def choose_runs() -> None:
         st.session_state.pop("run", None)
     # Always in the address, also where it is the newest run: another will be the newest tomorrow.
     if states and "run" not in st.session_state and st.query_params.get("run") not in states:
-        st.session_state["run"] = next(iter(states))
+        st.session_state["run"] = _first(runs)
     with st.sidebar:
         chosen = st.selectbox(
             "Run",
@@ -113,6 +113,13 @@ def choose_runs() -> None:
         if not places.read_only():
             st.caption(f"in {plain(str(default_runs_dir()))}")
         st.button("Look again", icon=":material/refresh:", help="Read the runs directory again.")
+
+
+def _first(runs: list[Run]) -> str:
+    """The newest; while nothing of one's own has ended, a shipped one, which has something to show."""
+    ended = any(not run.active for run in runs if not is_sample(run.path))
+    shown = runs if ended else [run for run in runs if is_sample(run.path)] or runs
+    return shown[0].run_id
 
 
 def _unarchived(runs: list[Run]) -> list[Run]:

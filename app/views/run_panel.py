@@ -138,7 +138,7 @@ def _notes(run: Run) -> None:
 
 def _actions(runs: Sequence[Run]) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
-        links.link("metrics", ":material/show_chart: Open in Metrics")
+        links.link("metrics", "Open in Metrics")
         if any(map(places.fixed, runs)):
             return
         archived = all(run.notes.archived for run in runs)

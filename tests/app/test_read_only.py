@@ -120,7 +120,9 @@ def test_the_command_turns_it_on_and_uploads_off(monkeypatch):
     monkeypatch.setattr("streamlit.web.cli.main", lambda arguments, prog_name: asked.append(arguments))
     monkeypatch.delenv(places.READ_ONLY_VARIABLE)
     command.serve(["--read-only", "--server.port", "9000"])
-    assert asked[0][2:] == ["--server.port", "9000", "--server.maxUploadSize", "0"]
+    assert asked[0][2:] == [
+        "--server.port", "9000", "--server.maxUploadSize", "0", "--client.showErrorDetails", "none",
+    ]  # fmt: skip
     assert os.environ[places.READ_ONLY_VARIABLE] == "1"
     with pytest.raises(OrthoLoraError, match="--demo trains, and --read-only forbids it"):
         command.serve(["--read-only", "--demo"])

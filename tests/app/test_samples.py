@@ -114,6 +114,13 @@ def test_runs_of_ones_own_come_first_and_hide_those_of_their_name(shipped, add_r
     assert all(is_sample(run.path) for run in found[2:])
 
 
+def test_pages_open_with_a_shipped_run_until_one_of_ones_own_has_ended(shipped, add_run, open_page):
+    add_run("mine", "running")
+    assert open_page("runs").selectbox(key="run").value == "sample-demo"
+    add_run("other", "stopped", created=1.0)
+    assert open_page("runs").selectbox(key="run").value == "mine"
+
+
 def test_a_lesson_run_of_ones_own_stands_in_place_of_the_shipped_one(shipped, add_run, runs_dir):
     add_run("lesson-dial-0", "stopped")
     assert is_sample(lesson_runs.finished(runs_dir)["lesson-dial-0"].path)
