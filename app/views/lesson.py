@@ -92,7 +92,7 @@ def _training(before: int, *, whole: bool) -> None:
                 _set_going(True)
             shipped = "What you see below comes with this program. " if whole else ""
             st.caption(
-                f"{shipped}One after another, as processes of their own; you can read on, or leave and come back."
+                f"{shipped}Runs train one after another, as processes of their own; read on, or leave and come back."
             )
 
     look()
