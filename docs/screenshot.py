@@ -1,4 +1,4 @@
-"""Make the pictures of README.md anew, from the run `demo` in `runs/`: `python docs/screenshot.py`.
+"""Make the pictures of README.md anew, from the demo run that comes with the package: `python docs/screenshot.py`.
 
 Needs requirements-dev.txt and Chrome or Chromium.
 """
@@ -17,8 +17,8 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 FIGURE, ARROW = ".js-plotly-plot .main-svg", ".handle"
-PICTURES = {"conflicts": (1640, FIGURE), "diagnosis": (1320, FIGURE), "learn": (1040, ARROW)}
-"""Pages, with the height of the window and what is there twice when they are drawn."""
+PICTURES = {"start": ("", 1180, FIGURE), "diagnosis": ("diagnosis", 1320, FIGURE), "learn": ("learn", 1040, ARROW)}
+"""Address of each page, the height of the window, and what is there twice when it is drawn."""
 COLOURS = 256  # that a picture keeps, to be a third of the size
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,24 +27,22 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 def main() -> None:
     browser = find_browser()
-    if not (ROOT / "runs" / "demo" / "run.json").exists():
-        sys.exit("there is no run runs/demo: python -m ortho_lora train --config examples/demo.yaml --name demo")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     server = subprocess.Popen(
         [sys.executable, "-m", "streamlit", "run", "app/main.py", "--server.port", str(port)],
         cwd=ROOT,
-        env={**os.environ, "ORTHO_LORA_RUNS_DIR": "runs"},  # relative: the page shows it
+        env={**os.environ, "ORTHO_LORA_RUNS_DIR": "no-runs"},  # relative: the page shows it
         stdout=subprocess.DEVNULL,
     )
     try:
         _wait_for(f"http://127.0.0.1:{port}/_stcore/health")
         with sync_playwright() as playwright:
             chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox", "--disable-gpu"])
-            for name, (height, drawn) in PICTURES.items():
+            for name, (address, height, drawn) in PICTURES.items():
                 page = chromium.new_page(viewport={"width": 1440, "height": height}, color_scheme="light")
-                page.goto(f"http://127.0.0.1:{port}/{name}?run=demo")
+                page.goto(f"http://127.0.0.1:{port}/{address}?run=sample-demo")
                 _take(page, drawn, ROOT / "docs" / f"{name}.png")
                 page.close()
             chromium.close()

@@ -8,7 +8,6 @@ from ortho_lora.errors import require
 
 require("analysis", "plotly")
 
-from analysis.figures.arrows import conflict_arrows as conflict_arrows
 from analysis.figures.dots import known_cosine as known_cosine
 from analysis.figures.dots import remaining_conflicts as remaining_conflicts
 from analysis.figures.dots import replayed_methods as replayed_methods
