@@ -22,6 +22,7 @@ def page() -> None:
     runs = places.runs()
     if run := _telling(runs):
         st.caption(_of(run))
+        _await(runs, run)
         answer.show(run)
     else:
         st.markdown(MEANING)
@@ -45,6 +46,18 @@ def _telling(runs: list[Run]) -> Run | None:
         except OrthoLoraError:
             continue  # its own pages say what is wrong with it
     return None
+
+
+def _await(runs: list[Run], shown: Run) -> None:
+    """Show the page anew as soon as the chosen run, which trains, tells anything."""
+    chosen = st.session_state.get("run")
+    if any(run.active for run in runs if run.run_id == chosen != shown.run_id):
+        st.fragment(run_every=state.LIVE_SECONDS)(_look)(chosen)
+
+
+def _look(run_id: str) -> None:
+    if (now := _telling([run for run in places.runs() if run.run_id == run_id])) and now.run_id == run_id:
+        st.rerun()
 
 
 def _of(run: Run) -> str:

@@ -89,3 +89,16 @@ def test_a_chosen_run_that_tells_nothing_is_named_beside_one_that_does(fields, a
     test = open_page("start", run="silent")
     assert "Run **tells**" in words(test)
     assert "Of **silent**, which is chosen, nothing is recorded" in words(test)
+
+
+def test_a_run_that_has_begun_takes_over_when_it_tells_anything(add_run, runs_dir, open_page):
+    add_run("older", created=1.0)
+    tasks = tuple(TASK.model_copy(update={"name": name}) for name in "abc")
+    with Recorder(runs_dir / "x") as recorder:
+        recorder.begin(INFO.model_copy(update={"tasks": tasks, "config": {"optimizer": "adamw"}}))
+        test = open_page("start", run="x")
+        assert "Run **older**" in words(test)
+        assert "Of **x**, which is chosen, nothing is recorded" in words(test)
+        recorder.add_snapshot(4, known_snapshot(4, vectors=drawn(truth(4), 4)))
+        recorder.flush()
+        assert "Run **x**" in words(test.run())
