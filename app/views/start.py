@@ -50,13 +50,13 @@ def _telling(runs: list[Run]) -> Run | None:
 
 def _await(runs: list[Run], shown: Run) -> None:
     """Show the page anew as soon as the chosen run, which trains, tells anything."""
-    chosen = st.session_state.get("run")
+    chosen = str(st.session_state.get("run", ""))
     if any(run.active for run in runs if run.run_id == chosen != shown.run_id):
         st.fragment(run_every=state.LIVE_SECONDS)(_look)(chosen)
 
 
 def _look(run_id: str) -> None:
-    if (now := _telling([run for run in places.runs() if run.run_id == run_id])) and now.run_id == run_id:
+    if _telling([run for run in places.runs() if run.run_id == run_id]):
         st.rerun()
 
 
