@@ -16,36 +16,49 @@ from analysis.conflict.snapshots import WHOLE
 from analysis.diagnosis.pairs import verdict_sentence
 from analysis.diagnosis.verdicts import Agreement
 from analysis.figures.dial import dial_lines
-from analysis.library.runs import Run, final_metrics
-from analysis.library.samples import is_sample
+from analysis.library.runs import Run, final_metrics, open_run
+from analysis.library.samples import SAMPLES, is_sample
+from analysis.transfer.predicted import transfer_matrix
 from app.launching import launcher
 from app.shared import figure, places, state
 from app.shared.glossary import link
-from app.views import lesson_runs
+from app.views import exercises, lesson_runs
+from app.views.exercises import DIAL, EXERCISES, HARM, OWN_HEAD, UNRELATED, WHY, ZERO
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.schema import default_runs_dir
 
 _GOING, _STARTED = "lesson-going", "lesson-started"
+DEMO = "sample-demo"
 
 
 def show() -> None:
     st.header("A lesson with real gradients", anchor="lesson")
     st.markdown(
-        "Three experiments with the packaged model, on film reviews and questions. All runs are `joint`: nothing is"
-        " projected, so what you see is what the data do."
+        "Experiments with the packaged model, on film reviews and questions. All runs but the last are `joint`:"
+        " nothing is projected, so what you see is what the data do."
     )
     runs = lesson_runs.finished(default_runs_dir())
     if not places.read_only():
         _training(sum(not is_sample(run.path) for run in runs.values()), whole=len(runs) == len(lesson_runs.TASKS))
-    _act(1, "Turn the dial", _dial, {rho: runs[name] for rho, name in lesson_runs.DIAL.items() if name in runs}, 2)
+    count = sum(map(len, EXERCISES.values()))
+    st.caption(f"Guess, then see: {exercises.answered()} of {count} answered.")
+    dials = {rho: runs[name] for rho, name in lesson_runs.DIAL.items() if name in runs}
     heads = {name: runs[name] for name in (lesson_runs.DIAL[1.0], lesson_runs.OWN_HEAD) if name in runs}
-    _act(2, "The same quarrel, two heads", _own_head, heads, 2)
-    _act(3, "Two tasks that have nothing to do with each other", _unrelated, runs.get(lesson_runs.UNRELATED), 1)
+    bodies: tuple[tuple[Callable[[Any], None], Any, int], ...] = (
+        (_zero, runs.get(lesson_runs.UNRELATED), 1),
+        (_dial, dials, 2),
+        (_own_head, heads, 2),
+        (_unrelated, runs.get(lesson_runs.UNRELATED), 1),
+        (_harm, _demo(), 1),
+    )
+    for number, ((title, asked), body) in enumerate(zip(EXERCISES.items(), bodies, strict=True), 1):
+        _act(f"{number}. {title}", asked[0].key, *body)
+    exercises.for_teachers()
 
 
-def _act(number: int, title: str, body: Callable[[Any], None], runs: Any, needed: int) -> None:
+def _act(title: str, key: str, body: Callable[[Any], None], runs: Any, needed: int) -> None:
     with st.container(border=True):
-        st.markdown(f"### {number}. {title}")
+        st.subheader(title, anchor=f"lesson-{key}")
         if not runs or (isinstance(runs, dict) and len(runs) < needed):
             st.caption("Its runs are not here." if places.read_only() else "The button above trains its runs.")
             return
@@ -53,6 +66,11 @@ def _act(number: int, title: str, body: Callable[[Any], None], runs: Any, needed
             body(runs)
         except OrthoLoraError as error:
             st.error(state.plain(str(error)))
+
+
+def _demo() -> Run | None:
+    """The demo run that comes with the package."""
+    return open_run(SAMPLES, DEMO) if places.samples_wanted() else None
 
 
 # --- training ---
@@ -120,13 +138,23 @@ def _go_on(runs_dir: Path) -> None:
             st.warning(state.plain(str(error)))
 
 
-# --- the three acts ---
+# --- the acts ---
 
 
-def _asked(question: str, choices: list[str], key: str) -> str | None:
-    """The reader's answer, None before there is one."""
-    chosen: str | None = st.radio(question, choices, index=None, key=f"lesson-{key}", persist_state="session")
-    return chosen
+def _zero(run: Run) -> None:
+    st.markdown("The sizes of gradients on both [branches](learn#block), in the first steps of a real run.")
+    guess = ZERO.ask()
+    if guess is None:
+        return
+    norms = state.ask(queries.norms_over_steps, run, Selection(steps=(0, 3)), 4)
+    mean = norms.groupby(["branch", "step"])["norm_before"].mean().unstack()
+    st.dataframe(
+        mean.rename(columns=lambda step: f"step {step}", index=lambda branch: f"branch {branch}"),
+        key="lesson-zero-numbers",
+        column_config={"branch": "mean norm"}
+        | {f"step {step}": st.column_config.NumberColumn(format="%.4f") for step in mean.columns},
+    )
+    ZERO.tell(guess)
 
 
 def _dial(runs: dict[float, Run]) -> None:
@@ -134,11 +162,7 @@ def _dial(runs: dict[float, Run]) -> None:
         f"The task `movies` tells good reviews from bad ones. Its [twin]({link('dial')}) sees the same texts in the"
         " same step, but each of its labels is flipped with probability ρ. Both use one head."
     )
-    guess = _asked(
-        "Half of the labels flipped, ρ = 0.5: where will the cosine of the two gradients lie?",
-        ["near -1: they disagree on half of all texts", "near -0.5", "near 0", "near +0.5"],
-        "dial",
-    )
+    guess = DIAL.ask()
     if guess is None:
         return
     frame = _answers({rho: (str(run.path), state.version(run.path)) for rho, run in runs.items()})
@@ -157,13 +181,7 @@ def _dial(runs: dict[float, Run]) -> None:
     }
     for column, (label, value) in zip(st.columns(len(shown)), shown.items(), strict=True):
         column.metric(label, value)
-    right = guess == "near 0"
-    st.markdown(
-        ("Right: " if right else "Not so: ")
-        + "half of the texts pull together and half apart, so the sum of it is about 1 - 2ρ = 0, with a scatter from"
-        " the few texts of a batch. At ρ = 1 all that one gradient asks, the other forbids: projection removes nearly"
-        " all of both, and the plain sum cancels. **No method can learn both through one head.**"
-    )
+    DIAL.tell(guess)
 
 
 def _own_head(runs: dict[str, Run]) -> None:
@@ -171,11 +189,7 @@ def _own_head(runs: dict[str, Run]) -> None:
         f"Now every label of the twin is flipped, ρ = 1, but it gets a [head]({link('head')}) of its own. The labels"
         " contradict each other exactly as much as before."
     )
-    guess = _asked(
-        "What will the two gradients on the shared adapter do?",
-        ["conflict as before, near -1", "conflict half as much", "agree after a few steps"],
-        "own-head",
-    )
+    guess = OWN_HEAD.ask()
     if guess is None:
         return
     for column, (name, run) in zip(st.columns(len(runs)), runs.items(), strict=True):
@@ -188,34 +202,17 @@ def _own_head(runs: dict[str, Run]) -> None:
             st.caption(
                 "Accuracy at the end: " + ", ".join(f"{task} {value:.0%}" for task, value in values.items()) + "."
             )
-    st.markdown(("Right: " if guess.startswith("agree") else "Not so: ") + "with two heads they come to agree.")
-    why = _asked(
-        "Why?",
-        [
-            "the adapter learns to ignore the twin",
-            "the second head learns the opposite sign, so both ask the adapter for the same thing",
-            "AdamW cancels the conflict",
-        ],
-        "why",
-    )
+    OWN_HEAD.tell(guess)
+    why = WHY.ask()
     if why is not None:
-        st.markdown(
-            ("Right: " if why.startswith("the second head") else "Not so: the second head learns the opposite sign. ")
-            + "To tell good from bad is one skill, whatever the answer is called. Once the twin's head has turned its"
-            " sign, both tasks ask the adapter to separate the same texts. **Conflict lives in what the shared adapter"
-            " must represent, not in the labels.**"
-        )
+        WHY.tell(why)
 
 
 def _unrelated(run: Run) -> None:
     st.markdown(
         "`trec` tells what a question asks for, `movies` good reviews from bad. Different texts, labels and heads."
     )
-    guess = _asked(
-        "In which share of steps and matrices will their cosine be below 0, a “conflict”?",
-        ["about 5%: they have nothing to quarrel about", "about 20%", "about 50%"],
-        "unrelated",
-    )
+    guess = UNRELATED.ask()
     if guess is None:
         return
     matrix = state.ask(queries.task_matrix, run, Selection())
@@ -240,14 +237,7 @@ def _unrelated(run: Run) -> None:
         if pd.notna(row.same_task_cosine)
     )
     st.caption(f"Baseline, two halves of one task's own batch: cosine {state.plain(same)}.")
-    st.markdown(
-        ("Right: " if guess.startswith("about 50%") else "Not so: ")
-        + "about half. A batch's gradient is mostly [noise]("
-        + link("noise")
-        + "), which scatters around a right angle,"
-        " and half of what scatters around 0 is negative. Projection would be at work in half of all measurements, on"
-        f" chance. **Read a [conflict rate]({link('conflict-rate')}) only beside the [verdict]({link('verdict')})**."
-    )
+    UNRELATED.tell(guess)
     whole = matrix[matrix["branch"] == WHOLE].to_dict("records")
     if whole:
         said = verdict_sentence(Agreement.of(whole[0]), shares_texts=False)
@@ -255,6 +245,19 @@ def _unrelated(run: Run) -> None:
             f"At the end a [snapshot]({link('snapshot')}) took 64 batches of each task at one place, and multiplied"
             f" gradients of different texts only, which no noise survives. {state.plain(said)}"
         )
+
+
+def _harm(run: Run) -> None:
+    matrix = state.ask(queries.task_matrix, run, Selection())
+    pair = matrix[(matrix["branch"] == WHOLE) & (matrix["task_i"] == "trec") & (matrix["task_j"] == "tweets")]
+    said = verdict_sentence(Agreement.of(pair.iloc[0].to_dict()), shares_texts=False)
+    st.markdown(f"In the demo run, of the mean gradients of `trec` and `tweets` its snapshot says: {state.plain(said)}")
+    guess = HARM.ask()
+    if guess is None:
+        return
+    effects = state.ask(transfer_matrix, run)
+    figure.show("lesson-harm", partial(figures.effect_heatmap, effects, parts=("nats", "pull", "crowding")), effects)
+    HARM.tell(guess)
 
 
 def _pair_lines(run: Run, name: str) -> None:

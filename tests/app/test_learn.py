@@ -7,8 +7,11 @@ import pytest
 from snapshots import snapshot_tables
 
 import ortho_lora.launching.queue as queue
+from analysis.library.samples import SAMPLES
+from analysis.transfer.predicted import transfer_matrix
 from app.shared import glossary
 from app.views import lesson_runs
+from app.views.exercises import EXERCISES, HARM, ZERO
 
 
 def words(test):
@@ -84,14 +87,14 @@ def test_run_where_no_gradients_meet_is_not_offered(fields, add_run, open_page):
     add_run("only", **fields)
     test = open_page("learn")
     assert not test.exception
-    assert not test.toggle
+    assert "learn-load" not in [toggle.key for toggle in test.toggle]
 
 
 def test_broken_run_leaves_the_page_whole(add_run, open_page):
     (add_run("broken") / "run.json").write_text("{")
     test = open_page("learn", run="broken")
     assert not test.exception
-    assert not test.toggle
+    assert "learn-load" not in [toggle.key for toggle in test.toggle]
 
 
 def test_torn_part_is_told_in_words(add_run, open_page):
@@ -170,6 +173,32 @@ def test_questions_come_before_answers(whole_lesson, open_page):
     assert "multiplied gradients of different texts only" in words(test)
     assert "Whole model: aligned, strong: cosine" in words(test).replace("\\", "")
     assert "two halves of one task's own batch" in words(test)
+
+
+def test_every_exercise_is_right_by_its_records(open_page, runs_dir, monkeypatch):
+    """Those that come with the package."""
+    monkeypatch.setenv("ORTHO_LORA_SAMPLES", "on")
+    test = open_page("learn")
+    every = [one for several in EXERCISES.values() for one in several]
+    for place, one in enumerate(every, 1):
+        test.radio(key=f"lesson-{one.key}").set_value(one.choices[one.right]).run()
+        assert not test.exception
+        assert f"Right: {one.why}" in words(test)
+        assert f"{place} of {len(every)} answered" in words(test) or (test.run() and f"{place} of" in words(test))
+    zero = next(table.value for table in test.dataframe if "step 0" in table.value)
+    assert zero.loc["branch A", "step 0"] == 0 < zero.loc["branch B", "step 0"]
+    assert (zero["step 1"] > 0).all()
+    effects = transfer_matrix(SAMPLES / "sample-demo").set_index(["source", "target"])
+    assert effects.loc[("tweets", "trec"), "verdict"] == "harms"
+    assert f"Not so: {HARM.why}" in words(test.radio(key="lesson-harm").set_value(HARM.choices[0]).run())
+
+
+def test_who_teaches_finds_all_answers_behind_a_link(open_page, runs_dir):
+    assert ZERO.why not in words(open_page("learn"))
+    shown = words(open_page("learn", teach="true"))
+    for title, several in EXERCISES.items():
+        assert f"[{title}](learn#lesson-{several[0].key})" in shown
+        assert all(f"*{one.choices[one.right]}.* Told then: {one.why}" in shown for one in several)
 
 
 def test_dial_follows_the_position(whole_lesson, open_page):
