@@ -6,7 +6,7 @@ from analysis.conflict.snapshots import WHOLE
 from analysis.diagnosis.diagnose import Diagnosis
 from analysis.diagnosis.pairs import batch_sentence, more_words, verdict_sentence
 from analysis.diagnosis.verdicts import Branch, Harm, Pair
-from analysis.library.names import branch_title, branches_of, number, snapshots_at, span
+from analysis.library.names import branch_name, branch_title, branches_of, number, snapshots_at, span
 from ortho_lora.record.judge import TOLD, WORTH
 from ortho_lora.record.layers import layer_name
 
@@ -55,7 +55,7 @@ def sentences(pair: Pair) -> list[str]:
 def evidence(pair: Pair) -> list[str]:
     """The same without what a table of verdicts, cosines and batches says already."""
     found = [
-        sentence.replace(":", f" ({branch_title(branch.branch).lower()}):", 1)
+        sentence.replace(":", f" ({branch_name(branch.branch)}):", 1)
         for branch in pair.branches
         if branch.verdict in TOLD
         for sentence in filter(None, _of_branch(branch, pair))

@@ -134,7 +134,7 @@ def test_a_record_of_snapshots_alone_has_no_story_of_steps(runs_dir, records, op
         ("layers", "Where, without noise"),
         ("diagnosis", "1 of 3 pairs conflict"),
         ("projection", "Only snapshots are recorded here"),
-        ("start", "Measured by snapshots up to step 0"),
+        ("start", "movies and tweets: Whole model: conflict, strong"),
     ):
         test = open_page(page)
         assert not test.exception, page
