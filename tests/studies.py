@@ -4,6 +4,7 @@ import json
 import time
 from pathlib import Path
 
+import torch
 from transformers import AutoTokenizer, BertConfig, BertModel
 
 from ortho_lora.assets.archives import model_directory
@@ -71,13 +72,15 @@ class Scripted:
 
 
 def tiny_model(path: Path) -> str:
-    """A directory that `model:` takes: two layers, 32 wide, random."""
+    """A directory that `model:` takes: two layers, 32 wide, random, and the same in every run of the tests."""
     tokenizer = AutoTokenizer.from_pretrained(str(model_directory("minilm")))
     config = BertConfig(
         vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
         max_position_embeddings=64,
     )  # fmt: skip
-    BertModel(config).save_pretrained(str(path))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        BertModel(config).save_pretrained(str(path))
     tokenizer.save_pretrained(str(path))
     return str(path)
 
