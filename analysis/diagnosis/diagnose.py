@@ -4,6 +4,7 @@ The verdicts are `record.judge`'s, on the run's snapshots, or without one on all
 steps are named after a correction of their own, and only where they agree with the verdict.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,9 @@ THEOREM = (
 )
 _WINDOWS, _WINDOW_STEPS = 8, 20  # so many at most, of so many recorded steps at least
 _PLACES = 5
+
+_Key = tuple[str, str, str]  # branch and two tasks
+_Row = Mapping[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -91,24 +95,26 @@ def diagnose(run: Path) -> Diagnosis:
     timed, places = _over_snapshots(run) if snapshots else _over_steps(run, by_step, info, recorded)
     projection = projection_by_pair(run, Selection()).set_index(["branch", "task", "against"])
     projection = projection.reindex([(branch, *pair) for branch, *two in found.index for pair in (two, two[::-1])])
+    # Plain dictionaries: among fifty tasks are thousands of pairs and branches, and pandas takes milliseconds of each.
+    projected = projection[["frequency", "removed"]].to_dict("index")
+    rows = found.to_dict("index")
     harms = _harms(run, info)
 
     names = info.task_names
-    present = set(found.index)
     on = branches_of(branch for branch, *_ in found.index)
-    timed_of, places_of = (dict(iter(frame.groupby(PAIR))) for frame in (timed, places))
+    timed_of, places_of = (_by_pair(frame) for frame in (timed, places))
     pairs = []
     for one, other in ((one, other) for i, one in enumerate(names) for other in names[i + 1 :]):
         branches = tuple(
             _branch(
                 key,
-                found.loc[key],
-                timed_of.get(key, timed.iloc[:0]),
-                places_of.get(key, places.iloc[:0]),
-                projection,
+                rows[key],
+                timed_of.get(key, []),
+                places_of.get(key, []),
+                projected,
             )
             for branch in on
-            if (key := (branch, one, other)) in present
+            if (key := (branch, one, other)) in rows
         )
         if not branches:
             continue
@@ -150,25 +156,32 @@ def _over_snapshots(run: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return timed.assign(step=timed["snapshot"], step_end=timed["snapshot"], cos=np.nan), snapshot_blocks(run)
 
 
+def _by_pair(frame: pd.DataFrame) -> dict[_Key, list[_Row]]:
+    """Its rows by branch and tasks."""
+    found: dict[_Key, list[_Row]] = {}
+    for row in frame.to_dict("records"):
+        found.setdefault((row["branch"], row["task_i"], row["task_j"]), []).append(row)
+    return found
+
+
 def _branch(
-    key: tuple[str, str, str], row: pd.Series, timed: pd.DataFrame, places: pd.DataFrame, projection: pd.DataFrame
+    key: _Key, row: _Row, timed: Sequence[_Row], places: Sequence[_Row], projection: Mapping[_Key, _Row]
 ) -> Branch:
     """What is known of a pair on a branch, from its rows: over all steps, by window, and by block."""
     branch, one, other = key
     verdict: Verdict = row["verdict"]
     windows, since, until = _windows(timed, verdict)
-    listed = places[places["clear"].astype(bool)].sort_values("cosine", key=np.abs, ascending=False, kind="stable")
-    there, back = (projection.loc[(branch, *pair)] for pair in ((one, other), (other, one)))
+    listed = sorted((place for place in places if place["clear"]), key=lambda place: -abs(place["cosine"]))
+    there, back = (projection[(branch, *pair)] for pair in ((one, other), (other, one)))
     return Branch(
         **vars(Agreement.of({**row, "branch": branch})),
         since=since,
         until=until,
         windows=windows,
-        blocks=int(places["cosine"].notna().sum()),
+        blocks=sum(not pd.isna(place["cosine"]) for place in places),
         blocks_clear=len(listed),
         places=tuple(
-            Place(int(block.layer), str(block.module), _known(block.cosine), float(block.q))
-            for block in listed.head(_PLACES).itertuples()
+            Place(int(of["layer"]), str(of["module"]), _known(of["cosine"]), float(of["q"])) for of in listed[:_PLACES]
         ),
         projected_i=_known(there["frequency"]),
         projected_j=_known(back["frequency"]),
@@ -179,19 +192,19 @@ def _branch(
     )
 
 
-def _windows(timed: pd.DataFrame, verdict: Verdict) -> tuple[tuple[Window, ...], int | None, int | None]:
+def _windows(timed: Sequence[_Row], verdict: Verdict) -> tuple[tuple[Window, ...], int | None, int | None]:
     """The windows, or snapshots, of a pair, and the first and last step of those that agree with it by themselves."""
+    names = ("cosine", "cosine_low", "cosine_high", "cos")
     windows = tuple(
-        Window(int(row.step), int(row.step_end), *map(_known, (row.cosine, row.cosine_low, row.cosine_high, row.cos)))
-        for row in timed.itertuples()
+        Window(int(row["step"]), int(row["step_end"]), *(_known(row[name]) for name in names)) for row in timed
     )
-    if "verdict" in timed:  # each snapshot is judged
-        clear = timed["verdict"] == verdict
+    if timed and "verdict" in timed[0]:  # each snapshot is judged
+        clear = np.array([row["verdict"] == verdict for row in timed])
     else:
-        clear = false_discovery(timed["p"].to_numpy(np.float64)) <= LEVEL
-    sides = {"conflict": timed["cosine_high"] <= 0, "aligned": timed["cosine_low"] >= 0}
-    where = np.flatnonzero(clear & sides.get(verdict, False))
-    if not len(where):
+        clear = false_discovery(np.array([row["p"] for row in timed], dtype=np.float64)) <= LEVEL
+    side = {"conflict": lambda row: row["cosine_high"] <= 0, "aligned": lambda row: row["cosine_low"] >= 0}.get(verdict)
+    where = [place for place, row in enumerate(timed) if clear[place] and side is not None and side(row)]
+    if not where:
         return windows, None, None
     return windows, windows[where[0]].first, windows[where[-1]].last
 

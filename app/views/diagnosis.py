@@ -23,6 +23,8 @@ from ortho_lora.record.judge import MARKS
 LIVE_SECONDS = 30.0
 """How often a run that trains is diagnosed again: it takes a second or more, and a verdict changes slowly."""
 MOST_CARDS = 10
+MOST_DRAWN = 40
+"""Intervals in the figure: of fifty tasks there are 1225."""
 ORDERS = {
     "Worst first": worst_first,
     "Lowest cosine first": lambda pair: min(branch.at_least for branch in pair.branches),
@@ -111,6 +113,9 @@ def _pairs(found: Diagnosis) -> None:
         " the verdict."
     )
     drawn = whole if len(whole) else frame
+    if len(drawn) > MOST_DRAWN:
+        st.caption(f"Drawn are the first {MOST_DRAWN} of {len(drawn)}; the numbers have all.")
+        drawn = drawn.head(MOST_DRAWN)
     figure.show("verdicts", partial(figures.strengths, drawn), frame, alt=_in_words(pairs))
     shown = pairs
     if len(pairs) > MOST_CARDS and not st.toggle(f"Show all {len(pairs)} pairs", key="all-pairs"):
