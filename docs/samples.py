@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from analysis.library.notes import Notes, write_notes
+from analysis.library.samples import DEMO, SAMPLES
 from app.launching.launcher import as_yaml
 from app.views import lesson_runs
 from ortho_lora.record.files import replace_text
@@ -33,8 +34,7 @@ from ortho_lora.record.study import FILE_NAME, read_study, write_study
 from ortho_lora.study.file import PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]
-SAMPLES = ROOT / "analysis" / "samples"
-DEMO, STUDY = "sample-demo", "sample-study"
+STUDY = "sample-study"
 COORDINATES = 2**11
 """That are kept of a snapshot's gradients, of the up to 8192 of a record."""
 STUDY_RECORDS_EVERY = 4

@@ -24,7 +24,7 @@ from ortho_lora.errors import INTERRUPTED, OrthoLoraError, plain, run_command
 from ortho_lora.launching.life import interrupted, new_run_id
 from ortho_lora.launching.queue import say_place, wait_for_turn
 from ortho_lora.record.schema import RUNS_DIR_VARIABLE, Status, check_run_id, default_runs_dir, read_run
-from ortho_lora.study.command import EPILOG, study
+from ortho_lora.study.command import EPILOG, Queue, study
 from ortho_lora.surgery.methods import METHODS
 from ortho_lora.training import yaml_text
 from ortho_lora.training.config import Config, load_config
@@ -58,9 +58,6 @@ _Tasks = Annotated[
     str | None, typer.Option(help="Tasks separated by commas: trec, hf:glue/sst2, movies@0.7 (conflict dial), ...")
 ]
 _Method = Annotated[str | None, typer.Option(help=f"One of {', '.join(METHODS)}; default ortho-lora.")]
-_Queue = Annotated[
-    bool, typer.Option("--queue", help="Wait while as many runs train as the Launch page of the dashboard allows; 1.")
-]
 _MOST_EFFECTS = 30
 """That are printed."""
 _Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting; repeatable.")]
@@ -77,7 +74,7 @@ def train(
         Path | None, typer.Option(help=f"Where runs are kept; default ${RUNS_DIR_VARIABLE}, or runs.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run; default: the time (UTC) and the method.")] = None,
-    queue: _Queue = False,
+    queue: Queue = False,
     log: Annotated[
         Literal["tensorboard"] | None, typer.Option(help="Where to log as well; tensorboard: into RUN/tensorboard.")
     ] = None,
@@ -102,7 +99,7 @@ def train(
 
 
 @app.command()
-def resume(run_dir: Annotated[Path, typer.Argument(help="Directory of the run.")], queue: _Queue = False) -> None:
+def resume(run_dir: Annotated[Path, typer.Argument(help="Directory of the run.")], queue: Queue = False) -> None:
     """Go on with an interrupted run from its last checkpoint, as if it had never been interrupted."""
     read_run(run_dir)  # a wrong directory answers at once, without torch
     if queue:
@@ -145,7 +142,7 @@ def probe(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the probe; default: the time (UTC) and `probe`.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the pairs as JSON.")] = False,
-    queue: _Queue = False,
+    queue: Queue = False,
     set_: _Set = None,
 ) -> None:
     """Take a snapshot of how the tasks' gradients agree, without training: at the last checkpoint of a run, or where
@@ -206,7 +203,7 @@ def lookahead(
         str | None, typer.Option(help="Name of the lookahead; default: the time (UTC) and `lookahead`.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the effects as JSON.")] = False,
-    queue: _Queue = False,
+    queue: Queue = False,
     set_: _Set = None,
 ) -> None:
     """Take some real optimizer steps from the last checkpoint of a run, with and without each task, on the same

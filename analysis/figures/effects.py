@@ -74,10 +74,8 @@ def effect_heatmap(
         figure.update_xaxes(tickangle=-90 if many else -35, range=[-0.5, len(x) - 0.5], **axis)
         figure.update_yaxes(range=[len(y) - 0.5, -0.5], **axis)
     figure.update_yaxes(title_text="target", row=1, col=1)
-    limit = _reach(frame, factor)
-    bar = theme.colour_bar(f"{unit} {moment}")
     figure.update_layout(
-        coloraxis={"colorscale": theme.HARM, "cmin": -limit, "cmax": limit, "colorbar": bar},
+        coloraxis=_colours(frame, factor, f"{unit} {moment}"),
         clickmode="event+select",
         hovermode="closest",
     )
@@ -113,11 +111,7 @@ def effects_over_run(frame: pd.DataFrame, *, most: int = 6, dark: bool = False) 
         )  # fmt: skip
     figure.update_xaxes(type="category", showgrid=False, showticklabels=False)
     figure.update_yaxes(type="category", showgrid=False, range=[len(y) - 0.5, -0.5])
-    limit = _reach(frame, factor)
-    bar = theme.colour_bar(f"{unit} a step")
-    figure.update_layout(
-        coloraxis={"colorscale": theme.HARM, "cmin": -limit, "cmax": limit, "colorbar": bar}, hovermode="closest"
-    )
+    figure.update_layout(coloraxis=_colours(frame, factor, f"{unit} a step"), hovermode="closest")
     return theme.finish(figure, dark=dark, height=min(max(26 * len(targets), 80), 320) + 70)
 
 
@@ -129,11 +123,12 @@ def _clustered(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.sort_values(["target", "source"], key=lambda names: names.map(place), kind="stable")
 
 
-def _reach(frame: pd.DataFrame, factor: float) -> float:
-    """Of the colours: a task on itself would outshine the others."""
+def _colours(frame: pd.DataFrame, factor: float, unit: str) -> dict[str, Any]:
+    """As far as what tasks do to others: a task on itself would outshine them."""
     size = frame["nats"].abs()
     others = size[frame["source"] != frame["target"]].max()
-    return factor * float(others if others > 0 else size.max())
+    limit = factor * float(others if others > 0 else size.max())
+    return {"colorscale": theme.HARM, "cmin": -limit, "cmax": limit, "colorbar": theme.colour_bar(unit)}
 
 
 def progress_dots(mixtures: Mapping[str, pd.DataFrame], *, dark: bool = False) -> go.Figure:

@@ -89,8 +89,8 @@ def _graph(
     figure = go.Figure()
     shown = [edge for edge in edges if edge.sure or len(tasks) <= UNSURE_UP_TO]
     shown = sorted(shown, key=lambda edge: (edge.sure, abs(edge.harm)))[-MOST:]  # what counts lies on top
-    for edge in shown:
-        path = _path(places[edge.source], places[edge.target], bent=directed)
+    paths = [_path(places[edge.source], places[edge.target], bent=directed) for edge in shown]
+    for edge, path in zip(shown, paths, strict=True):
         outlined = chosen is not None and {edge.source, edge.target} == set(chosen)
         if outlined:
             _draw(figure, path, theme.CHOSEN, 1.0 + _WIDEST * abs(edge.harm) + 5.0, head=False)
@@ -98,7 +98,7 @@ def _graph(
         width = 1.0 + (_WIDEST - 1.0) * abs(edge.harm)
         _draw(figure, path, colour, width, head=directed, sure=edge.sure)
     if shown:
-        middle = np.array([_path(places[edge.source], places[edge.target], bent=directed)[_AMID] for edge in shown])
+        middle = np.array([path[_AMID] for path in paths])
         figure.add_scatter(
             x=middle[:, 0], y=middle[:, 1], mode="markers", marker={"size": 22, "color": "rgba(0, 0, 0, 0)"},
             customdata=[[edge.source, edge.target] for edge in shown], hovertext=[edge.words for edge in shown],

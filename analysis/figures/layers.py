@@ -139,20 +139,16 @@ def snapshot_map(frame: pd.DataFrame, *, limit: float = 1.0, dark: bool = False)
     return theme.finish(figure, dark=dark, height=min(max(110, _ROW * len(layers)), 560) + 130)
 
 
-def layer_strip(frame: pd.DataFrame, *, limit: float | None = None, dark: bool = False) -> go.Figure:
-    """Where a pair of tasks agrees, at a glance: a row a branch, a column a layer.
+def layer_strip(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
+    """Where a pair of tasks agrees, at a glance: a row a branch, a column a layer; colours go as far as its cosines.
 
     Args:
         frame: of `queries.layer_by_layer`.
-        limit: colours span -limit to limit; None: as far as the cosines reach.
     """
     theme.need_rows(frame)
     layers, branches = sorted(frame["layer"].unique()), sorted(frame["branch"].unique())
-    wide = {name: frame.pivot(index="branch", columns="layer", values=name) for name in ("cosine", "high", "clear")}
-    z = wide["cosine"].reindex(index=branches, columns=layers).to_numpy(np.float32)
-    clear = wide["clear"].reindex(index=branches, columns=layers).fillna(value=False).to_numpy(bool)
-    below = wide["high"].reindex(index=branches, columns=layers).to_numpy(np.float32) <= 0
-    text = np.where(clear, np.where(below, MARKS["conflict"], MARKS["aligned"]), "")
+    z, clear, high = (_grid(frame, name, layers, branches, "branch").T for name in ("cosine", "clear", "high"))
+    text = np.where(clear == 1, np.where(high <= 0, MARKS["conflict"], MARKS["aligned"]), "")
     known = frame.assign(words=[_strip_words(row) for row in frame.to_dict("records")])
     words = known.pivot(index="branch", columns="layer", values="words").reindex(index=branches, columns=layers)
     cell = {"text": text, "texttemplate": "%{text}", "hovertext": words.to_numpy(), "hoverinfo": "text"}
@@ -163,7 +159,7 @@ def layer_strip(frame: pd.DataFrame, *, limit: float | None = None, dark: bool =
     figure.update_yaxes(type="category", showgrid=False, range=[len(rows) - 0.5, -0.5])
     reach = float(np.nanmax(np.abs(z), initial=0.0)) or 1.0
     title = "cosine" if frame["low"].notna().any() else "batch cosine"
-    figure.update_layout(coloraxis=cosine_colours(title, limit or reach), hovermode="closest")
+    figure.update_layout(coloraxis=cosine_colours(title, reach), hovermode="closest")
     return theme.finish(figure, dark=dark, height=34 * len(rows) + 120)
 
 

@@ -9,6 +9,9 @@ from analysis.library.runs import Run, list_runs
 SAMPLES = Path(__file__).resolve().parents[1] / "samples"
 """A runs directory: the demo's run, those of the lesson, and a study."""
 
+DEMO = "sample-demo"
+"""Name of the demo's run there."""
+
 
 def samples_beside(own: Iterable[Run]) -> list[Run]:
     """The shipped runs, newest first, without those whose name a run of the user's own has."""

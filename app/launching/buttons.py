@@ -1,5 +1,9 @@
 """What can be done with a run that was launched."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import streamlit as st
 
 from analysis.library.runs import Run
@@ -10,6 +14,16 @@ from ortho_lora.errors import OrthoLoraError
 from ortho_lora.launching.queue import read_ticket
 from ortho_lora.record.schema import default_runs_dir
 from ortho_lora.record.study import is_study
+
+
+def attempt(action: Callable[[Path], Any], run: Run) -> None:
+    """Launch something of a run, and show the page anew; or say why not."""
+    try:
+        action(run.path)
+    except OrthoLoraError as error:
+        st.error(state.plain(str(error)))
+    else:
+        st.rerun()
 
 
 def stop_button(run_id: str, label: str, *, asked: bool) -> None:
@@ -25,12 +39,7 @@ def stop_button(run_id: str, label: str, *, asked: bool) -> None:
 def resume_button(run: Run) -> None:
     """A button that lets a run go on from its checkpoint, where it can."""
     if launcher.can_resume(run) and st.button("Resume", key=f"resume-{run.run_id}", icon=":material/resume:"):
-        try:
-            launcher.resume(run.path)
-        except OrthoLoraError as error:
-            st.error(state.plain(str(error)))
-        else:
-            st.rerun()
+        attempt(launcher.resume, run)
 
 
 def try_button(run: Run) -> None:
@@ -46,12 +55,7 @@ def try_button(run: Run) -> None:
         help="The advice, joint and single training, and random groups of the same sizes, with common seeds; it waits"
         f" for its turn, and stands in {study}.",
     ):
-        try:
-            launcher.try_advice(run.path)
-        except OrthoLoraError as error:
-            st.error(state.plain(str(error)))
-        else:
-            st.rerun()
+        attempt(launcher.try_advice, run)
     if is_study(study):
         links.link("study", "What came of it", study=name)
 
@@ -59,14 +63,12 @@ def try_button(run: Run) -> None:
 def show_button(run_id: str) -> None:
     """A button that makes a run the one that all pages show."""
 
-    def choose() -> None:
-        st.session_state["run"] = run_id
-
     st.button(
         "Show",
         key=f"show-{run_id}",
         icon=":material/visibility:",
-        on_click=choose,
+        on_click=state.choose_run,
+        args=(run_id,),
         disabled=st.session_state.get("run") == run_id,
         help="Make it the run that all pages show.",
     )

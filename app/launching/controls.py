@@ -4,11 +4,10 @@ import streamlit as st
 
 from analysis.library.runs import Run, list_runs
 from app.launching import launcher
-from app.launching.buttons import resume_button, stop_button
+from app.launching.buttons import attempt, resume_button, stop_button
 from app.launching.launcher import Launch
 from app.launching.progress import waiting
 from app.shared import links, places, state
-from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.schema import default_runs_dir
 
 
@@ -33,12 +32,13 @@ def show(run: Run) -> None:
 
 def measuring(run: Run) -> None:
     """What can be measured at the run's checkpoint, and how that gets on."""
-    launches = [launch for launch in _launches(run) if launch.run_id != run.run_id]
-    for launch in launches:
-        waiting(launch)
+    launches = _launches(run)
+    for one in launches:
+        if one.run_id != run.run_id:
+            waiting(one)
     with st.container(horizontal=True, vertical_alignment="center"):
         _measure_buttons(run)
-    _followed(run, _launches(run))
+    _followed(run, launches)
 
 
 def _followed(run: Run, launches: list[Launch]) -> None:
@@ -79,14 +79,8 @@ def _measure_buttons(run: Run) -> None:
         help="Take a few real steps from there, with and without each task, and see what that did to the validation"
         " losses. The run stays as it is; the lookahead is another run.",
     )
-    if not (probe or look_ahead):
-        return
-    try:
-        (launcher.probe if probe else launcher.look_ahead)(run.path)
-    except OrthoLoraError as error:
-        st.error(state.plain(str(error)))
-    else:
-        st.rerun()
+    if probe or look_ahead:
+        attempt(launcher.probe if probe else launcher.look_ahead, run)
 
 
 def _launches(run: Run) -> list[Launch]:

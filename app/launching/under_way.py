@@ -42,13 +42,9 @@ def _training(run: Run) -> None:
             f"{state.SYMBOLS[run.state]} **{state.plain(run.run_id)}**: {doing}",
         )
         if run.run_id != st.session_state.get("run") and st.button(
-            "Show", key=f"under-way-{run.run_id}", type="tertiary", on_click=_choose, args=(run.run_id,)
+            "Show", key=f"under-way-{run.run_id}", type="tertiary", on_click=state.choose_run, args=(run.run_id,)
         ):
             st.rerun()  # all of the page, not this fragment
-
-
-def _choose(run_id: str) -> None:
-    st.session_state["run"] = run_id
 
 
 def _look() -> tuple[list[Run], list[Launch]]:

@@ -115,6 +115,11 @@ def choose_runs() -> None:
         st.button("Look again", icon=":material/refresh:", help="Read the runs directory again.")
 
 
+def choose_run(run_id: str) -> None:
+    """Let all pages show this run; for the callback of a click."""
+    st.session_state["run"] = run_id
+
+
 def _first(runs: list[Run]) -> str:
     """The newest; while nothing of one's own has ended, a shipped one, which has something to show."""
     ended = any(not run.active for run in runs if not is_sample(run.path))

@@ -17,7 +17,7 @@ from analysis.diagnosis.pairs import verdict_sentence
 from analysis.diagnosis.verdicts import Agreement
 from analysis.figures.dial import dial_lines
 from analysis.library.runs import Run, final_metrics, open_run
-from analysis.library.samples import SAMPLES, is_sample
+from analysis.library.samples import DEMO, SAMPLES, is_sample
 from analysis.transfer.predicted import transfer_matrix
 from app.launching import launcher
 from app.shared import figure, places, state
@@ -28,7 +28,6 @@ from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.schema import default_runs_dir
 
 _GOING, _STARTED = "lesson-going", "lesson-started"
-DEMO = "sample-demo"
 
 
 def show() -> None:

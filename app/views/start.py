@@ -89,11 +89,7 @@ def _latest(runs: list[Run]) -> None:
     for run in runs[:LATEST]:
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             name = state.plain(run.run_id)
-            st.button(name, key=f"open-{run.run_id}", on_click=_choose, args=(run.run_id,), type="tertiary")
+            st.button(name, key=f"open-{run.run_id}", on_click=state.choose_run, args=(run.run_id,), type="tertiary")
             method = f" · {state.plain(run.info.method)}, seed {run.info.seed}" if run.info else ""
             st.caption(f"{state.SYMBOLS[run.state]} {run.state}{method}", width="content")
     links.link("runs", "All runs")
-
-
-def _choose(run_id: str) -> None:
-    st.session_state["run"] = run_id

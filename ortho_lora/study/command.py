@@ -23,6 +23,10 @@ from ortho_lora.study.progress import progress
 from ortho_lora.study.run import Order, run
 from ortho_lora.study.schedule import Ending, Means
 
+Queue = Annotated[
+    bool, typer.Option("--queue", help="Wait while as many runs train as the Launch page of the dashboard allows; 1.")
+]
+
 
 def study(
     file: Annotated[
@@ -52,10 +56,7 @@ def study(
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try the runs again that failed.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Print the runs, and train none.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
-    queue: Annotated[
-        bool,
-        typer.Option("--queue", help="Wait while as many runs train as the Launch page of the dashboard allows; 1."),
-    ] = False,
+    queue: Queue = False,
 ) -> None:
     """Compare methods fairly: train every method of a file with every seed under every condition, each with settings
     chosen on data of their own. The same command goes on with a study that was interrupted, and adds to one that is
