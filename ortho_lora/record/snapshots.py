@@ -13,6 +13,7 @@ from ortho_lora.record.jackknife import Cosines, Effects, Floats
 from ortho_lora.record.judge import Estimates
 from ortho_lora.record.products import cosines, transfers
 from ortho_lora.record.tables import SCHEMAS, SNAPSHOTS_BY_LAYER
+from ortho_lora.record.texts import Texts
 from ortho_lora.record.vectors import Vectors
 
 MetricName = Literal["plain", "adamw"]
@@ -62,6 +63,7 @@ class Snapshot:
     exact: bool  # whether sums were kept as they are; else as sketches
     of_optimizer: bool  # whether AdamW's metric is the optimizer's; else that of the snapshot's own squares
     vectors: Vectors | None = None  # what other mixtures are asked by; None: there are no targets
+    texts: tuple[Texts, ...] = ()  # single held-out texts, by target
 
     def estimates(
         self,
@@ -152,6 +154,8 @@ class Snapshot:
         )
         of_pairs = {name: of._table(step, name) for name, of in (("snapshots", self), (SNAPSHOTS_BY_LAYER, by_layer))}
         beside = {} if self.vectors is None else {"vectors": self.vectors.table(step)}
+        if self.texts:
+            beside["texts"] = pa.concat_tables([of.table(step) for of in self.texts]).unify_dictionaries()
         return {"snapshot_tasks": self._of_tasks(step), **of_pairs, **beside}
 
     def _of_tasks(self, step: int) -> pa.Table:

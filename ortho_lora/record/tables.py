@@ -129,6 +129,16 @@ TABLES: dict[str, pa.Schema] = {
         ("group", pa.int16(), "group of texts; null where of none"),
         ("values", pa.list_(pa.float32()), "at coordinates chosen at random, the same in all rows of a snapshot"),
     ),
+    "texts": _table(
+        _PLACE[0],
+        ("source", _name, "task whose mean gradient alone the step follows"),
+        ("target", _name, "task that the text is of"),
+        ("example", pa.int32(), "place of the text in the target's validation split, as in `predictions`"),
+        ("text", _name, "the text, or both of a pair; of a long one the beginning"),
+        ("label", _name, "its class, or number"),
+        ("loss", pa.float32(), "its loss where the snapshot was taken, nats"),
+        ("nats", pa.float32(), "that its loss moves by in such a step, to first order; above 0 it harms"),
+    ),
     "lookahead": _table(
         ("step", pa.int32(), "optimizer steps done before the lookahead"),
         ("draw", pa.int16(), "draw of batches, from 0"),

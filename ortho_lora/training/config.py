@@ -95,6 +95,8 @@ class Config(Strict):
     """Batches of every task in a snapshot, which costs about as many steps."""
     snapshot_held_out: int | None = Field(None, ge=0, le=100_000)
     """Batches of every task's validation texts beside them, which cost as much, at most; null: as many; 0: none."""
+    snapshot_texts: int = Field(32, ge=0, le=100_000)
+    """Of them texts of every task that are recorded, each with what a step for every task does to its loss."""
     record_every: int = Field(1, ge=1)
     """Steps between records of gradients; losses are recorded in every step."""
     log: Literal["tensorboard"] | None = None

@@ -161,6 +161,14 @@ def _take(
     recorder.total = goal.expected(None, metric)
     with training.taking(seed) as taking:
         taker = taking.taker
+
+        def seen() -> tuple[Snapshot, State]:
+            def sign() -> None:
+                report(recorder.progress(taker.taken, training.losses, phase="reading texts"))
+
+            found = training.seen(taking, seed, sign)
+            return (taker.look(), "stopped") if found is None else (found, "finished")
+
         batches = rounds(training.tasks, goal.batches, training.config.batch_size, seed=seed, step=training.place.step)
         for turns in batches:
             for turn in turns:
@@ -175,5 +183,5 @@ def _take(
                 found = taker.look()
                 recorder.total = goal.expected(found, metric)
                 if goal.is_reached(found, metric):
-                    return found, "finished"
-        return taker.look(), "finished"
+                    return seen()
+        return seen()

@@ -57,7 +57,7 @@ def resume(run_dir: Path, *, report: Callable[[Status], None] = lambda status: N
                 lock,
                 dict.fromkeys(TABLES, training.place.step)
                 | dict.fromkeys(("metrics", "predictions"), training.place.evaluated + 1)
-                | dict.fromkeys(("snapshots", "snapshot_tasks", "vectors"), training.place.snapshot + 1),
+                | dict.fromkeys(("snapshots", "snapshot_tasks", "texts", "vectors"), training.place.snapshot + 1),
                 total=config.steps,
                 flush_rows=config.flush_rows,
                 flush_seconds=config.flush_seconds,

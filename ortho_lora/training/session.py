@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from transformers import get_scheduler
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.recorder import Recorder
 from ortho_lora.record.schema import State, Status
-from ortho_lora.record.snapshots import Snapshot
+from ortho_lora.record.snapshots import Snapshot, metric_of
 from ortho_lora.surgery.groups import GROUPS
 from ortho_lora.surgery.measure import Measured, record_gradients, record_step
 from ortho_lora.surgery.nonfinite import Nonfinite, nonfinite, record_nonfinite, sentence
@@ -32,6 +33,7 @@ from ortho_lora.training.evaluation import Evaluation, evaluation_subsets
 from ortho_lora.training.model import MultiTaskModel, load_encoder, outline, use_dropout
 from ortho_lora.training.passes import Passes, gradient_mode
 from ortho_lora.training.snapshots import Taking, rounds
+from ortho_lora.training.texts import texts_of
 
 log = logging.getLogger(__name__)
 
@@ -285,7 +287,20 @@ class Training:
                     return None
                 sign()
                 taking.take(turn)
-            return taking.taker.look()
+            return self.seen(taking, seed, sign)
+
+    def seen(self, taking: Taking, seed: int, sign: Callable[[], object]) -> Snapshot | None:
+        """A snapshot that has its batches, with single texts where it has targets; the arguments as of `snapshot`."""
+        found = taking.taker.look()
+        if not found.targets:
+            return found
+        adamw, most = metric_of(self.config.optimizer) == "adamw", self.config.snapshot_texts
+        texts = []
+        for of_target in texts_of(taking, self.tasks, most, adamw=adamw, seed=seed, sign=sign):
+            if self.stop.is_set():
+                return None
+            texts.append(of_target)
+        return replace(found, texts=tuple(texts))
 
     @contextmanager
     def taking(self, seed: int, *, held_out: bool = True) -> Iterator[Taking]:

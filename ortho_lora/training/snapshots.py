@@ -92,13 +92,22 @@ class Taking:
 
     def take(self, turn: Turn) -> None:
         """Add the gradients of a batch, with dropout as in training; of held-out texts without."""
-        if turn.held_out != self._evaluates:
-            if turn.held_out:
-                self.model.eval()
-            else:
-                use_dropout(self.model, encoder=self.encoder_dropout)
-            self._evaluates = turn.held_out
+        self._evaluate(turn.held_out)
         purpose = "held out" if turn.held_out else "learned"
         torch.manual_seed(seed_of(self.seed, turn.name, purpose, str(turn.number)))
         self.taker.take(turn.name, turn.group, self.loss_of(turn.name, turn.drawn), held_out=turn.held_out)
         self.put_back()
+
+    def loss_on(self, name: str, drawn: Drawn) -> Tensor:
+        """Of a task on some held-out examples, which are not added."""
+        self._evaluate(True)
+        return self.loss_of(name, drawn)
+
+    def _evaluate(self, held_out: bool) -> None:
+        if held_out == self._evaluates:
+            return
+        if held_out:
+            self.model.eval()
+        else:
+            use_dropout(self.model, encoder=self.encoder_dropout)
+        self._evaluates = held_out
