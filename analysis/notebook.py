@@ -20,6 +20,7 @@ from analysis.library.names import WHOLE, number
 from analysis.library.runs import Run
 from analysis.output.data import frame_of
 from analysis.transfer.predicted import target_progress, transfer_matrix, transfer_steps
+from analysis.transfer.texts import texts_of
 from analysis.transfer.words import MEANING, missing, told_of_targets, unit_of
 from ortho_lora.errors import OrthoLoraError
 
@@ -103,6 +104,27 @@ class OpenRun:
             return Answer(frame, None, missing(runs.info_of(self.run), held_out=bool(transfer_steps(self.path))))
         told = " ".join(told_of_targets(frame, target_progress(self.path, at=at)))
         return Answer(frame, figures.effect_heatmap(frame), f"{told} {MEANING}")
+
+    def texts(self, source: str, target: str, at: int | None = None) -> Answer:
+        """Which held-out texts of one task a step for another harms and helps: the page *Start*.
+
+        Args:
+            source, target: the tasks.
+            at: as of `transfer`.
+
+        Returns:
+            Columns as of `texts.texts_of`; no rows where no texts were recorded.
+
+        Raises:
+            OrthoLoraError: there is no such task.
+        """
+        for name in (source, target):
+            if name not in self.tasks:
+                raise OrthoLoraError(f"task {name!r}: expected one of {', '.join(self.tasks)}.")
+        frame = texts_of(self.path, source, target, at)
+        harmed = int((frame["nats"] > 0).sum())
+        told = f"By its own gradient a step for {source} raises the loss of {harmed} of {len(frame)} texts of {target}."
+        return Answer(frame, None, told if len(frame) else f"No single texts of {target} are recorded.")
 
     def diagnosis(self) -> Answer:
         """The verdict on each pair with its evidence, and what to try: the page *Diagnosis*."""

@@ -21,6 +21,7 @@ from analysis.transfer.words import headline, missing, told_of_gain, told_of_gro
 from app.launching.buttons import try_button
 from app.shared import figure, links, state
 from app.shared.selection import Pair, choose_pair, name_of, select_pair
+from app.views import texts
 
 
 def tells(run: Run) -> bool:
@@ -47,13 +48,14 @@ def _body(run: Run) -> None:
     several = effects is not None and len(state.ask(transfer_steps, run)) > 1
     places = iter(st.columns([3, *([3] if several else []), *([2] if effects is not None else [])], gap="medium"))
     with next(places):
-        _where(run, extent, cosines, effects)
+        pair = _where(run, extent, cosines, effects)
     if several:
         with next(places):
             _since(run)
     if effects is not None:
         with next(places):
             _to_do(run, effects)
+        texts.show(run, pair)
 
 
 def _effects(run: Run) -> pd.DataFrame | None:
@@ -102,7 +104,7 @@ def _by_cosine(run: Run, extent: Extent, matrix: pd.DataFrame) -> None:
     )
 
 
-def _where(run: Run, extent: Extent, cosines: pd.DataFrame, effects: pd.DataFrame | None) -> None:
+def _where(run: Run, extent: Extent, cosines: pd.DataFrame, effects: pd.DataFrame | None) -> Pair:
     st.subheader("Where", anchor=False)
     pair = select_pair(extent, worst_pair(cosines) if effects is None else _worst(extent, effects))
     strip = state.ask(queries.layer_by_layer, run, pair)
@@ -110,6 +112,7 @@ def _where(run: Run, extent: Extent, cosines: pd.DataFrame, effects: pd.DataFram
     figure.show("where", partial(figures.layer_strip, strip), strip, alt=alt)
     with st.container(horizontal=True):
         links.to_evidence(pair, None)
+    return pair
 
 
 def _since(run: Run) -> None:

@@ -1,5 +1,8 @@
 """The answer of a run on the first page: in nats where it can, in cosines where not, and what to do."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 from infos import INFO, TASK
 from snapshots import known_snapshot
@@ -8,6 +11,7 @@ from vectors import drawn, truth
 from app.launching import launcher
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.recorder import Recorder
+from ortho_lora.record.texts import Texts
 
 
 def words(test):
@@ -15,13 +19,14 @@ def words(test):
     return "\n".join(element.value for element in elements).replace("\\", "")
 
 
-def recorded(path, steps, config=None):
+def recorded(path, steps, config=None, texts=()):
     tasks = tuple(TASK.model_copy(update={"name": name}) for name in "abc")
     with Recorder(path) as recorder:
         config = {"optimizer": "adamw", "snapshots": 2, "tasks": [{"name": name} for name in "abc"]} | (config or {})
         recorder.begin(INFO.model_copy(update={"tasks": tasks, "config": config}))
         for step in steps:
-            recorder.add_snapshot(step, known_snapshot(step, vectors=drawn(truth(step), step)))
+            found = known_snapshot(step, vectors=drawn(truth(step), step))
+            recorder.add_snapshot(step, replace(found, texts=tuple(texts)))
     return path
 
 
@@ -41,6 +46,23 @@ def test_of_one_snapshot_nothing_is_said_of_when(runs_dir, open_page):
     test = open_page("start")
     assert "Since when" not in [subheader.value for subheader in test.subheader]
     assert len(test.get("plotly_chart")) == 3
+
+
+def test_real_sentences_stand_behind_a_pair(runs_dir, open_page):
+    said = ["lost <b>much</b>", "lost a little", "gained"]
+    nats = np.array([[0.0, 0.05, 0.0], [0.01, 0.02, 0.0], [-0.02, -0.03, 0.0]])
+    texts = Texts("a", ("a", "b", "c"), [4, 2, 9], said, ["x", "y", "x"], np.ones(3), nats)
+    recorded(runs_dir / "x", (4, 8), texts=[texts])
+    test = open_page("start")
+    assert not test.exception
+    assert "In which texts" in [subheader.value for subheader in test.subheader]
+    test.segmented_control(key="way").set_value("b → a").run()
+    assert "raises the loss of 2 of 3 validation texts of a" in words(test)
+    lists = [of.value for of in test.dataframe if list(of.value) == ["nats", "text", "label", "loss"]]
+    assert [of["text"].tolist() for of in lists] == [said[:2], said[2:]]
+    assert lists[0]["nats"].tolist() == pytest.approx([50, 20])
+    test.segmented_control(key="way").set_value("a → b").run()
+    assert "No held-out texts of b are recorded." in words(test)
 
 
 def test_without_held_out_texts_cosines_answer_and_a_line_says_how_to_get_nats(add_run, open_page):
