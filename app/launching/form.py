@@ -24,7 +24,7 @@ GROUPS = {
     ),
     "Evaluation, recording": (
         "eval_every", "eval_examples", "selection_share", "eval_batch_size", "snapshots", "snapshot_batches",
-        "snapshot_held_out", "record_every", "checkpoint_every", "flush_rows", "flush_seconds", "log",
+        "snapshot_held_out", "snapshot_texts", "record_every", "checkpoint_every", "flush_rows", "flush_seconds", "log",
     ),
     "Machine": ("gradient_mode", "precision", "device", "threads"),
 }  # fmt: skip
