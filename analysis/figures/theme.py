@@ -7,6 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from analysis.figures.margins import room
 from analysis.library.names import branch_name, branches_of
 
 # Okabe and Ito's palette, told apart with any colour vision; a dash or marker says the same a second time.
@@ -155,4 +156,6 @@ def finish(figure: go.Figure, *, dark: bool, height: int, **layout: Any) -> go.F
         "hoverlabel": {"align": "left"},
         "modebar": {"bgcolor": "rgba(0, 0, 0, 0)", "color": muted(dark), "activecolor": ink(dark)},
     }
-    return figure.update_layout(settled | axes, **layout)  # at once: plotly takes as long for one value as for many
+    figure.update_layout(settled | axes, **layout)  # at once: plotly takes as long for one value as for many
+    given = figure.layout.margin
+    return figure.update_layout(margin={side: max(given[side], needed) for side, needed in room(figure).items()})
