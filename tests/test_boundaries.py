@@ -157,3 +157,11 @@ def test_plotly_is_used_by_figures_only():
     users = {module for module, name in imports("analysis") if name.startswith("plotly")}
     assert users
     assert all(user.startswith("analysis/figures/") for user in users)
+
+
+def test_nobody_waits_for_what_few_need():
+    """Half a second of every first look."""
+    slow = {"scipy.stats", "scipy.optimize", "scipy.cluster"}
+    code = f"import sys\n{import_all('app', 'analysis')}\nprint(*{slow} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert not done.stdout.split()

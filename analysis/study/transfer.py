@@ -8,7 +8,6 @@ from itertools import permutations
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
 
 from analysis.outcomes.boards import SINGLE, Board, name_of
 from analysis.outcomes.scores import Scores
@@ -150,7 +149,7 @@ def correlate(
 
 def _standard(kind: str, values: Floats) -> Floats:
     """With mean 0 and size 1, or all 0 where they do not vary; of their ranks for Spearman. Shape as given."""
-    ranked = stats.rankdata(values).reshape(values.shape) if kind == "Spearman" else values
+    ranked = pd.Series(values.ravel()).rank().to_numpy().reshape(values.shape) if kind == "Spearman" else values
     centred = ranked - ranked.mean()
     size = float(np.linalg.norm(centred))
     small = size <= _ROUNDING * max(1.0, float(np.abs(ranked).max()))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 from analysis.conflict.snapshots import own_metric
 from analysis.library.runs import list_runs
@@ -126,7 +126,7 @@ def pearson(rows: pd.DataFrame) -> float:
 
 def spearman(rows: pd.DataFrame) -> float:
     """Of ranks."""
-    ranks = rows.assign(**{name: stats.rankdata(rows[name]) for name in ("predicted", "realized")})
+    ranks = rows.assign(**{name: rows[name].rank() for name in ("predicted", "realized")})
     return pearson(ranks)
 
 
@@ -151,5 +151,5 @@ def with_interval(rows: pd.DataFrame, of: Callable[[pd.DataFrame], float]) -> tu
     value = of(rows)
     if len(left) < 3:
         return value, np.nan, np.nan
-    width = stats.t.ppf(0.975, len(left) - 1) * np.sqrt((len(left) - 1) * left.var())
+    width = special.stdtrit(len(left) - 1, 0.975) * np.sqrt((len(left) - 1) * left.var())
     return value, value - width, value + width

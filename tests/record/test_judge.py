@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from noisy_pairs import recorded
 from scipy import stats
 
@@ -108,3 +110,14 @@ def test_adjusted_p_values_leave_out_what_is_not_measured() -> None:
     np.testing.assert_allclose(false_discovery(p)[[0, 2]], stats.false_discovery_control(p[[0, 2]]))
     assert np.isnan(false_discovery(p)[1])
     assert np.isnan(false_discovery(np.array([np.nan]))).all()
+    assert not len(false_discovery(np.array([])))
+
+
+@given(st.lists(st.one_of(st.just(np.nan), st.sampled_from([0.0, 0.01, 0.04, 1.0]), st.floats(0, 1)), min_size=1))
+def test_adjusted_p_values_are_those_of_scipy(values: list[float]) -> None:
+    p = np.array(values)
+    known = ~np.isnan(p)
+    expected = np.full(len(p), np.nan)
+    if known.any():
+        expected[known] = stats.false_discovery_control(p[known])
+    np.testing.assert_allclose(false_discovery(p), expected, rtol=1e-12)
