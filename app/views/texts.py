@@ -44,18 +44,9 @@ def show(run: Run, pair: Pair) -> None:
 
 def _list(title: str, rows: pd.DataFrame, of: pd.DataFrame) -> None:
     factor, unit = nats_unit(float(of["nats"].abs().max()))
-    st.markdown(f"**{title}**")
-    if rows.empty:
-        st.caption("None.")
-        return
-    st.dataframe(
-        rows.assign(nats=factor * rows["nats"])[["nats", "text", "label", "loss"]],
-        hide_index=True,
-        key=f"texts-{title}",
-        column_config={
-            "nats": st.column_config.NumberColumn(f"{unit} a step", format="%+.2f", width="small"),
-            "text": st.column_config.TextColumn(width="large"),
-            "label": st.column_config.TextColumn(width="small"),
-            "loss": st.column_config.NumberColumn(format="%.2f", width="small"),
-        },
-    )
+    st.markdown(f"**{title}**, {unit} a step")
+    told = []
+    for row in rows.to_dict("records"):
+        text, label = state.plain(" ".join(row["text"].split())), state.plain(row["label"])
+        told.append(f"- **{factor * row['nats']:+.1f}** {text} :small[({label}, loss {row['loss']:.2f})]")
+    st.markdown("\n".join(told) or "None.")

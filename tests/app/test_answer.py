@@ -58,9 +58,11 @@ def test_real_sentences_stand_behind_a_pair(runs_dir, open_page):
     assert "In which texts" in [subheader.value for subheader in test.subheader]
     test.segmented_control(key="way").set_value("b → a").run()
     assert "raises the loss of 2 of 3 validation texts of a" in words(test)
-    lists = [of.value for of in test.dataframe if list(of.value) == ["nats", "text", "label", "loss"]]
-    assert [of["text"].tolist() for of in lists] == [said[:2], said[2:]]
-    assert lists[0]["nats"].tolist() == pytest.approx([50, 20])
+    lists = [element.value.replace("\\", "") for element in test.markdown if element.value.startswith("- **")]
+    (much, little), (gained,) = (told.splitlines() for told in lists)
+    assert much.startswith("- **+50.0** lost <b>much</b> ")  # with its tags as they are
+    assert little.startswith("- **+20.0** lost a little ")
+    assert gained.startswith("- **-30.0** gained ")
     test.segmented_control(key="way").set_value("a → b").run()
     assert "No held-out texts of b are recorded." in words(test)
 
