@@ -19,7 +19,7 @@ from analysis.library import runs
 from analysis.library.names import WHOLE, number
 from analysis.library.runs import Run
 from analysis.output.data import frame_of
-from analysis.transfer.predicted import target_progress, transfer_matrix, transfer_steps
+from analysis.transfer.predicted import says_nats, target_progress, transfer_matrix, transfer_steps
 from analysis.transfer.texts import texts_of
 from analysis.transfer.words import MEANING, missing, told_of_targets, unit_of
 from ortho_lora.errors import OrthoLoraError
@@ -100,7 +100,7 @@ class OpenRun:
             how to get them.
         """
         frame = transfer_matrix(self.path, at)
-        if frame["nats"].isna().all():
+        if not says_nats(frame):
             return Answer(frame, None, missing(runs.info_of(self.run), held_out=bool(transfer_steps(self.path))))
         told = " ".join(told_of_targets(frame, target_progress(self.path, at=at)))
         return Answer(frame, figures.effect_heatmap(frame), f"{told} {MEANING}")
@@ -147,7 +147,7 @@ class OpenRun:
             parts.append(f"<p>{escape(diagnose(self.path).summary)}</p>")
             parts.append(_table(_cosines(conflicts.frame), self.tasks, "cosine of two tasks' gradients", 1.0))
         transfer = self.transfer().frame
-        if len(transfer) and transfer["nats"].notna().any():
+        if says_nats(transfer):
             factor, unit = unit_of(transfer)
             cells = {
                 (row["target"], row["source"]): (factor * row["nats"], row["verdict"] != "not sure")
@@ -165,7 +165,7 @@ def open_run(path: str | Path) -> OpenRun:
 
 
 def _cosines(frame: pd.DataFrame) -> dict[tuple[str, str], tuple[float, bool]]:
-    """Of the whole model where a snapshot tells it, else of one branch, B where there is one; both ways."""
+    """Of the whole model where a snapshot says_nats it, else of one branch, B where there is one; both ways."""
     branch = next((name for name in (WHOLE, "B") if (frame["branch"] == name).any()), frame["branch"].iloc[0])
     rows: list[Mapping[Any, Any]] = frame[frame["branch"] == branch].to_dict("records")
     found = {}

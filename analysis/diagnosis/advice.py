@@ -11,6 +11,7 @@ from analysis.diagnosis.verdicts import Pair
 from analysis.library.names import nats_unit
 from analysis.outcomes.beside import Outcome
 from analysis.statistics.seeds import MANY, missed_by_chance
+from analysis.transfer.predicted import says_nats
 from analysis.transfer.words import headline, told_of_gain, told_of_groups
 from ortho_lora.record.judge import TOLD, WORTH
 from ortho_lora.record.schema import RunInfo, groups_text
@@ -42,7 +43,7 @@ def advise(
     """The diagnosis in short, and suggestions: where transfer is predicted, which adapters to part by it, else by
     cosines.
     """
-    told = known if known is not None and known.effects["nats"].notna().any() else None
+    told = known if known is not None and says_nats(known.effects) else None
     conflicts = [pair for pair in pairs if pair.verdict == "conflict"]
     short = [pair for pair in pairs if pair.verdict == "not enough data"]
     suggestions = [

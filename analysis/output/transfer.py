@@ -14,7 +14,7 @@ from analysis.library.runs import identified
 from analysis.output.terminal import table_of
 from analysis.transfer.advice import advised_groups, advised_weights
 from analysis.transfer.compared import agreement, compared
-from analysis.transfer.predicted import over_transfer, target_progress, transfer_matrix, transfer_steps
+from analysis.transfer.predicted import over_transfer, says_nats, target_progress, transfer_matrix, transfer_steps
 from analysis.transfer.realized import realized, realized_progress
 from analysis.transfer.words import (
     ADVICE,
@@ -176,7 +176,7 @@ def _cell(row: Mapping[Any, Any], factor: float) -> Text:
 
 def _checked(run_dir: Path) -> Path:
     run, info = identified(run_dir)
-    if transfer_matrix(run.path)["nats"].isna().all():
+    if not says_nats(transfer_matrix(run.path)):
         raise OrthoLoraError(missing(info, held_out=bool(transfer_steps(run.path))))
     return run.path
 

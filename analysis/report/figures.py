@@ -19,7 +19,7 @@ from analysis.output.data import DATA
 from analysis.reading.database import Selection
 from analysis.report.tables import Table, table_of
 from analysis.transfer.advice import advised_groups
-from analysis.transfer.predicted import target_progress, transfer_matrix
+from analysis.transfer.predicted import says_nats, target_progress, transfer_matrix
 from analysis.transfer.words import MEANING, told_of_groups, told_of_targets
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.schema import Identity
@@ -143,7 +143,7 @@ def _of_pair(run: Run, key: str, pair: tuple[str, str], extent: queries.Extent) 
 def transfer_part(run: Run, key: str) -> Part | None:
     """What tasks do to each other's validation losses; None: no snapshot has held-out texts."""
     matrix = transfer_matrix(run.path)
-    if matrix["nats"].isna().all():
+    if not says_nats(matrix):
         return None
     told = " ".join(told_of_targets(matrix, target_progress(run.path)))
     shown = _figure(run, key, "transfer", "What the column's task does to the row's", told, figures.effect_heatmap)

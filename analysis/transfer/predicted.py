@@ -44,6 +44,11 @@ def transfer_matrix(run: Path, at: int | None = None) -> pd.DataFrame:
     return _frame(steps[-1], _vectors(run)[steps[-1]], own_transfer(run, at))
 
 
+def says_nats(matrix: pd.DataFrame) -> bool:
+    """Whether a `transfer_matrix` says anything in nats."""
+    return bool(matrix["nats"].notna().any())
+
+
 def over_transfer(run: Path) -> pd.DataFrame:
     """`transfer_matrix` of each snapshot by itself, below each other."""
     frames = [transfer_matrix(run, at) for at in transfer_steps(run)]

@@ -49,6 +49,14 @@ def plain(text: str) -> str:
     return "".join(f"\\{letter}" if letter in r"\`*_{}[]()#+-.!|~<>$:@" else letter for letter in text)
 
 
+def with_code(text: str) -> str:
+    """The same, where what stands between backticks shows as code."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return plain(text)
+    return "".join(f"`{places.without_paths(part)}`" if at % 2 else plain(part) for at, part in enumerate(parts))
+
+
 MOST_LEFT_OUT = 5
 
 

@@ -16,7 +16,7 @@ from analysis.diagnosis.verdicts import Agreement, worst_pair, worst_row
 from analysis.library.names import snapshots_at
 from analysis.library.runs import Run
 from analysis.transfer.advice import advised_groups
-from analysis.transfer.predicted import counted_steps, over_transfer, transfer_matrix, transfer_steps
+from analysis.transfer.predicted import counted_steps, over_transfer, says_nats, transfer_matrix, transfer_steps
 from analysis.transfer.words import headline, missing, told_of_gain, told_of_groups, trial_of, unit_of
 from app.launching.buttons import try_button
 from app.shared import figure, links, state
@@ -63,7 +63,7 @@ def _effects(run: Run) -> pd.DataFrame | None:
     if not state.ask(transfer_steps, run):
         return None
     matrix: pd.DataFrame = state.ask(transfer_matrix, run)
-    return None if matrix["nats"].isna().all() else matrix
+    return matrix if says_nats(matrix) else None
 
 
 def _by_nats(run: Run, extent: Extent, effects: pd.DataFrame) -> None:
@@ -100,7 +100,7 @@ def _by_cosine(run: Run, extent: Extent, matrix: pd.DataFrame) -> None:
         figure.show("graph", lines, shown, alt=alt, on_click=partial(_follow, extent), table=False)
     st.caption(
         "The [cosine](learn#corrected-cosine) of two tasks' mean gradients; bold, and a full line: the verdict is"
-        f" conflict or aligned. In nats: {state.plain(missing(run.info, held_out=False))}"
+        f" conflict or aligned. In nats: {state.with_code(missing(run.info, held_out=False))}"
     )
 
 

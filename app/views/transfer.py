@@ -10,7 +10,7 @@ from analysis.library.names import number, snapshots_at
 from analysis.library.runs import Run
 from analysis.transfer.advice import advised_groups, advised_weights
 from analysis.transfer.compared import agreement, compared, predictors
-from analysis.transfer.predicted import counted_steps, target_progress, transfer_matrix, transfer_steps
+from analysis.transfer.predicted import counted_steps, says_nats, target_progress, transfer_matrix, transfer_steps
 from analysis.transfer.realized import realized_matrix
 from analysis.transfer.words import (
     ADVICE,
@@ -96,15 +96,15 @@ def _body(run: Run) -> None:
         return
     steps: list[int] = state.ask(transfer_steps, run)
     if not steps:
-        st.info(state.plain(missing(run.info, held_out=False)))
+        st.info(state.with_code(missing(run.info, held_out=False)))
         return
     with st.container(horizontal=True, vertical_alignment="bottom"):
         at = select_snapshot(steps) if len(steps) > 1 else None
         names = list(PARTS)
         shown = st.segmented_control("Shown", names, default=names[0], required=True, key="parts", bind="query-params")
     matrix = state.ask(transfer_matrix, run, at)
-    if matrix["nats"].isna().all():
-        st.info(state.plain(missing(run.info, held_out=True)))
+    if not says_nats(matrix):
+        st.info(state.with_code(missing(run.info, held_out=True)))
         return
     st.caption(
         f"{MEANING} Bold and in full colour: sure, corrected for the number of pairs. By"
