@@ -14,6 +14,7 @@ from app.shared import address, figure, links, places, state
 from app.views import conflicts, diagnosis, launch, layers, learn, metrics, projection, runs, start, study, transfer
 
 st.set_page_config(page_title="Ortho-LoRA", page_icon=str(Path(__file__).with_name("icon.svg")), layout="wide")
+st.html(Path(figure.__file__).with_name("page.css"))
 state.spare_imports()
 library = st.Page(runs.page, title="Runs", icon=":material/list:", url_path="runs")
 training = {

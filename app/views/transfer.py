@@ -150,7 +150,7 @@ def _advice(run: Run, at: int | None, factor: float, unit: str) -> None:
     assert run.info is not None
     if not places.read_only() and (trial := trial_of(run.path, run.info)):
         st.markdown(TRIAL)
-        st.code(trial, language="sh")
+        st.code(trial, language="sh", wrap_lines=True)
 
 
 def _mixture(run: Run, at: int | None, now: pd.DataFrame) -> None:
