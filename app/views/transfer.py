@@ -75,7 +75,9 @@ def _compared(run: Run) -> None:
         by = snapshots[0]
         if len(snapshots) > 1:
             by = st.selectbox("By", snapshots, format_func=lambda path: path.name, key="predicted-by")
-        part = st.segmented_control("Part", list(COMPARED), default=next(iter(COMPARED)), required=True, key="came")
+        part = st.segmented_control(
+            "Part", list(COMPARED), default=next(iter(COMPARED)), required=True, key="came", bind="query-params"
+        )
     frame = state.ask(compared, run, by)
     rows = frame[frame["part"] == COMPARED[part]]
     st.caption(
