@@ -10,7 +10,7 @@ if (root := str(Path(__file__).resolve().parents[1])) not in sys.path:
     sys.path.append(root)
 
 from app.launching import under_way
-from app.shared import address, figure, links, places, state
+from app.shared import address, links, places, state, style
 from app.views import conflicts, diagnosis, launch, layers, learn, metrics, projection, runs, start, study, transfer
 
 st.set_page_config(page_title="Ortho-LoRA", page_icon=str(Path(__file__).with_name("icon.svg")), layout="wide")
@@ -43,5 +43,5 @@ address.arrive(chosen.url_path)
 with st.sidebar:
     if chosen.url_path != "launch":  # which shows it at length
         under_way.show()
-    figure.choose_image_format()
+style.show()
 chosen.run()

@@ -1,4 +1,4 @@
-"""Make the pictures of README.md anew, from the demo run that comes with the package: `python docs/screenshot.py`.
+"""Make README.md's pictures and animation anew, from the demo run that comes along: `python docs/screenshot.py`.
 
 Needs requirements-dev.txt and Chrome or Chromium.
 """
@@ -14,12 +14,25 @@ from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Locator, Page, sync_playwright
 
 FIGURE, ARROW = ".js-plotly-plot .main-svg", ".handle"
 PICTURES = {"start": ("", 1180, FIGURE), "diagnosis": ("diagnosis", 1320, FIGURE), "learn": ("learn", 1040, ARROW)}
 """Address of each page, the height of the window, and what is there twice when it is drawn."""
 COLOURS = 256  # that a picture keeps, to be a third of the size
+TOUR = {"width": 1280, "height": 860}
+"""The window of the animation."""
+POINTER = "position: fixed; z-index: 9999999; width: 22px; height: 22px; border-radius: 50%; background: #E69F00B0;"
+PLACE = """
+wanted => {
+    const figure = document.querySelector('.st-key-figure-answer .js-plotly-plot');
+    const trace = figure._fullData.find(trace => trace.type === 'scatter');
+    const index = trace.customdata.findIndex(found => JSON.stringify([...found]) === JSON.stringify(wanted));
+    const { xaxis: x, yaxis: y } = figure._fullLayout, frame = figure.getBoundingClientRect();
+    return [frame.left + x._offset + x.d2p(trace.x[index]), frame.top + y._offset + y.d2p(trace.y[index])];
+}
+"""
+"""Where on the screen a cell of the answer's matrix is."""
 
 ROOT = Path(__file__).resolve().parents[1]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -45,6 +58,7 @@ def main() -> None:
                 page.goto(f"http://127.0.0.1:{port}/{address}?run=sample-demo")
                 _take(page, drawn, ROOT / "docs" / f"{name}.png")
                 page.close()
+            _tour(chromium.new_page(viewport=TOUR, color_scheme="light"), f"http://127.0.0.1:{port}")
             chromium.close()
     finally:
         server.terminate()
@@ -68,6 +82,62 @@ def _wait_for(address: str, seconds: float = 60) -> None:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.2)
+
+
+def _tour(page: Page, address: str) -> None:
+    """Twenty seconds: the answer, a pair, where it is, Transfer, and a question of the lesson."""
+    frames: list[tuple[Image.Image, int]] = []
+
+    def show(seconds: float) -> None:
+        page.wait_for_timeout(1500)
+        frames.append((Image.open(BytesIO(page.screenshot())).convert("RGB"), int(1000 * seconds)))
+
+    def point(x: float, y: float) -> None:
+        page.evaluate(
+            "([style, x, y]) => { const dot = document.querySelector('#pointer') ?? document.body.appendChild("
+            "Object.assign(document.createElement('div'), {id: 'pointer'})); dot.style.cssText = style +"
+            " `pointer-events: none; left: ${x - 11}px; top: ${y - 11}px` }",
+            [POINTER, x, y],
+        )
+
+    def click(place: Locator, seconds: float = 1.0) -> None:
+        place.scroll_into_view_if_needed()
+        box = place.bounding_box() or {"x": 0, "y": 0, "width": 0, "height": 0}
+        point(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        show(seconds)
+        place.click()
+        point(-99, -99)
+
+    page.goto(f"{address}/?run=sample-demo")
+    page.locator(FIGURE).nth(2).wait_for(state="attached", timeout=60_000)
+    page.wait_for_timeout(3000)
+    show(3.5)
+    x, y = page.evaluate(PLACE, ["tweets", "trec"])
+    point(x, y)
+    show(1.2)
+    page.mouse.click(x, y)
+    point(-99, -99)
+    page.get_by_role("heading", name="Where").scroll_into_view_if_needed()
+    page.mouse.wheel(0, 500)
+    show(3.3)
+    navigation = page.get_by_test_id("stSidebarNav")
+    click(navigation.get_by_role("link", name="Transfer"))
+    page.get_by_text("All three").wait_for()
+    page.wait_for_timeout(2000)
+    click(page.get_by_text("All three"))
+    page.wait_for_timeout(1500)
+    show(3.0)
+    click(navigation.get_by_role("link", name="Learn"))
+    page.locator(ARROW).nth(1).wait_for(state="attached", timeout=60_000)
+    show(2.0)
+    click(page.get_by_text("near 0", exact=True), 2.5)
+    page.locator(".st-key-figure-lesson-dial .main-svg").first.wait_for(state="attached", timeout=60_000)
+    show(1.5)
+    pictures, durations = zip(*frames, strict=True)
+    pictures[0].save(
+        ROOT / "docs" / "tour.webp", save_all=True, append_images=pictures[1:], duration=durations, loop=0, quality=70,
+        method=6,
+    )  # fmt: skip
 
 
 def _take(page: Page, drawn: str, path: Path) -> None:

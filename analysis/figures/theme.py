@@ -7,11 +7,13 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from analysis.figures.contrast import make_legible
 from analysis.figures.margins import room
 from analysis.library.names import branch_name, branches_of
 
-# Okabe and Ito's palette, told apart with any colour vision; a dash or marker says the same a second time.
-_LIGHT = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
+# Okabe and Ito's palette, told apart with any colour vision; a dash or marker says the same a second time. On white,
+# orange and sky blue are darker, for a contrast of 3.
+_LIGHT = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#C17F00", "#3A97CF", "#000000", "#8C8C8C")
 _DARK = ("#56B4E9", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#F0E442", "#FFFFFF", "#A6A6A6")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "star")
@@ -126,7 +128,7 @@ def branches(frame: pd.DataFrame) -> tuple[go.Figure, list[tuple[int, str, pd.Da
 
 
 def finish(figure: go.Figure, *, dark: bool, height: int, **layout: Any) -> go.Figure:
-    """Give a figure its height, transparent background, text colours, and a legend below the plot."""
+    """Give a figure its height, transparent background, text colours, a legend below the plot, and legible cells."""
     grid = {
         "gridcolor": faint(dark),
         "zerolinecolor": faint(dark),
@@ -157,5 +159,6 @@ def finish(figure: go.Figure, *, dark: bool, height: int, **layout: Any) -> go.F
         "modebar": {"bgcolor": "rgba(0, 0, 0, 0)", "color": muted(dark), "activecolor": ink(dark)},
     }
     figure.update_layout(settled | axes, **layout)  # at once: plotly takes as long for one value as for many
+    make_legible(figure)
     given = figure.layout.margin
     return figure.update_layout(margin={side: max(given[side], needed) for side, needed in room(figure).items()})

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -12,6 +13,14 @@ import streamlit as st
 from analysis.figures.words import describe
 from analysis.output.files import csv_text
 from app.shared.state import BY_NAME, is_dark
+
+_pictures = st.components.v2.component(
+    "pictures",
+    html='<div><button type="button" value="svg">SVG</button><button type="button" value="png">PNG</button></div>',
+    css=Path(__file__).with_name("picture.css").read_text(encoding="utf-8"),
+    js=Path(__file__).with_name("picture.js").read_text(encoding="utf-8"),
+)
+"""Buttons that save the figure above them."""
 
 
 def show(
@@ -37,7 +46,7 @@ def show(
     if frame.empty:
         st.info("Nothing is recorded for this selection yet.")
         return
-    key, form = f"figure-{name}", str(st.session_state.get("image") or "SVG")
+    key = f"figure-{name}"
 
     def clicked() -> None:
         points = st.session_state[key].selection.points
@@ -54,12 +63,21 @@ def show(
         selection_mode="points",
         config={
             "displaylogo": False,
-            "toImageButtonOptions": {"format": form.lower(), "filename": name, "scale": 2},
+            "toImageButtonOptions": {"format": "svg", "filename": name},
         },
     )
     if table:
-        with st.expander("The numbers", icon=":material/table:"):
-            numbers(name, frame)
+        below(name, partial(numbers, name, frame, picture=True))
+    else:
+        below(name, partial(_pictures, data={"name": name}, key=f"picture-{name}"), label="Files", icon="image")
+
+
+def below(name: str, show_it: Callable[[], object], *, label: str = "Numbers and files", icon: str = "table") -> None:
+    """What most people do not open, and the browser need not draw until somebody does."""
+    place = st.expander(label, icon=f":material/{icon}:", key=f"below-{name}", on_change="rerun")
+    if place.open:
+        with place:
+            show_it()
 
 
 @st.cache_resource(show_spinner=False, max_entries=100, hash_funcs=BY_NAME)
@@ -68,8 +86,12 @@ def _drawn(draw: partial[go.Figure], dark: bool) -> go.Figure:
     return draw(dark=dark)
 
 
-def numbers(name: str, frame: pd.DataFrame, **options: Any) -> None:
-    """A table, and its files; `options` as of `st.dataframe`."""
+def numbers(name: str, frame: pd.DataFrame, *, picture: bool = False, **options: Any) -> None:
+    """A table, and its files; `options` as of `st.dataframe`.
+
+    Args:
+        picture: whether those of the figure right above are beside them.
+    """
     st.dataframe(frame, hide_index=True, key=f"table-{name}", **options)
     files: list[tuple[str, str, Callable[[pd.DataFrame], str | bytes]]] = [
         ("CSV", "text/csv", csv_text),
@@ -86,13 +108,8 @@ def numbers(name: str, frame: pd.DataFrame, **options: Any) -> None:
                 icon=":material/download:",
                 on_click="ignore",
             )
-
-
-def choose_image_format() -> None:
-    """What the camera in a figure's toolbar saves."""
-    st.segmented_control(
-        "Figures are saved as", ["SVG", "PNG"], default="SVG", required=True, key="image", persist_state="session"
-    )
+        if picture:
+            _pictures(data={"name": name}, key=f"picture-{name}", width="content")
 
 
 def _parquet(frame: pd.DataFrame) -> bytes:

@@ -118,7 +118,7 @@ def _pairs(found: Diagnosis) -> None:
         drawn = drawn.head(MOST_DRAWN)
     figure.show("verdicts", partial(figures.strengths, drawn), frame, alt=_in_words(pairs))
     shown = pairs
-    if len(pairs) > MOST_CARDS and not st.toggle(f"Show all {len(pairs)} pairs", key="all-pairs"):
+    if len(pairs) > MOST_CARDS and not st.toggle(f"Show all {len(pairs)} pairs", key="all-pairs", bind="query-params"):
         shown = pairs[:MOST_CARDS]
     for pair in shown:
         card(pair)

@@ -1,8 +1,13 @@
 """The questions of the lesson: asked before the answer is shown, and listed with their answers for who teaches."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import streamlit as st
+
+_browser = st.components.v2.component("lesson", js=Path(__file__).with_name("lesson.js").read_text(encoding="utf-8"))
+_BROWSER = "lesson-browser"
 
 
 @dataclass(frozen=True)
@@ -93,11 +98,30 @@ EXERCISES = {
 """By the title of the act, in order; an act's link is `learn#lesson-KEY` of its first."""
 
 
-def answered() -> int:
-    """How many have a guess in this session."""
-    return sum(
-        st.session_state.get(f"lesson-{one.key}") is not None for several in EXERCISES.values() for one in several
-    )
+def progress() -> None:
+    """How many have a guess. The browser keeps them: whoever comes back goes on, on this machine alone."""
+    every = [one for several in EXERCISES.values() for one in several]
+    guesses = {one.key: guess for one in every if (guess := st.session_state.get(f"lesson-{one.key}")) is not None}
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(f"Guess, then see: {len(guesses)} of {len(every)} answered.", width="content")
+        if guesses:
+            st.button("Start over", key="lesson-forget", type="tertiary", on_click=_forget, args=(every,))
+        data = {"guesses": guesses, "forget": bool(st.session_state.pop("lesson-forgotten", False))}
+        _browser(data=data, key=_BROWSER, on_kept_change=lambda: _take(every), width=1, height=1)
+
+
+def _take(every: list[Exercise]) -> None:
+    """The guesses of an earlier visit, where there is none yet and the choice still exists."""
+    kept: dict[str, Any] = st.session_state[_BROWSER].kept or {}
+    for one in every:
+        if kept.get(one.key) in one.choices and st.session_state.get(f"lesson-{one.key}") is None:
+            st.session_state[f"lesson-{one.key}"] = kept[one.key]
+
+
+def _forget(every: list[Exercise]) -> None:
+    for one in every:
+        st.session_state[f"lesson-{one.key}"] = None
+    st.session_state["lesson-forgotten"] = True
 
 
 def for_teachers() -> None:

@@ -99,7 +99,7 @@ def _start(config: Config | str) -> None:
     with st.expander("The configuration as YAML, and the command that does the same", icon=":material/terminal:"):
         file = f"{name or 'config'}.yaml"
         options = ["--config", file, "--runs-dir", str(default_runs_dir()), *(["--name", name] if name else [])]
-        st.code(shlex.join(["python", "-m", "ortho_lora", "train", *options]), language="sh")
+        st.code(shlex.join(["python", "-m", "ortho_lora", "train", *options]), language="sh", wrap_lines=True)
         st.code(launcher.as_yaml(config), language="yaml", height=300)
         st.download_button("Download", launcher.as_yaml(config), file, "text/yaml", icon=":material/download:")
 

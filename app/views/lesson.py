@@ -39,8 +39,7 @@ def show() -> None:
     runs = lesson_runs.finished(default_runs_dir())
     if not places.read_only():
         _training(sum(not is_sample(run.path) for run in runs.values()), whole=len(runs) == len(lesson_runs.TASKS))
-    count = sum(map(len, EXERCISES.values()))
-    st.caption(f"Guess, then see: {exercises.answered()} of {count} answered.")
+    exercises.progress()
     dials = {rho: runs[name] for rho, name in lesson_runs.DIAL.items() if name in runs}
     heads = {name: runs[name] for name in (lesson_runs.DIAL[1.0], lesson_runs.OWN_HEAD) if name in runs}
     bodies: tuple[tuple[Callable[[Any], None], Any, int], ...] = (

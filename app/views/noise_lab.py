@@ -22,9 +22,9 @@ def show() -> None:
     )
     left, right = st.columns([1, 2], gap="large")
     with left:
-        truth = st.slider("True cosine", -1.0, 1.0, -0.5, 0.1, key="noise-truth")
-        size = st.select_slider("Texts in a batch", SIZES, noise.AT, key="noise-size")
-        count = st.select_slider("Batches of each task", BATCHES, 32, key="noise-batches")
+        truth = st.slider("True cosine", -1.0, 1.0, -0.5, 0.1, key="noise-truth", bind="query-params")
+        size = st.select_slider("Texts in a batch", SIZES, noise.AT, key="noise-size", bind="query-params")
+        count = st.select_slider("Batches of each task", BATCHES, 32, key="noise-batches", bind="query-params")
         draws = st.session_state.setdefault("noise-draw", 0)
         if st.button("Other batches", icon=":material/casino:", key="noise-again"):
             st.session_state["noise-draw"] = draws = draws + 1

@@ -268,7 +268,8 @@ def _runs(results: Results, runs: pd.DataFrame) -> None:
         if places.read_only():
             return
         st.markdown("To look into these runs, open the study by itself:")
-        st.code(f"ORTHO_LORA_RUNS_DIR={shlex.quote(str(results.directory))} streamlit run app/main.py", language="sh")
+        command = f"ORTHO_LORA_RUNS_DIR={shlex.quote(str(results.directory))} streamlit run app/main.py"
+        st.code(command, language="sh", wrap_lines=True)
         return
     known = [name for name in runs["run"] if name in results.runs]
     chosen = st.selectbox(

@@ -18,7 +18,7 @@ def curves(findings: Findings) -> None:
     frame, axis = findings.over_axes, next(iter(axes))
     line = st.container(horizontal=True)
     if len(axes) > 1:
-        axis = line.selectbox("Over", list(axes), key="study-axis", filter_mode=None)
+        axis = line.selectbox("Over", list(axes), key="study-axis", bind="query-params", filter_mode=None)
     for other in [other for other in axes if other != axis]:
         label = line.selectbox(state.plain(other), axes[other], key=f"study-axis-{other}", filter_mode=None)
         frame = frame[frame[other] == label]
@@ -41,7 +41,7 @@ def grid(findings: Findings) -> None:
     drawn = dict(grids(findings))
     if not drawn:
         return
-    name = st.selectbox("Over both axes", list(drawn), key="study-grid", filter_mode=None)
+    name = st.selectbox("Over both axes", list(drawn), key="study-grid", bind="query-params", filter_mode=None)
     st.caption("Red: worse than the baseline; bold: by more than noise.")
     figure.show(
         "study-grid",

@@ -1,5 +1,7 @@
 """Real sentences behind a pair: which held-out texts of one task a step for the other harms, and which it helps."""
 
+from functools import partial
+
 import pandas as pd
 import streamlit as st
 
@@ -38,8 +40,7 @@ def show(run: Run, pair: Pair) -> None:
         _list("Harmed most", harmed.head(MOST), frame)
     with right:
         _list("Helped most", helped.head(MOST), frame)
-    with st.expander("The numbers", icon=":material/table:"):
-        figure.numbers("texts", frame)
+    figure.below("texts", partial(figure.numbers, "texts", frame))
 
 
 def _list(title: str, rows: pd.DataFrame, of: pd.DataFrame) -> None:

@@ -75,7 +75,9 @@ def _compared(run: Run) -> None:
         by = snapshots[0]
         if len(snapshots) > 1:
             by = st.selectbox("By", snapshots, format_func=lambda path: path.name, key="predicted-by")
-        part = st.segmented_control("Part", list(COMPARED), default=next(iter(COMPARED)), required=True, key="came")
+        part = st.segmented_control(
+            "Part", list(COMPARED), default=next(iter(COMPARED)), required=True, key="came", bind="query-params"
+        )
     frame = state.ask(compared, run, by)
     rows = frame[frame["part"] == COMPARED[part]]
     st.caption(
@@ -150,7 +152,7 @@ def _advice(run: Run, at: int | None, factor: float, unit: str) -> None:
     assert run.info is not None
     if not places.read_only() and (trial := trial_of(run.path, run.info)):
         st.markdown(TRIAL)
-        st.code(trial, language="sh")
+        st.code(trial, language="sh", wrap_lines=True)
 
 
 def _mixture(run: Run, at: int | None, now: pd.DataFrame) -> None:

@@ -57,8 +57,8 @@ def browser():
 class Server:
     """`streamlit run app/main.py` on a free port; it can be restarted."""
 
-    def __init__(self, runs_dir):
-        self.runs_dir = runs_dir
+    def __init__(self, runs_dir, samples="off"):
+        self.runs_dir, self.samples = runs_dir, samples
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -73,7 +73,7 @@ class Server:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "streamlit", "run", "app/main.py", "--server.port", str(self.port)],
                 cwd=ROOT,
-                env={**os.environ, "ORTHO_LORA_RUNS_DIR": str(self.runs_dir), "ORTHO_LORA_SAMPLES": "off"},
+                env={**os.environ, "ORTHO_LORA_RUNS_DIR": str(self.runs_dir), "ORTHO_LORA_SAMPLES": self.samples},
                 stdout=log,
                 stderr=log,
             )
@@ -109,6 +109,22 @@ def server(lasting):
 @pytest.fixture
 def own_server(tmp_path):
     running = Server(tmp_path / "runs")
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def file_server(tmp_path_factory):
+    """One for the tests of a file, whose runs stay."""
+    running = Server(tmp_path_factory.mktemp("file") / "runs")
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def shipped(tmp_path_factory):
+    """The dashboard on the records that come along, and on nothing else."""
+    running = Server(tmp_path_factory.mktemp("shipped") / "runs", samples="on")
     yield running
     running.stop()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browsing import go_to, watched
+from browsing import go_to, settled, watched
 from playwright.sync_api import expect
 from waiting import wait_for
 
@@ -293,3 +293,31 @@ def test_colours_follow_the_theme(scheme, background, browser, server):
     assert (sum(shade) > 3 * 128) == (scheme == "dark")
     assert page.locator(".stApp").evaluate("e => getComputedStyle(e).backgroundColor") == background
     context.close()
+
+
+def test_guesses_of_the_lesson_are_kept_by_the_browser(browser, shipped):
+    with watched(browser, shipped.address, deep_links=True) as context:
+        page = context.new_page()
+        page.goto(f"{shipped.address}/learn")
+        expect(page.get_by_text("0 of 6 answered")).to_be_visible()
+        page.get_by_role("radio", name="only B").check(force=True)
+        page.get_by_role("radio", name="near -0.5").check(force=True)
+        expect(page.get_by_text("2 of 6 answered")).to_be_visible()
+        page.wait_for_function("() => Object.keys(JSON.parse(localStorage.getItem('ortho-lora-lesson'))).length === 2")
+        page.close()
+
+        page = context.new_page()
+        page.goto(f"{shipped.address}/learn")
+        expect(page.get_by_text("2 of 6 answered")).to_be_visible()
+        expect(page.get_by_text("Right: only B")).to_be_visible()
+        expect(page.get_by_text("Not so: half of the texts")).to_be_visible()
+        page.get_by_role("button", name="Start over").click()
+        expect(page.get_by_text("0 of 6 answered")).to_be_visible()
+        page.wait_for_function("() => localStorage.getItem('ortho-lora-lesson') === '{}'")
+
+        # What the browser keeps may be of another version of the lesson, or nobody's.
+        for kept in ('{"zero": "a choice that is gone", "gone": "too"}', "no JSON"):
+            page.evaluate("kept => localStorage.setItem('ortho-lora-lesson', kept)", kept)
+            page.reload()
+            settled(page)
+            expect(page.get_by_text("0 of 6 answered")).to_be_visible()

@@ -1,0 +1,100 @@
+"""What axe finds on every page by WCAG 2.1 A and AA, light, dark and on a phone; and the pair chosen by keyboard."""
+
+import json
+import re
+from pathlib import Path
+from urllib.parse import quote_plus
+
+import axe_playwright_python
+import pytest
+from browsing import go_to, settled, watched
+from playwright.sync_api import expect
+
+from app.views.exercises import EXERCISES
+
+pytestmark = pytest.mark.browser
+
+AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js").read_text()
+LEVELS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]
+# Of Streamlit's own markup, which is not ours to mend, by rule.
+EXCLUDED = {
+    # The lists of its navigation, which have headings and lines between their items.
+    "list": "[data-testid=stSidebarNavItems]",
+    "listitem": "[data-testid=stSidebarNavItems] li",
+    # The label of what cannot be used, which WCAG lets be faint; the label does not tell so to a program.
+    "color-contrast": ":is(.stSelectbox, .stMultiSelect):has(input:disabled) label *",
+}
+CHECK = """
+async ([levels, excluded]) => {
+    const { violations } = await axe.run({ runOnly: levels, resultTypes: ["violations"], elementRef: true });
+    return violations.flatMap(({ id, nodes }) => nodes
+        .filter(node => !(id in excluded && node.element?.matches(excluded[id])))
+        .map(node => `${id}: ${node.html.slice(0, 200)} ${node.failureSummary}`));
+}
+"""
+PAGES = (
+    "Start", "Launch", "Runs", "Conflicts", "Transfer", "Layers", "Projection", "Metrics", "Diagnosis", "Study",
+    "Learn",
+)  # fmt: skip
+GUESSES = {one.key: one.choices[0] for several in EXERCISES.values() for one in several}  # so that the lesson is whole
+WIDE, PHONE = {"width": 1440, "height": 1000}, {"width": 390, "height": 844}
+
+
+def violations(page):
+    settled(page)
+    return page.evaluate(CHECK, [LEVELS, EXCLUDED])
+
+
+@pytest.mark.parametrize("served", ["shipped", "lasting"], ids=["a run with a snapshot", "no run"])
+def test_every_page_is_accessible_light_and_wide_dark_and_narrow(browser, request, served):
+    server, found = request.getfixturevalue(served), {}
+    with watched(browser, server.address, color_scheme="light", viewport=WIDE) as context:
+        context.add_init_script(AXE)
+        context.add_init_script(f"localStorage.setItem('ortho-lora-lesson', JSON.stringify({json.dumps(GUESSES)}))")
+        page = context.new_page()
+        page.goto(server.address)
+        for name in PAGES:
+            if name != "Start":
+                page.get_by_test_id("stSidebarNav").get_by_role("link", name=name, exact=True).click()
+                expect(page.get_by_role("heading", name=name, exact=True).first).to_be_visible()
+            looks = [
+                (WIDE, "light"),
+                (PHONE, "dark"),
+                *([(WIDE, "dark")] if name == "Start" else []),
+            ]  # for the sidebar
+            for size, colours in looks:
+                page.set_viewport_size(size)
+                page.emulate_media(color_scheme=colours)
+                found[name, colours, size["width"]] = violations(page)
+            page.set_viewport_size(WIDE)
+            page.emulate_media(color_scheme="light")
+    assert {where: what for where, what in found.items() if what} == {}
+
+
+def test_axe_finds_what_is_wrong(browser, shipped):
+    with watched(browser, shipped.address) as context:
+        context.add_init_script(AXE)
+        page = context.new_page()
+        page.goto(shipped.address)
+        settled(page)
+        page.evaluate(
+            "() => document.querySelector('[data-testid=stMain] p').insertAdjacentHTML('afterend',"
+            " '<button></button><ul><p>not an item</p></ul><span style=\"color: #999; background: #fff\">faint</span>')"
+        )
+        told = {one.split(":")[0] for one in violations(page)}
+    assert told == {"button-name", "list", "color-contrast"}
+
+
+def test_the_pair_is_chosen_by_keyboard(browser, shipped):
+    with watched(browser, shipped.address) as context:
+        page = context.new_page()
+        page.goto(shipped.address)
+        for name in ("Start", "Conflicts"):
+            if name != "Start":
+                go_to(page, name)
+            for pair in ("trec + tweets", "tweets + spam"):
+                settled(page)
+                page.get_by_label("Pair of tasks").focus()
+                page.keyboard.type(pair)
+                page.keyboard.press("Enter")
+                expect(page).to_have_url(re.compile(f"pair={re.escape(quote_plus(pair))}(&|$)"))
