@@ -85,3 +85,14 @@ def open_page():
         return test.run()
 
     return run
+
+
+@pytest.fixture
+def unfold():
+    """Opens what stands below a figure: unfold(test, name of the figure)."""
+
+    def opened(test, name):
+        test.session_state[f"below-{name}"] = True
+        return test.run()
+
+    return opened

@@ -161,9 +161,9 @@ def test_no_run_and_a_broken_one(add_run, runs_dir, open_page):
     assert "part-000001.parquet" in words(test)
 
 
-def test_of_very_many_pairs_the_first_are_drawn_and_all_are_in_the_numbers(add, open_page, monkeypatch):
+def test_of_very_many_pairs_the_first_are_drawn_and_all_are_in_the_numbers(add, open_page, unfold, monkeypatch):
     monkeypatch.setattr("app.views.diagnosis.MOST_DRAWN", 2)
     add()
     test = open_page("diagnosis")
     assert "Drawn are the first 2 of 6; the numbers have all." in words(test)
-    assert len(test.dataframe[0].value) == 6
+    assert len(unfold(test, "verdicts").dataframe[0].value) == 6

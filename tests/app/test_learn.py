@@ -33,11 +33,11 @@ def test_no_run_shows_the_playground_the_lesson_and_every_term(runs_dir, open_pa
     assert not runs_dir.exists()  # looking writes nothing
 
 
-def test_more_batches_narrow_the_interval_of_a_snapshot(runs_dir, open_page):
+def test_more_batches_narrow_the_interval_of_a_snapshot(runs_dir, open_page, unfold):
     def width(test):
         assert not test.exception
         assert len(test.get("plotly_chart")) == 1
-        snapshot = test.dataframe[0].value.set_index("estimate").loc["snapshot"]
+        snapshot = unfold(test, "noise-lab").dataframe[0].value.set_index("estimate").loc["snapshot"]
         return snapshot["high"] - snapshot["low"]
 
     test = open_page("learn")
