@@ -113,14 +113,6 @@ def own_server(tmp_path):
     running.stop()
 
 
-@pytest.fixture(scope="module")
-def file_server(tmp_path_factory):
-    """One for the tests of a file, whose runs stay."""
-    running = Server(tmp_path_factory.mktemp("file") / "runs")
-    yield running
-    running.stop()
-
-
 @pytest.fixture(scope="session")
 def shipped(tmp_path_factory):
     """The dashboard on the records that come along, and on nothing else."""
