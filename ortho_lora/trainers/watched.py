@@ -17,6 +17,7 @@ from ortho_lora.surgery.arguments import check_plain, check_whole
 from ortho_lora.surgery.blocks import blocks
 from ortho_lora.surgery.snapshot import snapshot_steps
 from ortho_lora.trainers import losses, mixture, versions
+from ortho_lora.trainers.alone import OVER_TOKENS, Answers, UnlikeError, alone, tells
 from ortho_lora.trainers.examples import Examples
 from ortho_lora.trainers.inside import SurgeonInside
 from ortho_lora.trainers.snapshots import Row, Rows, Snapshots, draw, held_out_rows, scalars_of
@@ -56,6 +57,7 @@ class Watched(SurgeonInside):
         self._shifts_labels = versions.shifts_labels(self.model)
         self._told = torch.zeros(2, len(self.surgeon.tasks))  # summed losses and counted labels of the step
         self._apart: int | None = 0  # steps so far, of one task each; None: one held several
+        self._tells = tells(self.kind)  # whether a loss can be made of former answers
 
     def plan(self, column: mixture.TaskColumn, count: int, batches: int, group_column: str | None) -> None:
         """Have snapshots be taken."""
@@ -158,11 +160,18 @@ class Watched(SurgeonInside):
             watched.register_forward_pre_hook(partial(self._enter, batch), with_kwargs=True),
             watched.register_forward_hook(partial(self._see, batch)),
         ]
+        answers, given = Answers(), dict(inputs)
+        if self._tells:
+            asked = [one for one in (watched, getattr(self, "ref_model", None)) if isinstance(one, nn.Module)]
+            handles += [one.register_forward_hook(answers.add, with_kwargs=True) for one in asked]
         try:
-            return super().compute_loss(model, inputs, *args, **kwargs)
+            found = super().compute_loss(model, inputs, *args, **kwargs)
         finally:
             for handle in handles:
                 handle.remove()
+        if self._tells:
+            self._tell(answers, batch, given)
+        return found
 
     def _enter(self, batch: Examples, _: nn.Module, args: Any, given: dict[str, Any]) -> None:
         """Where the model is about to take the batch: be inside it."""
@@ -189,6 +198,27 @@ class Watched(SurgeonInside):
         if found is not None and (batch.lengths is not None or len(found[0]) == len(batch.tasks)):
             told = losses.of_tasks(found, batch.task_of_label(found[0].shape), len(self.surgeon.tasks))
             self._told = self._told.to(told) + told
+
+    @torch.no_grad()
+    def _tell(self, answers: Answers, batch: Examples, inputs: dict[str, Any]) -> None:
+        """Add up each task's own loss, as the trainer makes it of the task's examples alone."""
+        told = torch.zeros(2, len(self.surgeon.tasks))
+        try:
+            with self._unnoticed(), alone(self):
+                for task in batch.present:
+                    with answers.of_task(batch, task):
+                        found = self._loss_alone(batch.of_task(task, inputs), batch.examples_of(task))
+                    told = told.to(found.device)
+                    told[:, task] = found
+        except UnlikeError:
+            self._tells = False
+            return
+        self._told = self._told.to(told) + told
+
+    def _loss_alone(self, inputs: dict[str, Any], examples: int) -> Tensor:
+        """The summed loss of one task's examples, and how many there are, [2]."""
+        loss = cast(Tensor, self.kind.compute_loss(self, cast(nn.Module, self.model), inputs)).float()
+        return torch.stack([examples * loss, torch.full_like(loss, examples)])
 
     def _weights_of(self, batch: Examples) -> list[float] | None:
         """What share of its task's loss each example carries; None: nobody knows."""
@@ -314,6 +344,14 @@ class Generating(Watched):
             found[mixture.KEY] = torch.tensor([self._column.place(row[self._column.name]) for row in inputs])
             found[mixture.GROUPS] = torch.tensor([known[prompt] for prompt in prompts])
         return found
+
+    def _loss_alone(self, inputs: dict[str, Any], examples: int) -> Tensor:
+        """Of tokens, where the loss is a mean over those of all answers."""
+        if "num_items_in_batch" not in inputs or getattr(self, "loss_type", None) not in OVER_TOKENS:
+            return super()._loss_alone(inputs, examples)
+        tokens = (inputs["completion_mask"] * inputs.get("tool_mask", 1)).sum()
+        mean, one = super()._loss_alone(inputs | {"num_items_in_batch": tokens * self.accelerator.num_processes}, 1)
+        return torch.stack([mean, one]) * tokens
 
 
 class Due(TrainerCallback):
