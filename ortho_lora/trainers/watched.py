@@ -15,6 +15,7 @@ from transformers import Trainer, TrainerCallback
 from ortho_lora.errors import OrthoLoraError, OrthoLoraWarning, OwnPassError
 from ortho_lora.surgery.arguments import check_plain, check_whole
 from ortho_lora.surgery.blocks import blocks
+from ortho_lora.surgery.measure import Measured
 from ortho_lora.surgery.snapshot import snapshot_steps
 from ortho_lora.trainers import losses, mixture, versions
 from ortho_lora.trainers.alone import OVER_TOKENS, Answers, UnlikeError, alone, tells
@@ -65,13 +66,19 @@ class Watched(SurgeonInside):
         check_whole("snapshot_batches", batches, 8)
         if isinstance(self, Generating):
             raise OrthoLoraError(f"snapshots: {self.kind.__name__} generates what it learns from: leave snapshots out.")
-        rows = Rows(self.train_dataset, column, group_column=group_column)
-        self._snapshots = Snapshots(
-            count, batches, {task: (rows, place) for place, task in enumerate(column.tasks)},
-            held_out_rows(self.eval_dataset, column, group_column),
-        )  # fmt: skip
+        rows = self._rows(column, group_column)
+        self._snapshots = Snapshots(count, batches, rows, held_out_rows(self.eval_dataset, column, group_column))
         # What a task has of the mixture, which is what its gradient weighs in the optimizer's.
-        self._surgery["loss_weights"] = rows.shares(_labels_of)
+        self._surgery["loss_weights"] = self._shares(rows)
+
+    def _rows(self, column: mixture.TaskColumn, group_column: str | None) -> dict[str, tuple[Rows, int]]:
+        """By task, where its examples are, and its place there."""
+        rows = Rows(self.train_dataset, column, group_column=group_column)
+        return {task: (rows, place) for place, task in enumerate(column.tasks)}
+
+    def _shares(self, rows: Mapping[str, tuple[Rows, int]]) -> dict[str, float]:
+        """Of the tasks in the mixture."""
+        return next(iter(rows.values()))[0].shares(_labels_of)
 
     def take_snapshot_if_due(self) -> None:
         """Measure, where the plan says so, how the tasks' mean gradients agree; nothing of the training changes."""
@@ -93,14 +100,19 @@ class Watched(SurgeonInside):
 
     def _loss_of(self, _: str, rows: Sequence[Row]) -> Tensor:
         """The mean loss of some examples, as the trainer has it."""
-        known: set[str] | None = set(self._signature_columns or ()) if self.args.remove_unused_columns else None
-        kept = [{name: of for name, of in row.items() if known is None or name in known} for row in rows]
-        batch = self.data_collator(kept)
-        for key in mixture.KEYS:
-            batch.pop(key, None)
-        inputs = self._prepare_inputs(batch)
+        inputs = self._prepare_inputs(self._collated(rows))
         with self.compute_loss_context_manager():
             return cast(Tensor, self.kind.compute_loss(self, self.model_wrapped, inputs))
+
+    def _collated(self, rows: Sequence[Row]) -> Any:
+        """A batch of some examples, as the trainer has it."""
+        known: set[str] | None = set(self._signature_columns or ()) if self.args.remove_unused_columns else None
+        batch = self.data_collator(
+            [{name: of for name, of in row.items() if known is None or name in known} for row in rows]
+        )
+        for key in mixture.KEYS:
+            batch.pop(key, None)
+        return batch
 
     @contextmanager
     def _unnoticed(self) -> Iterator[None]:
@@ -238,12 +250,7 @@ class Watched(SurgeonInside):
 
         def backward(loss: Tensor, **_: Any) -> None:
             self._went_back, last = True, accelerator.sync_gradients
-            found = self.surgeon.backward(
-                loss / accelerator.gradient_accumulation_steps,
-                told=self._take_told() if last else None,
-                accumulate=not last,
-                scaler=accelerator.scaler,
-            )
+            found = self._go_back(loss, last=last)
             if found is not None:
                 self._meet(found.present.any(0).sum().item())
 
@@ -252,6 +259,15 @@ class Watched(SurgeonInside):
             yield
         finally:
             del accelerator.backward
+
+    def _go_back(self, loss: Tensor, *, last: bool) -> Measured | None:
+        """The backward pass of a micro-batch, the last of its step or not."""
+        return self.surgeon.backward(
+            loss / self.accelerator.gradient_accumulation_steps,
+            told=self._take_told() if last else None,
+            accumulate=not last,
+            scaler=self.accelerator.scaler,
+        )
 
     def _meet(self, tasks: float) -> None:
         """Say so, where steps never hold two tasks."""
