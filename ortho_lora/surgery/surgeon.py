@@ -76,7 +76,8 @@ class OrthoLoRA:
         """Watch a model.
 
         Args:
-            model: holds PEFT LoRA layers; may be wrapped in DistributedDataParallel.
+            model: holds PEFT LoRA layers; may be wrapped in DistributedDataParallel, and what is frozen be sharded by
+                `fully_shard`.
             tasks: their names.
             method: a name in `ortho_lora.surgery.methods.METHODS`; `rule`, `scope` and `branches` replace parts of it.
             order: in which tasks are taken: `random` (drawn anew each step), `fixed`, or `mean` over all orders.
@@ -112,7 +113,7 @@ class OrthoLoRA:
         self.recording = Recording(self.blocks, self.tasks, optimizer, record_every)
         self.compiled = is_compiled(model)
         self.collector = Collector(self.blocks, len(tasks), watch=not self.compiled)
-        self.verification = Verification(self.collector, self.tasks)
+        self.verification = Verification(self.collector, self.tasks, waits=distributed.is_sharded(model))
         self.projector = Projector(self.blocks, len(tasks), self.method)
         self.streaming = Streaming(model, self.collector, self.projector)
         self._scalars = Scalars(self.tasks, projects=self.method.rule != "sum")
