@@ -27,20 +27,27 @@ from ortho_lora import Recorder, watch
 from ortho_lora.assets.archives import MODELS, model_directory
 from ortho_lora.trainers.packed import carrying
 
+SHORT = 250  # letters of a row
+
 
 def instructions(data: Path, sources: list[str], split: str, count: int) -> Dataset:
-    """The first rows of each file that are not long, as prompts with an answer."""
+    """The first short rows of each file as prompts, whose answers are its labels."""
     found = []
     for source in sources:
-        table = pandas.read_csv(data / f"{source}.{split}.csv", dtype=str, keep_default_na=False)
-        labels = " or ".join(sorted(set(table["label"])))
+        of = {name: pandas.read_csv(data / f"{source}.{name}.csv", dtype=str) for name in ("train", split)}
+        labels = sorted(of["train"]["label"].unique())
+        table = of[split].dropna()
         texts = table.drop(columns="label").apply(
-            lambda row: "\n".join(f"{name}: {of}" for name, of in row.items()), axis=1
+            lambda row: "\n".join(f"{name}: {row[name]}" for name in row.index), 1
         )
-        short = texts.str.len() < 400
+        kept = (texts.str.len() < SHORT) & table["label"].isin(labels)
         found += [
-            {"prompt": f"{source}: {labels}?\n{text}\nanswer:", "completion": f" {label}", "source": source}
-            for text, label in zip(texts[short][:count], table["label"][short][:count], strict=True)
+            {
+                "prompt": f"{source}: {' or '.join(labels)}?\n{text}\nanswer:",
+                "completion": f" {label}",
+                "source": source,
+            }
+            for text, label in zip(texts[kept][:count], table["label"][kept][:count], strict=True)
         ]
     return Dataset.from_list(found).shuffle(seed=0)
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, cast
 from torch import Tensor, nn
 from transformers import Trainer
 
+from ortho_lora.surgery import distributed
 from ortho_lora.trainers.examples import Examples
 
 _KINDS = {"DPOTrainer", "RewardTrainer", "GRPOTrainer", "RLOOTrainer"}
@@ -21,9 +22,10 @@ OVER_TOKENS = ("dapo", "cispo", "vespo")
 """Losses of GRPO that are means over the tokens of all answers, which come to `compute_loss` as a number."""
 
 
-def tells(kind: type[Trainer]) -> bool:
-    """Whether a kind of trainer makes its loss of the models' answers and of nothing else."""
-    return any(one.__name__ in _KINDS for one in kind.__mro__)
+def tells(trainer: Trainer) -> bool:
+    """Whether a trainer makes its loss of the models' answers and of nothing else, and waits for no other rank."""
+    waits = distributed.world_size() > 1 and distributed.is_sharded(cast(nn.Module, trainer.model))
+    return not waits and any(one.__name__ in _KINDS for one in type(trainer).__mro__)
 
 
 @contextmanager
@@ -86,8 +88,8 @@ def _again(module: nn.Module, left: Iterator[_Answer], batch: Examples, task: in
         answer, shape = next(left, None), _shape(args, given)
         if answer is None or answer.module is not module or not isinstance(answer.output, Mapping):
             raise UnlikeError
-        rows, rest = divmod(answer.shape[0], batch.count)
-        if rest or shape != (rows * batch.examples_of(task), *answer.shape[1:]):
+        rows, rest = divmod(answer.shape[0] if answer.shape else 0, batch.count)
+        if rest or not rows or shape != (rows * batch.examples_of(task), *answer.shape[1:]):
             raise UnlikeError
         own = {name: value for name, value in answer.output.items() if name != "loss"}
         if any(isinstance(value, Tensor) and not value.ndim for value in own.values()):
@@ -100,4 +102,5 @@ def _again(module: nn.Module, left: Iterator[_Answer], batch: Examples, task: in
 def _shape(args: Sequence[Any], given: Mapping[str, Any]) -> tuple[int, ...]:
     """Of the first tensor that a model is given."""
     tensors = (value for value in [given.get("input_ids"), *args, *given.values()] if isinstance(value, Tensor))
-    return tuple(next(tensors).shape)
+    first = next(tensors, None)
+    return () if first is None else tuple(first.shape)

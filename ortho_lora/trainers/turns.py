@@ -54,6 +54,7 @@ class TakingTurns(Watched):
     _task: str  # of the batch under way
 
     def prepare(self, tasks: list[str]) -> None:
+        """Say before any training what is wrong; any layer will do."""
         SurgeonInside.prepare(self, tasks)
 
     def carry(self, column: mixture.TaskColumn) -> None:

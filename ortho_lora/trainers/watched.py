@@ -58,7 +58,7 @@ class Watched(SurgeonInside):
         self._shifts_labels = versions.shifts_labels(self.model)
         self._told = torch.zeros(2, len(self.surgeon.tasks))  # summed losses and counted labels of the step
         self._apart: int | None = 0  # steps so far, of one task each; None: one held several
-        self._tells = tells(self.kind)  # whether a loss can be made of former answers
+        self._tells = tells(self)  # whether a loss can be made of former answers
 
     def plan(self, column: mixture.TaskColumn, count: int, batches: int, group_column: str | None) -> None:
         """Have snapshots be taken."""
