@@ -2,6 +2,7 @@
 
 import json
 import os
+from itertools import product
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -59,10 +60,27 @@ def test_watched(tmp_path, trainer):
     assert read_status(directory).state == "finished"
     assert read_run(directory).task_names == ["repeat", "reverse"]
     assert "cosine/repeat~reverse" in out
-    assert ("loss/repeat" in out) == (trainer != "dpo")
+    assert "loss/repeat" in out
     told = summary(out.splitlines()[-1], tmp_path)
     assert "reverse" in told
     assert "at steps 2, 5" in told
+
+
+def test_watched_instructions(tmp_path):
+    """Files with labels, rendered as prompts; answers that the training file does not know are left out."""
+    words = ["river", "stone", "lamp", "cloud", "violin", "paper", "tiger", "window"]  # that the tiny model knows
+    for source, answers in (("colour", ("red", "blue")), ("size", ("small", "large", "huge"))):
+        pairs = enumerate(product(words, words))
+        lines = [f"{one} {other},{answers[place % len(answers)]}" for place, (one, other) in pairs]
+        (tmp_path / f"{source}.train.csv").write_text("\n".join(["what,label", *lines]))
+        (tmp_path / f"{source}.validation.csv").write_text("\n".join(["what,label", *lines[:20], "a lamp,-"]))
+    given = ["--data", tmp_path, "--sources", "colour", "size", "--steps", 4, "--snapshot-batches", 8]
+    out = run([EXAMPLES / "watched.py", "--trainer", "sft", *given], tmp_path)
+    directory = tmp_path / "runs" / "watched"
+    assert read_run(directory).task_names == ["colour", "size"]
+    assert rows(directory) == 4 * 2
+    assert "transfer/size->colour" in out
+    assert "colour" in summary(out.splitlines()[-1], tmp_path)
 
 
 @pytest.mark.parametrize("way", [[], ["--mixed"]], ids=["sequential", "mixed"])

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -89,21 +90,45 @@ def _unpack(packed: Tensor, tensors: Sequence[Tensor]) -> None:
             tensor.copy_(values.view_as(tensor))
 
 
+def is_sharded(model: nn.Module) -> bool:
+    """Whether torch's `fully_shard` was applied to a model or to a part of it: then each pass waits for all ranks."""
+    return any(base.__name__ == "FSDPModule" for part in model.modules() for base in type(part).__mro__)
+
+
 def refuse_sharded(model: nn.Module) -> None:
     """Raise OrthoLoraError where no process holds the whole gradient of a LoRA matrix (docs/distributed.md)."""
     kinds = {type(part).__name__ for part in model.modules()}
-    sharded = any(type(p).__name__ == "DTensor" or hasattr(p, "ds_id") for p in model.parameters())
     for name in ("FullyShardedDataParallel", "DeepSpeedEngine", "DataParallel"):
         if name in kinds or type(model).__name__ == name:
             raise refusal(name)
-    if sharded:
-        raise refusal("sharded parameters (FSDP2, tensor parallelism or ZeRO-3)")
+    if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+        raise refusal("DeepSpeed ZeRO-3")
+    split = [parameter for parameter in model.parameters() if type(parameter).__name__ == "DTensor"]
+    if split and (not is_sharded(model) or any(map(_is_split_again, split))):
+        raise refusal("tensor parallelism")
+    if any(parameter.requires_grad for parameter in split):
+        raise trained_sharded()
+
+
+def _is_split_again(parameter: Any) -> bool:
+    """Whether more than `fully_shard` has split it: not all ranks then have examples of their own."""
+    splits = [placement for placement in parameter.placements if placement.is_shard()]
+    return len(splits) > 1 or parameter.device_mesh.size() != world_size()
+
+
+def trained_sharded() -> OrthoLoraError:
+    """What to say where `fully_shard` has taken what is trained too."""
+    return OrthoLoraError(
+        "fully_shard (FSDP2) shards parameters that are trained, and a projection needs each LoRA matrix's whole"
+        " gradient: leave them out, fully_shard(layer, ignored_params={p for p in model.parameters() if"
+        " p.requires_grad}), with accelerate FSDP_IGNORED_MODULES='.*lora_.*'; docs/distributed.md tells how."
+    )
 
 
 def refusal(found: str) -> OrthoLoraError:
     """What to say of a kind of training that has no whole gradients."""
     return OrthoLoraError(
         f"{found} splits gradients over processes or devices, and a projection needs each LoRA matrix's whole gradient:"
-        " use DistributedDataParallel (torchrun, accelerate launch) or one device; docs/distributed.md says what it"
-        " would take."
+        " use DistributedDataParallel (torchrun, accelerate launch), or fully_shard (FSDP2) of the frozen weights alone"
+        " where the model is too large; docs/distributed.md tells how."
     )

@@ -76,7 +76,8 @@ class OrthoLoRA:
         """Watch a model.
 
         Args:
-            model: holds PEFT LoRA layers; may be wrapped in DistributedDataParallel.
+            model: holds PEFT LoRA layers; may be wrapped in DistributedDataParallel, and what is frozen be sharded by
+                `fully_shard`.
             tasks: their names.
             method: a name in `ortho_lora.surgery.methods.METHODS`; `rule`, `scope` and `branches` replace parts of it.
             order: in which tasks are taken: `random` (drawn anew each step), `fixed`, or `mean` over all orders.
@@ -112,7 +113,7 @@ class OrthoLoRA:
         self.recording = Recording(self.blocks, self.tasks, optimizer, record_every)
         self.compiled = is_compiled(model)
         self.collector = Collector(self.blocks, len(tasks), watch=not self.compiled)
-        self.verification = Verification(self.collector, self.tasks)
+        self.verification = Verification(self.collector, self.tasks, waits=distributed.is_sharded(model))
         self.projector = Projector(self.blocks, len(tasks), self.method)
         self.streaming = Streaming(model, self.collector, self.projector)
         self._scalars = Scalars(self.tasks, projects=self.method.rule != "sum")
@@ -229,7 +230,8 @@ class OrthoLoRA:
                 pass; there a scalar, the sum of the tasks' losses, will do, but then no losses are recorded.
             weights: outside `mixed_batch`, by task, as `weight` of `backward_part`.
             groups: outside `mixed_batch`, by task, as `groups` of `backward_part`.
-            told: inside `mixed_batch`, with a scalar: the tasks' losses, to be recorded; micro-batches add up.
+            told: inside `mixed_batch`, with a scalar: the tasks' losses, to be recorded; micro-batches add up. Outside,
+                in the last call of a step: what is recorded in place of the losses.
             accumulate: more micro-batches follow: gradients add up, task by task, and are projected once, in the call
                 without it. Divide the losses by the number of micro-batches, as ever.
             scaler: multiplies the losses, for training in float16.
@@ -245,6 +247,7 @@ class OrthoLoRA:
                 weights, groups = weights or {}, groups or {}
                 for task, loss in cast(Mapping[str, Tensor], losses).items():
                     self.backward_part(task, loss, weight=weights.get(task), groups=groups.get(task), scaler=scaler)
+                self._now.losses |= {task: loss.detach() for task, loss in (told or {}).items()}
             return None if accumulate else self.project()
 
     def backward_part(

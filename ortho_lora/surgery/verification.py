@@ -25,8 +25,9 @@ MOST_STEPS = 8
 class Verification:
     """Looks at the first passes of each kind: one backward pass more for each task, which changes nothing."""
 
-    def __init__(self, collector: Collector, tasks: Sequence[str]) -> None:
-        self.collector, self.tasks = collector, tasks
+    def __init__(self, collector: Collector, tasks: Sequence[str], *, waits: bool = False) -> None:
+        """Look at what a collector brings; `waits` where each backward pass waits for all ranks, which may not look."""
+        self.collector, self.tasks, self.waits = collector, tasks, waits
         self._kinds: set[object] = set()
         self._unproven = set(range(len(collector.blocks)))  # blocks without a gradient whenever they were looked at
         self._steps = 0
@@ -57,12 +58,14 @@ class Verification:
                 f"{doubtful[0].path}: its input has {len(collector.mixed.parts)} examples and as many tokens, so one"
                 " loss for all tasks cannot tell which dimension is which: give the losses by task, or another length."
             )
-        if distributed.world_size() > 1 and has_reentrant_checkpoints(total):
-            # Another `backward` would send gradients that belong to no step.
+        if distributed.world_size() > 1 and (self.waits or has_reentrant_checkpoints(total)):
+            # Another `backward` would send gradients that belong to no step, or wait for ranks that make none.
             log.warning(
-                "mixed batches are not verified under reentrant checkpoints on several processes: use the others"
+                "mixed batches are not verified under fully_shard, nor under reentrant checkpoints, on several"
+                " processes: run the first steps in one process, or use the other checkpoints"
             )
             self._kinds.add(collector.kind)
+            self._unproven.clear()
             return 0.0
         gathered = collector.gather(total, trained)
         rough = collector.rough or torch.get_float32_matmul_precision() != "highest"

@@ -21,6 +21,12 @@ class Examples:
     labels: Any
     groups: list[int]  # what belongs together
     opened: bool = False  # whether the surgeon is inside
+    times: int = 1  # how often each stands in what the model is given
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.tasks) // self.times
 
     @property
     def present(self) -> list[int]:
@@ -33,13 +39,13 @@ class Examples:
         Raises:
             OrthoLoraError: nobody knows which row is of which example.
         """
-        times, rest = divmod(rows, len(self.tasks))
-        if rest or not times:
+        self.times, rest = divmod(rows, len(self.tasks))
+        if rest or not self.times:
             raise OrthoLoraError(
                 f"watch: the model is given {rows} rows for {len(self.tasks)} examples, so nobody knows which row is of"
                 " which task: expected a collator that makes a row of each example."
             )
-        self.tasks, self.groups = self.tasks * times, self.groups * times
+        self.tasks, self.groups = self.tasks * self.times, self.groups * self.times
 
     def counted(self, *, shifted: bool) -> list[float] | None:
         """Labels that count, of each example; None: not known."""
@@ -58,12 +64,16 @@ class Examples:
         return functional.pad(found, (0, shape.numel() - len(found)), value=-1).view(shape)
 
     def of_task(self, task: int, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """What the model is given, of one task's examples only."""
+        """What the model is given, or what it answers, of one task's examples only."""
         if self.lengths is not None:
             others = self.task_of_label(self.labels.shape).to(self.labels.device) != task
             return {**inputs, "labels": self.labels.masked_fill(others, -100)}
-        rows = torch.tensor([place for place, of in enumerate(self.tasks) if of == task])
-        return {name: _some(value, rows, len(self.tasks)) for name, value in inputs.items()}
+        rows = torch.tensor([place for place, of in enumerate(self.tasks[: self.count]) if of == task])
+        return {name: _some(value, rows, self.count) for name, value in inputs.items()}
+
+    def examples_of(self, task: int) -> int:
+        """How many are of a task."""
+        return self.tasks.count(task) // self.times
 
     def shares(self, weights: Sequence[float]) -> list[float]:
         """What share of them each task of the batch carries, in the order of the tasks."""

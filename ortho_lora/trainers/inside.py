@@ -1,6 +1,7 @@
 """What a `transformers.Trainer` with a surgeon inside does: begin, log, go on from a checkpoint, end a record."""
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,8 @@ from ortho_lora.trainers import versions
 
 log = logging.getLogger(__name__)
 
+_LEFT_OUT = "FSDP_IGNORED_MODULES"
+"""Where accelerate finds what is not sharded."""
 STATE_NAME = "ortho_lora.pt"
 """In a checkpoint, beside the random state: what `OrthoLoRA` needs to go on."""
 
@@ -150,7 +153,11 @@ class SurgeonInside(_Base):
         if self.is_deepspeed_enabled:
             raise distributed.refusal("DeepSpeed")
         if self.is_fsdp_enabled:
-            raise distributed.refusal("FSDP")
+            plugin = self.accelerator.state.fsdp_plugin
+            if plugin.fsdp_version != 2:
+                raise distributed.refusal("FSDP of version 1")
+            if plugin.ignored_modules is None:
+                raise distributed.trained_sharded()
         if self.args.n_gpu > 1:
             raise distributed.refusal("DataParallel (one process, several devices)")
         if versions.is_split(self):
@@ -172,8 +179,8 @@ def refuse_args(args: TrainingArguments) -> None:
     """
     if args.deepspeed:
         raise distributed.refusal("DeepSpeed")
-    if args.fsdp:
-        raise distributed.refusal("FSDP")
+    if args.fsdp and not os.environ.get(_LEFT_OUT):
+        raise distributed.trained_sharded()
     optimizer = OptimizerNames(args.optim).value
     if optimizer in ("lomo", "adalomo") or "layerwise" in optimizer:
         raise OrthoLoraError(

@@ -11,6 +11,7 @@ from ortho_lora.surgery.methods import Branches, OnNonfinite, Order, Rule, Scope
 from ortho_lora.trainers import mixture
 from ortho_lora.trainers.inside import SurgeonInside
 from ortho_lora.trainers.packed import refuse_crossing
+from ortho_lora.trainers.turns import TakingTurns, data_sets, takes_turns
 from ortho_lora.trainers.watched import Due, Generating, Watched
 
 
@@ -45,7 +46,8 @@ def watch(
 
     Args:
         trainer: any kind whose batch is rows of the data set; a model with PEFT LoRA on linear layers.
-        task_column: which says of each row of the training data what task it is of.
+        task_column: which says of each row of the training data what task it is of; not asked for where data sets take
+            turns, as in sentence-transformers: their names are the tasks.
         tasks: their names, in order; None: all that the column holds.
         method: with `rule`, `scope`, `branches`, `order` and `record_every` as in `OrthoLoRA`.
         snapshots: how often to measure at one place how the tasks' mean gradients agree, spread over the training,
@@ -64,10 +66,14 @@ def watch(
     """
     if isinstance(trainer, SurgeonInside):
         raise OrthoLoraError(f"watch: this {type(trainer).__name__} has a surgeon inside: expected a trainer without.")
-    refuse_crossing(trainer)
-    column = getattr(trainer, "task_column", None) or mixture.task_column(trainer.train_dataset, task_column, tasks)
-    kind = type(trainer)
-    base = Generating if hasattr(kind, "_generate_and_score_completions") else Watched
+    kind, base = type(trainer), Watched
+    if takes_turns(kind):
+        column, base = data_sets(trainer, tasks), TakingTurns
+    else:
+        refuse_crossing(trainer)
+        column = getattr(trainer, "task_column", None) or mixture.task_column(trainer.train_dataset, task_column, tasks)
+        if hasattr(kind, "_generate_and_score_completions"):
+            base = Generating
     trainer.__class__ = type(kind.__name__, (base, kind), {"__module__": kind.__module__, "kind": kind})
     watched = cast(Watched, trainer)
     watched.recorder, watched._log_pairs = recorder, log_pairs

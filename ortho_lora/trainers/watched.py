@@ -15,8 +15,10 @@ from transformers import Trainer, TrainerCallback
 from ortho_lora.errors import OrthoLoraError, OrthoLoraWarning, OwnPassError
 from ortho_lora.surgery.arguments import check_plain, check_whole
 from ortho_lora.surgery.blocks import blocks
+from ortho_lora.surgery.measure import Measured
 from ortho_lora.surgery.snapshot import snapshot_steps
 from ortho_lora.trainers import losses, mixture, versions
+from ortho_lora.trainers.alone import OVER_TOKENS, Answers, UnlikeError, alone, tells
 from ortho_lora.trainers.examples import Examples
 from ortho_lora.trainers.inside import SurgeonInside
 from ortho_lora.trainers.snapshots import Row, Rows, Snapshots, draw, held_out_rows, scalars_of
@@ -56,6 +58,7 @@ class Watched(SurgeonInside):
         self._shifts_labels = versions.shifts_labels(self.model)
         self._told = torch.zeros(2, len(self.surgeon.tasks))  # summed losses and counted labels of the step
         self._apart: int | None = 0  # steps so far, of one task each; None: one held several
+        self._tells = tells(self)  # whether a loss can be made of former answers
 
     def plan(self, column: mixture.TaskColumn, count: int, batches: int, group_column: str | None) -> None:
         """Have snapshots be taken."""
@@ -63,13 +66,19 @@ class Watched(SurgeonInside):
         check_whole("snapshot_batches", batches, 8)
         if isinstance(self, Generating):
             raise OrthoLoraError(f"snapshots: {self.kind.__name__} generates what it learns from: leave snapshots out.")
-        rows = Rows(self.train_dataset, column, group_column=group_column)
-        self._snapshots = Snapshots(
-            count, batches, {task: (rows, place) for place, task in enumerate(column.tasks)},
-            held_out_rows(self.eval_dataset, column, group_column),
-        )  # fmt: skip
+        rows = self._rows(column, group_column)
+        self._snapshots = Snapshots(count, batches, rows, held_out_rows(self.eval_dataset, column, group_column))
         # What a task has of the mixture, which is what its gradient weighs in the optimizer's.
-        self._surgery["loss_weights"] = rows.shares(_labels_of)
+        self._surgery["loss_weights"] = self._shares(rows)
+
+    def _rows(self, column: mixture.TaskColumn, group_column: str | None) -> dict[str, tuple[Rows, int]]:
+        """By task, where its examples are, and its place there."""
+        rows = Rows(self.train_dataset, column, group_column=group_column)
+        return {task: (rows, place) for place, task in enumerate(column.tasks)}
+
+    def _shares(self, rows: Mapping[str, tuple[Rows, int]]) -> dict[str, float]:
+        """Of the tasks in the mixture."""
+        return next(iter(rows.values()))[0].shares(_labels_of)
 
     def take_snapshot_if_due(self) -> None:
         """Measure, where the plan says so, how the tasks' mean gradients agree; nothing of the training changes."""
@@ -91,14 +100,19 @@ class Watched(SurgeonInside):
 
     def _loss_of(self, _: str, rows: Sequence[Row]) -> Tensor:
         """The mean loss of some examples, as the trainer has it."""
-        known: set[str] | None = set(self._signature_columns or ()) if self.args.remove_unused_columns else None
-        kept = [{name: of for name, of in row.items() if known is None or name in known} for row in rows]
-        batch = self.data_collator(kept)
-        for key in mixture.KEYS:
-            batch.pop(key, None)
-        inputs = self._prepare_inputs(batch)
+        inputs = self._prepare_inputs(self._collated(rows))
         with self.compute_loss_context_manager():
             return cast(Tensor, self.kind.compute_loss(self, self.model_wrapped, inputs))
+
+    def _collated(self, rows: Sequence[Row]) -> Any:
+        """A batch of some examples, as the trainer has it."""
+        known: set[str] | None = set(self._signature_columns or ()) if self.args.remove_unused_columns else None
+        batch = self.data_collator(
+            [{name: of for name, of in row.items() if known is None or name in known} for row in rows]
+        )
+        for key in mixture.KEYS:
+            batch.pop(key, None)
+        return batch
 
     @contextmanager
     def _unnoticed(self) -> Iterator[None]:
@@ -158,11 +172,18 @@ class Watched(SurgeonInside):
             watched.register_forward_pre_hook(partial(self._enter, batch), with_kwargs=True),
             watched.register_forward_hook(partial(self._see, batch)),
         ]
+        answers, given = Answers(), dict(inputs)
+        if self._tells:
+            asked = [one for one in (watched, getattr(self, "ref_model", None)) if isinstance(one, nn.Module)]
+            handles += [one.register_forward_hook(answers.add, with_kwargs=True) for one in asked]
         try:
-            return super().compute_loss(model, inputs, *args, **kwargs)
+            found = super().compute_loss(model, inputs, *args, **kwargs)
         finally:
             for handle in handles:
                 handle.remove()
+        if self._tells:
+            self._tell(answers, batch, given)
+        return found
 
     def _enter(self, batch: Examples, _: nn.Module, args: Any, given: dict[str, Any]) -> None:
         """Where the model is about to take the batch: be inside it."""
@@ -190,6 +211,27 @@ class Watched(SurgeonInside):
             told = losses.of_tasks(found, batch.task_of_label(found[0].shape), len(self.surgeon.tasks))
             self._told = self._told.to(told) + told
 
+    @torch.no_grad()
+    def _tell(self, answers: Answers, batch: Examples, inputs: dict[str, Any]) -> None:
+        """Add up each task's own loss, as the trainer makes it of the task's examples alone."""
+        told = torch.zeros(2, len(self.surgeon.tasks))
+        try:
+            with self._unnoticed(), alone(self):
+                for task in batch.present:
+                    with answers.of_task(batch, task):
+                        found = self._loss_alone(batch.of_task(task, inputs), batch.examples_of(task))
+                    told = told.to(found.device)
+                    told[:, task] = found
+        except UnlikeError:
+            self._tells = False
+            return
+        self._told = self._told.to(told) + told
+
+    def _loss_alone(self, inputs: dict[str, Any], examples: int) -> Tensor:
+        """The summed loss of one task's examples, and how many there are, [2]."""
+        loss = cast(Tensor, self.kind.compute_loss(self, cast(nn.Module, self.model), inputs)).float()
+        return torch.stack([examples * loss, torch.full_like(loss, examples)])
+
     def _weights_of(self, batch: Examples) -> list[float] | None:
         """What share of its task's loss each example carries; None: nobody knows."""
         if isinstance(self, Generating):
@@ -208,12 +250,7 @@ class Watched(SurgeonInside):
 
         def backward(loss: Tensor, **_: Any) -> None:
             self._went_back, last = True, accelerator.sync_gradients
-            found = self.surgeon.backward(
-                loss / accelerator.gradient_accumulation_steps,
-                told=self._take_told() if last else None,
-                accumulate=not last,
-                scaler=accelerator.scaler,
-            )
+            found = self._go_back(loss, last=last)
             if found is not None:
                 self._meet(found.present.any(0).sum().item())
 
@@ -222,6 +259,15 @@ class Watched(SurgeonInside):
             yield
         finally:
             del accelerator.backward
+
+    def _go_back(self, loss: Tensor, *, last: bool) -> Measured | None:
+        """The backward pass of a micro-batch, the last of its step or not."""
+        return self.surgeon.backward(
+            loss / self.accelerator.gradient_accumulation_steps,
+            told=self._take_told() if last else None,
+            accumulate=not last,
+            scaler=self.accelerator.scaler,
+        )
 
     def _meet(self, tasks: float) -> None:
         """Say so, where steps never hold two tasks."""
@@ -314,6 +360,14 @@ class Generating(Watched):
             found[mixture.KEY] = torch.tensor([self._column.place(row[self._column.name]) for row in inputs])
             found[mixture.GROUPS] = torch.tensor([known[prompt] for prompt in prompts])
         return found
+
+    def _loss_alone(self, inputs: dict[str, Any], examples: int) -> Tensor:
+        """Of tokens, where the loss is a mean over those of all answers."""
+        if "num_items_in_batch" not in inputs or getattr(self, "loss_type", None) not in OVER_TOKENS:
+            return super()._loss_alone(inputs, examples)
+        tokens = (inputs["completion_mask"] * inputs.get("tool_mask", 1)).sum()
+        mean, one = super()._loss_alone(inputs | {"num_items_in_batch": tokens * self.accelerator.num_processes}, 1)
+        return torch.stack([mean, one]) * tokens
 
 
 class Due(TrainerCallback):

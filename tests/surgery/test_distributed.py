@@ -12,7 +12,10 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 from models import tiny_bert
 from torch import distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import Shard, distribute_tensor
+from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 from waiting import PATIENCE
 
 from ortho_lora import OrthoLoRA, OrthoLoraError
@@ -65,6 +68,14 @@ def test_two_ranks_that_are_watched_train_as_without(tmp_path):
     launch(TORCHRUN, 2, "watched.py", tmp_path)
 
 
+def test_two_ranks_with_sharded_weights_train_as_one_with_the_whole_batch(tmp_path):
+    launch(TORCHRUN, 2, "sharded.py", tmp_path)
+    steps = [rows(tmp_path / f"watched-{name}", "steps") for name in ("ddp", "fsdp")]
+    known = [[(row["step"], row["task"], row["loss"]) for row in of] for of in steps]
+    assert known[0] == known[1]
+    assert len(known[0]) == 6 * 3
+
+
 @pytest.fixture(scope="module")
 def of_one_rank(tmp_path_factory):
     from surgery.distributed.trained import loop, train
@@ -104,11 +115,33 @@ def one_rank():
 
 
 @pytest.mark.usefixtures("one_rank")
-def test_sharded_parameters_are_refused():
+def test_sharded_adapters_are_refused():
     OrthoLoRA(tiny_bert(), ["a", "b"])
-    message = r"sharded parameters \(FSDP2, tensor parallelism or ZeRO-3\) splits gradients"
+    message = r"fully_shard \(FSDP2\) shards parameters that are trained, .* fully_shard\(layer, ignored_params=\{p for"
     with pytest.raises(OrthoLoraError, match=message):
         OrthoLoRA(fully_shard(tiny_bert()), ["a", "b"])
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_tensor_parallelism_is_refused():
+    """With frozen weights alone, and with those that are left sharded too."""
+    mesh = init_device_mesh("cpu", (1,))
+    for shards in (False, True):
+        model = tiny_bert()
+        own = {parameter for parameter in model.parameters() if parameter.requires_grad}
+        for part in model.modules():
+            for name, parameter in list(part.named_parameters(recurse=False)):
+                if parameter not in own and parameter.ndim > 1 and not shards:
+                    part.register_parameter(
+                        name, nn.Parameter(distribute_tensor(parameter.detach(), mesh, [Shard(0)]), requires_grad=False)
+                    )
+        if shards:
+            both = init_device_mesh("cpu", (1, 1), mesh_dim_names=("dp", "tp"))
+            plan = {"encoder.layer.0.intermediate.dense": ColwiseParallel()}
+            parallelize_module(model.base_model.model, both["tp"], plan)
+            fully_shard(model, mesh=both["dp"], ignored_params=own)
+        with pytest.raises(OrthoLoraError, match="tensor parallelism splits gradients"):
+            OrthoLoRA(model, ["a", "b"])
 
 
 class Wrapper(nn.Module):
@@ -120,7 +153,7 @@ class Wrapper(nn.Module):
 @pytest.mark.parametrize("name", ["DeepSpeedEngine", "FullyShardedDataParallel"])
 def test_engines_that_split_gradients_are_refused_by_name(name):
     engine = type(name, (Wrapper,), {})(tiny_bert())
-    with pytest.raises(OrthoLoraError, match=f"{name} splits gradients.*use DistributedDataParallel.*distributed.md"):
+    with pytest.raises(OrthoLoraError, match=f"{name} splits gradients.*use DistributedDataParallel.*fully_shard"):
         OrthoLoRA(engine, ["a", "b"])
 
 
@@ -132,5 +165,5 @@ def test_one_process_with_several_devices_is_refused():
 def test_zero_3_is_refused():
     model = tiny_bert()
     next(model.parameters()).ds_id = 0
-    with pytest.raises(OrthoLoraError, match="sharded parameters"):
+    with pytest.raises(OrthoLoraError, match="DeepSpeed ZeRO-3 splits gradients.*or fully_shard"):
         OrthoLoRA(model, ["a", "b"])

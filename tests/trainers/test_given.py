@@ -1,5 +1,7 @@
 """What `OrthoLoRATrainer` is given: the tasks' data, and what it refuses."""
 
+from types import SimpleNamespace
+
 import pytest
 from texts import OLD, Texts, adapter, arguments, collate, datasets, llama, same, trainer
 from torch.utils.data import IterableDataset
@@ -96,7 +98,7 @@ WRONG_SETTINGS = {
         {"of_args": {"optim": "galore_adamw_layerwise", "optim_target_modules": ["q_proj"]}},
         "optim='galore_adamw_layerwise' updates weights during the backward pass",
     ),
-    "sharding": ({"of_args": {"fsdp": True}}, "FSDP splits gradients over processes"),
+    "sharding": ({"of_args": {"fsdp": True}}, "shards parameters that are trained.*FSDP_IGNORED_MODULES='.*lora_"),
 }
 
 
@@ -114,10 +116,17 @@ def test_a_model_without_lora_is_refused_before_training(tmp_path):
 
 
 def test_sharding_that_the_launcher_chose_is_refused(tmp_path, monkeypatch):
-    for name, word in (("is_deepspeed_enabled", "DeepSpeed"), ("is_fsdp_enabled", "FSDP")):
+    whole, old = SimpleNamespace(fsdp_version=2, ignored_modules=None), SimpleNamespace(fsdp_version=1)
+    for name, plugin, message in (
+        ("is_deepspeed_enabled", None, "DeepSpeed splits gradients"),
+        ("is_fsdp_enabled", old, "FSDP of version 1 splits gradients.*or fully_shard"),
+        ("is_fsdp_enabled", whole, "shards parameters that are trained"),
+    ):
         made = trainer(tmp_path)
         monkeypatch.setattr(made, name, True)
-        with pytest.raises(OrthoLoraError, match=f"{word} splits gradients"):
+        state = SimpleNamespace(fsdp_plugin=plugin)
+        monkeypatch.setattr(made, "accelerator", SimpleNamespace(state=state))
+        with pytest.raises(OrthoLoraError, match=message):
             made._refuse_launched()
 
 

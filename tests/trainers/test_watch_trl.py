@@ -159,6 +159,60 @@ def test_the_training_is_that_of_the_trainer_alone_bit_for_bit(tmp_path, make):
     assert any(row["cos_before"] is not None for row in found)
 
 
+ALONE = {
+    "dpo": lambda path: dpo(path, **TWICE),
+    "dpo, hinge and sft": lambda path: dpo(path, loss_type=["hinge", "sft"], loss_weights=[0.7, 0.3], **TWICE),
+    "reward": lambda path: reward(path, center_rewards_coefficient=0.1, **TWICE),
+    "grpo over tokens": lambda path: grpo(path, beta=0.1, **TWICE),
+    "grpo over answers": lambda path: grpo(path, beta=0.1, loss_type="grpo", **TWICE),
+}
+TWICE = {"gradient_accumulation_steps": 2, "max_steps": 1, "logging_steps": 1}
+
+
+def with_effect(trainer):
+    """An adapter that does something, and drops nothing out."""
+    for name, module in trainer.model.named_modules():
+        if "lora_dropout" in name and hasattr(module, "p"):
+            module.p = 0.0
+        if name.endswith("lora_B.default"):
+            torch.nn.init.normal_(module.weight, std=0.3, generator=torch.Generator().manual_seed(len(name)))
+    return trainer
+
+
+def of_task(batch, mask):
+    """Rows of it; what is there for each of two answers stands twice."""
+    times = {name: len(value) // len(mask) for name, value in batch.items() if getattr(value, "ndim", 0)}
+    return batch | {name: torch.cat([rows[mask] for rows in batch[name].chunk(count)]) for name, count in times.items()}
+
+
+@pytest.mark.parametrize("make", ALONE.values(), ids=ALONE)
+def test_each_tasks_loss_is_that_of_its_examples_alone(tmp_path, make):
+    """Of the trainer's own code, given one task's examples; a mean over those of a step, or over their tokens."""
+    watched, alone = with_effect(make(tmp_path / "watched")), with_effect(make(tmp_path / "alone"))
+    watch(watched, "source", recorder=Recorder(tmp_path / "run"))
+    seen, prepare = [], watched._prepare_inputs
+    watched._prepare_inputs = lambda batch: seen.append(prepare(batch)) or dict(seen[-1])
+    watched.train()
+    assert len(seen) == 2
+    alone.model.eval()
+    logged = watched.state.log_history[0]
+    for place, task in enumerate(("code", "qa")):
+        total = weights = 0.0
+        for batch in seen:
+            mask = batch[KEY] == place
+            own = of_task({name: value for name, value in batch.items() if not name.startswith("ortho_lora")}, mask)
+            weight = int(mask.sum())
+            if "completion_ids" in own and alone.loss_type == "dapo":
+                weight = own["num_items_in_batch"] = own["completion_mask"].sum()
+            if weight:
+                total += weight * alone.compute_loss(alone.model, own).item()
+            weights += weight
+        assert logged[f"loss/{task}"] == pytest.approx(float(total / weights), rel=1e-5, abs=1e-7)
+    found = [row["loss"] for row in table(tmp_path / "run", "steps")]
+    assert found == pytest.approx([logged["loss/code"], logged["loss/qa"]], rel=1e-6)
+    assert found[0] != found[1]
+
+
 @together
 def test_packing_is_that_of_the_trainer_without(tmp_path):
     """In the same order, and each document is of the task that its text was of."""
