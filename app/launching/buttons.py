@@ -48,6 +48,7 @@ def try_button(run: Run) -> None:
     study, ticket = runs_dir / name, read_ticket(runs_dir, name)
     if ticket is not None and ticket.alive and not places.read_only():
         stop_button(name, "Stop the study", asked=ticket.stop_asked)
+        st.fragment(run_every=state.LIVE_SECONDS)(_await_end)(runs_dir, name)
     elif not places.read_only() and st.button(
         "Go on with the study" if is_study(study) else "Try it: train a study",
         key=f"try-{run.run_id}",
@@ -60,9 +61,15 @@ def try_button(run: Run) -> None:
         links.link("study", "What came of it", study=name)
 
 
+def _await_end(runs_dir: Path, name: str) -> None:
+    """Show the page anew when a study has ended, as the run that it is of does nothing meanwhile."""
+    ticket = read_ticket(runs_dir, name)
+    if ticket is None or not ticket.alive:
+        st.rerun()
+
+
 def show_button(run_id: str) -> None:
     """A button that makes a run the one that all pages show."""
-
     st.button(
         "Show",
         key=f"show-{run_id}",
