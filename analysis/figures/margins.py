@@ -5,6 +5,7 @@ already, it need not. What is told here may be a few pixels too much; what is to
 """
 
 from collections.abc import Iterator
+from html import unescape
 from math import cos, radians, sin
 from typing import Any
 
@@ -12,6 +13,8 @@ import plotly.graph_objects as go
 
 _LETTER = 6.7
 """Pixels of a letter at `theme.FONT_SIZE`, at most in the mean of a label."""
+_WIDEST = 200.0
+"""Of a label that room is made for; what is longer is left to plotly, which knows how wide the figure is."""
 _LINE = 17
 _NUMBER = "−0.05"
 """As wide as most numbers at an axis."""
@@ -34,7 +37,8 @@ def room(figure: go.Figure) -> dict[str, int]:
         across = axes.get(f"{'y' if letter == 'x' else 'x'}axis{number}")
         if axis.visible is False or (across is not None and across.domain and across.domain[0] > 0.01):
             continue  # it has none, or lies further inside
-        widest = max(map(len, _labels(figure, axis, letter, number)), default=0) * _LETTER
+        labels = (len(unescape(label)) for label in _labels(figure, axis, letter, number))
+        widest = min(max(labels, default=0) * _LETTER, _WIDEST)
         title = _LINE if axis.title.text else 0
         if letter == "y":
             left = max(left, widest + 20 + title + 3 * bool(title))

@@ -42,6 +42,7 @@ SMALL = {
     "rank": 2,
     "snapshots": 1,
     "snapshot_batches": 9,
+    "snapshot_texts": 4,
     "threads": 1,
 }
 
@@ -89,7 +90,7 @@ def test_a_snapshot_is_recorded_and_nothing_else(run, probed):
     assert info.probe == ProbeInfo(run="whole", step=3, seed=0)
     assert info.probe.where == "at step 3 of run whole"
     assert (info.task_names, info.modules) == (read_run(run).task_names, read_run(run).modules)
-    assert {name for name in TABLES if len(table(found, name))} == {"snapshots", "snapshot_tasks", "vectors"}
+    assert {name for name in TABLES if len(table(found, name))} == {"snapshots", "snapshot_tasks", "texts", "vectors"}
     assert set(table(found, "snapshots")["step"]) == {3}
     assert table(found, "snapshot_tasks")["batches"].tolist() == [9] * 6  # of held-out texts too
     assert (found / "log.txt").read_text().count("probe at step 3 of run whole on") == 1
@@ -164,7 +165,7 @@ def test_no_parameter_and_no_buffer_changes(run, tmp_path, monkeypatch, watched)
     after = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     saved = torch.load(run / "checkpoint" / "state.pt", weights_only=True)["parameters"]
     assert any("lora_B" in name and value.abs().max() > 0 for name, value in saved.items())
-    assert len(watched) == 3 * 6
+    assert len(watched) == 3 * 6 + 3 * 4  # batches, and single texts
     for _, before, _ in watched:
         assert before.keys() == after.keys()
         assert all(torch.equal(before[name], value) for name, value in after.items())
@@ -198,7 +199,7 @@ def test_batches_are_those_of_a_seed(run, tmp_path, watched):
 
 def test_how_it_is_measured_may_differ_from_the_run(run, tmp_path, watched):
     probe(config_of(run, {"batch_size": 7}), tmp_path, "x", of=run, goal=Goal(1))
-    assert [len(indices) for *_, indices in watched] == [7] * 6
+    assert [len(indices) for *_, indices in watched] == [7] * 6 + [1] * (3 * 4)  # single texts
     with pytest.raises(
         OrthoLoraError, match="gradient_mode: a run is probed with its own settings; only batch_size, device, precision"
     ):
