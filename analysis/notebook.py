@@ -165,7 +165,7 @@ def open_run(path: str | Path) -> OpenRun:
 
 
 def _cosines(frame: pd.DataFrame) -> dict[tuple[str, str], tuple[float, bool]]:
-    """Of the whole model where a snapshot says_nats it, else of one branch, B where there is one; both ways."""
+    """Of the whole model where a snapshot tells it, else of one branch, B where there is one; both ways."""
     branch = next((name for name in (WHOLE, "B") if (frame["branch"] == name).any()), frame["branch"].iloc[0])
     rows: list[Mapping[Any, Any]] = frame[frame["branch"] == branch].to_dict("records")
     found = {}

@@ -37,7 +37,7 @@ SEED = 0
 DRAWS = 1000
 """At most, until there are so many others: of three tasks in two groups there are two."""
 _OWN = {"seed", "method", "rule", "scope", "branches", "groups", "selection_share"}
-_SNAPSHOTS = {f"snapshot{what}" for what in ("s", "_batches", "_held_out", "_texts")}  # they do nothing to a training
+_SNAPSHOTS = {name for name in Config.model_fields if name.startswith("snapshot")}  # they do nothing to a training
 FEWEST = 3
 """Tasks of which there are groups that are neither all together nor each alone."""
 

@@ -1,12 +1,10 @@
 """Where a step for each task leads, and what that does to the loss of a single text, to first order."""
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
 from ortho_lora.surgery.arguments import check_loss
-from ortho_lora.surgery.snapshot import Taker
+from ortho_lora.surgery.snapshot import Taker, go_back
 
 
 class Directions:
@@ -21,7 +19,6 @@ class Directions:
         """
         self.blocks = taker.blocks
         self._along: list[Tensor] = []  # by block, [T, size]
-        self._found: list[Tensor] = []  # of the text under way, by block, [T]
         of_task = taker.sums.batches[:, : len(taker.tasks)].sum(0)
         with torch.no_grad():
             for index, block in enumerate(taker.sums.blocks):
@@ -37,19 +34,8 @@ class Directions:
             OrthoLoraError: the loss is none to start from.
         """
         check_loss("texts", loss)
-        handles = [
-            block.parameter.register_post_accumulate_grad_hook(partial(self._arrived, along))
-            for block, along in zip(self.blocks, self._along, strict=True)
-        ]
-        try:
-            loss.backward()
-        finally:
-            for handle in handles:
-                handle.remove()
-        found, self._found = self._found, []
+        found: list[Tensor] = []
+        go_back(
+            loss, self.blocks, lambda index, gradient: found.append(self._along[index] @ gradient.reshape(-1).float())
+        )
         return torch.stack(found).double().sum(0)
-
-    def _arrived(self, along: Tensor, parameter: Tensor) -> None:
-        if parameter.grad is not None:
-            self._found.append(along @ parameter.grad.reshape(-1).float())
-            parameter.grad = None

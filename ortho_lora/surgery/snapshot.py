@@ -70,15 +70,7 @@ class Taker:
         """
         column = len(self.tasks) + self.targets.index(name) if held_out else self.tasks.index(name)
         check_loss(f"task {name!r}", loss)
-        handles = [
-            block.parameter.register_post_accumulate_grad_hook(partial(self._arrived, index, column, group))
-            for index, block in enumerate(self.blocks)
-        ]
-        try:
-            loss.backward()
-        finally:
-            for handle in handles:
-                handle.remove()
+        go_back(loss, self.blocks, lambda index, gradient: self.sums.blocks[index].add(column, group, gradient))
         self._losses.append((column, int(self.sums.batches[:, column].sum()), loss.detach()))
         self.sums.batches[group, column] += 1
 
@@ -165,10 +157,24 @@ class Taker:
             [of_targets, drawn[..., targets, tasks]]
         )
 
-    def _arrived(self, index: int, column: int, group: int, parameter: Tensor) -> None:
+
+def go_back(loss: Tensor, blocks: Sequence[Block], see: Callable[[int, Tensor], None]) -> None:
+    """Make one backward pass; each block's gradient is seen, with its place, once it is there, and then forgotten."""
+
+    def arrived(index: int, parameter: Tensor) -> None:
         if parameter.grad is not None:
-            self.sums.blocks[index].add(column, group, parameter.grad)
+            see(index, parameter.grad)
             parameter.grad = None
+
+    handles = [
+        block.parameter.register_post_accumulate_grad_hook(partial(arrived, index))
+        for index, block in enumerate(blocks)
+    ]
+    try:
+        loss.backward()
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def snapshot(

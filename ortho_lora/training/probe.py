@@ -162,12 +162,12 @@ def _take(
     with training.taking(seed) as taking:
         taker = taking.taker
 
-        def seen() -> tuple[Snapshot, State]:
+        def ended(found: Snapshot) -> tuple[Snapshot, State]:
             def sign() -> None:
                 report(recorder.progress(taker.taken, training.losses, phase="reading texts"))
 
-            found = training.seen(taking, seed, sign)
-            return (taker.look(), "stopped") if found is None else (found, "finished")
+            whole = training.with_texts(found, taking, seed, sign)
+            return (found, "stopped") if whole is None else (whole, "finished")
 
         batches = rounds(training.tasks, goal.batches, training.config.batch_size, seed=seed, step=training.place.step)
         for turns in batches:
@@ -183,5 +183,5 @@ def _take(
                 found = taker.look()
                 recorder.total = goal.expected(found, metric)
                 if goal.is_reached(found, metric):
-                    return seen()
-        return seen()
+                    return ended(found)
+        return ended(taker.look())

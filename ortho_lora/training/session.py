@@ -287,11 +287,10 @@ class Training:
                     return None
                 sign()
                 taking.take(turn)
-            return self.seen(taking, seed, sign)
+            return self.with_texts(taking.taker.look(), taking, seed, sign)
 
-    def seen(self, taking: Taking, seed: int, sign: Callable[[], object]) -> Snapshot | None:
-        """A snapshot that has its batches, with single texts where it has targets; the arguments as of `snapshot`."""
-        found = taking.taker.look()
+    def with_texts(self, found: Snapshot, taking: Taking, seed: int, sign: Callable[[], object]) -> Snapshot | None:
+        """A snapshot that was found, with single texts where it has targets; result and arguments as of `snapshot`."""
         if not found.targets:
             return found
         adamw, most = metric_of(self.config.optimizer) == "adamw", self.config.snapshot_texts

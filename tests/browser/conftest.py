@@ -106,10 +106,19 @@ def server(lasting):
     shutil.rmtree(lasting.runs_dir, ignore_errors=True)
 
 
+def end_all(runs_dir):
+    """Let nothing train there any more."""
+    for ticket in tickets(runs_dir).values():
+        if ticket.alive:
+            psutil.Process(ticket.pid).kill()
+            wait_for(lambda ticket=ticket: not ticket.alive)
+
+
 @pytest.fixture
 def own_server(tmp_path):
     running = Server(tmp_path / "runs")
     yield running
+    end_all(running.runs_dir)
     running.stop()
 
 
@@ -192,8 +201,5 @@ def visitor(browser, server):
     visiting = Visitor(browser, server)
     yield visiting
     visiting.context.close()
-    for ticket in tickets(server.runs_dir).values():
-        if ticket.alive:
-            psutil.Process(ticket.pid).kill()
-            wait_for(lambda ticket=ticket: not ticket.alive)
+    end_all(server.runs_dir)
     assert visiting.faults == []
