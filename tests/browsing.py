@@ -1,8 +1,10 @@
 """What browser tests share: when a page has come to rest, the way from page to page, and that nothing goes wrong."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import quote_plus
 
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, expect
 
@@ -63,6 +65,12 @@ def choose(page: Page, field: Locator, option: str) -> None:
     settled(page)
     field.click()
     page.get_by_role("option", name=option).click()
+
+
+def expect_said(page: Page, **choices: str) -> None:
+    """Wait until the address says these choices, so that the server knows them and a reload keeps them."""
+    for key, value in choices.items():
+        expect(page).to_have_url(re.compile(f"[?&]{key}={re.escape(quote_plus(value))}(&|$)"))
 
 
 def go_to(page: Page, name: str) -> None:
