@@ -1,8 +1,8 @@
 """Per-task gradients of every block, collected during the backward passes that training makes anyway.
 
-The weight gradient of a linear layer is a sum over examples of (output gradient) x (input). Whoever sees both can split
-it: into tasks, and each task's into the two halves of its batch (`halves`). A pass over one task alone needs no split
-to know the task's gradient: that is what autograd left in `.grad`, and only the first half is taken apart from it.
+Whoever sees a layer's inputs and output gradients can take its weight gradient apart (`parts`): into tasks, and each
+task's into the two halves of its batch (`halves`). A pass over one task alone needs no split to know the task's
+gradient: that is what autograd left in `.grad`, and only the first half is taken apart from it.
 """
 
 import math
@@ -19,7 +19,8 @@ from torch.utils.hooks import RemovableHandle
 from ortho_lora.errors import OrthoLoraError, OwnPassError
 from ortho_lora.surgery.autograd import gradients
 from ortho_lora.surgery.blocks import Block
-from ortho_lora.surgery.halves import Rows, one_hot
+from ortho_lora.surgery.halves import Rows
+from ortho_lora.surgery.parts import misfit, parts_of, share_of
 
 
 @dataclass
@@ -280,32 +281,13 @@ class Collector:
                 "a backward pass of a mixed batch met a forward pass made outside `mixed_batch`: make the forward and"
                 " the backward pass inside one `with surgeon.mixed_batch(...)`."
             )
-        if batch.lengths is not None:
-            found = self._of_runs(index, inputs.flatten(0, -2), gradient.flatten(0, -2), batch)
-        elif len(inputs) != len(batch.parts):
-            raise _cannot_split(self.blocks[index], f"it received {len(inputs)} rows for {len(batch.parts)} examples")
-        elif batch.regular:
-            found = _products(inputs, gradient, 2 * batch.tasks)
-        else:
-            each = _products(inputs, gradient, len(batch.parts))  # [N, out, in]
-            found = (one_hot(batch, each.device, dtype) @ each.flatten(1)).view(-1, *each.shape[1:])
+        if why := misfit(inputs, batch):
+            raise _cannot_split(self.blocks[index], why)
+        found = parts_of(inputs, gradient, batch)
         collected = self._collected[index]
         collected.parts = found if collected.parts is None else collected.parts.add_(found)
         if seen.arrived == 1:
             self._weigh(collected, batch)
-
-    def _of_runs(self, index: int, inputs: Tensor, gradient: Tensor, batch: Rows) -> Tensor:
-        """Of tokens [n, in] and [n, out], the last of which may be padding: `[2T, out, in]`."""
-        assert batch.lengths is not None
-        if len(inputs) < sum(batch.lengths):
-            raise _cannot_split(
-                self.blocks[index],
-                f"it received {len(inputs)} tokens for {len(batch.parts)} examples of {sum(batch.lengths)}",
-            )
-        found = inputs.new_zeros(2 * batch.tasks, gradient.shape[-1], inputs.shape[-1])
-        for part, tokens in batch.runs:
-            found[part] += _products(inputs[tokens], gradient[tokens], 1)[0]
-        return found
 
     def _arrive_alone(self, index: int, inputs: Tensor, gradient: Tensor, rows: Rows) -> None:
         if not rows.is_split:
@@ -315,8 +297,7 @@ class Collector:
         if len(inputs) != len(rows.parts) or not self._is_first(index, seen):
             seen.halved = False
             return
-        places = rows.of_first_part
-        share = _products(inputs[places], gradient[places], 1)[0]
+        share = share_of(inputs, gradient, rows.of_first_part)
         seen.first = share if seen.first is None else seen.first + share
 
     def _add(self, index: int, gradient: Tensor, rows: Rows) -> None:
@@ -377,16 +358,6 @@ class _Watch(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         ctx.arrive(*ctx.saved_tensors, gradient)
         return gradient, None, None
-
-
-def _products(inputs: Tensor, gradient: Tensor, groups: int) -> Tensor:
-    """(output gradient) x (input), summed over each of `groups` runs of rows of one length: `[groups, out, in]`."""
-    rows = gradient.reshape(groups, -1, gradient.shape[-1])  # [groups, tokens, out]
-    columns = inputs.reshape(groups, -1, inputs.shape[-1])  # [groups, tokens, in]
-    if rows.shape[-1] <= columns.shape[-1]:
-        return rows.mT @ columns
-    # With the short side first the product is several times as fast on a CPU (benchmarks/steps.py is where it shows).
-    return (columns.mT @ rows).mT.contiguous()
 
 
 def _kept(gradient: Tensor | None) -> Tensor | None:
