@@ -27,6 +27,16 @@ def _step(values: Sequence[str]) -> int:
     return int(values[-1])
 
 
+def _weights(values: Sequence[str]) -> dict[str, float]:
+    found = {name: float(weight) for name, _, weight in (value.rpartition(":") for value in values)}
+    if not all(0 <= weight <= HEAVIEST for weight in found.values()):
+        raise ValueError
+    return found
+
+
+HEAVIEST = 1000.0
+"""Of a task in a mixture that one asks about."""
+
 CHOICES: dict[str, Callable[[Sequence[str]], Any]] = {
     "steps": _steps,
     "layers": _layers,
@@ -35,8 +45,10 @@ CHOICES: dict[str, Callable[[Sequence[str]], Any]] = {
     "block": _last,
     "step": _step,
     "snapshot": _step,
+    "way": _last,
+    "mixture": _weights,
 }
-"""The keys of the widgets that pages share, and how their values read in an address; ValueError: not a value."""
+"""Keys of the session, most of them of widgets, and how their values read in an address; ValueError: not a value."""
 
 
 def arrive(page: str) -> None:

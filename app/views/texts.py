@@ -8,7 +8,7 @@ import streamlit as st
 from analysis.library.names import nats_unit
 from analysis.library.runs import Run
 from analysis.transfer.texts import texts_of
-from app.shared import figure, state
+from app.shared import address, figure, state
 from app.shared.selection import Pair
 
 MOST = 5
@@ -24,6 +24,7 @@ def show(run: Run, pair: Pair) -> None:
     if st.session_state.get("way") not in ways:
         st.session_state["way"] = next(iter(ways))
     chosen = st.segmented_control("A step for the first, texts of the second", list(ways), required=True, key="way")
+    address.say(way=[chosen] if chosen != next(iter(ways)) else [])
     source, target = ways[str(chosen)]
     frame = state.ask(texts_of, run, source, target)
     if frame.empty:

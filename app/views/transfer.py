@@ -25,7 +25,8 @@ from analysis.transfer.words import (
     unit_of,
 )  # fmt: skip
 from app.launching import controls, launcher
-from app.shared import figure, glossary, places, state
+from app.shared import address, figure, glossary, places, state
+from app.shared.address import HEAVIEST
 from app.shared.selection import select_snapshot
 
 PARTS: dict[str, tuple[figures.effects.Part, ...]] = {
@@ -74,7 +75,9 @@ def _compared(run: Run) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         by = snapshots[0]
         if len(snapshots) > 1:
-            by = st.selectbox("By", snapshots, format_func=lambda path: path.name, key="predicted-by")
+            by = st.selectbox(
+                "By", snapshots, format_func=lambda path: path.name, key="predicted-by", bind="query-params"
+            )
         part = st.segmented_control(
             "Part", list(COMPARED), default=next(iter(COMPARED)), required=True, key="came", bind="query-params"
         )
@@ -160,26 +163,40 @@ def _mixture(run: Run, at: int | None, now: pd.DataFrame) -> None:
     assert run.info is not None
     st.subheader("Another mixture", anchor=False)
     st.caption("Weigh a task 0 to leave it out. One step from here, not a whole training.")
-    weights = pd.DataFrame(
-        {"task": run.info.task_names, "weight": [float(task.loss_weight) for task in run.info.tasks]}
-    )
+    own = {task.name: float(task.loss_weight) for task in run.info.tasks}
     left, right = st.columns([1, 3], gap="large")
     with left:
-        edited = st.data_editor(
-            weights,
-            key=f"mixture-{run.run_id}",
-            hide_index=True,
-            disabled=["task"],
-            column_config={"weight": st.column_config.NumberColumn(min_value=0.0, max_value=1000.0, required=True)},
-        )
+        asked = _weigh(run.run_id, own)
     alone = now.drop(columns=["nats", "low", "high"]).rename(
         columns={"alone": "nats", "alone_low": "low", "alone_high": "high"}
     )
     shown = {"this run's mixture": now, "alone": alone}
-    if not edited["weight"].equals(weights["weight"]):
-        asked = dict(zip(edited["task"], edited["weight"].fillna(0.0), strict=True))
+    if asked != own:
         shown = {"your mixture": target_progress(run.path, asked, at)} | shown
     with right:
         frame = pd.concat([of.assign(mixture=name) for name, of in shown.items()], ignore_index=True)
         words = f"How each target's validation loss moves a step in {', '.join(shown)}, with 95% intervals."
         figure.show("progress", partial(figures.progress_dots, shown), frame, alt=words)
+
+
+def _weigh(run_id: str, own: dict[str, float]) -> dict[str, float]:
+    """The weights that one asks about, which the address says where they are not the run's own."""
+    chosen = st.session_state.get("mixture", {})
+    wanted = own | {task: weight for task, weight in chosen.items() if task in own}
+    # An editor keeps what changed of the table that it was made of, so it gets another only for what a link says.
+    kept = st.session_state.get("mixture-editor")
+    if kept is None or kept["key"] not in st.session_state or (kept["run"], kept["now"]) != (run_id, wanted):
+        count = kept["count"] + 1 if kept else 0
+        kept = {"run": run_id, "table": wanted, "count": count, "key": f"mixture-editor-{count}"}
+    edited = st.data_editor(
+        pd.DataFrame({"task": list(kept["table"]), "weight": list(kept["table"].values())}),
+        key=kept["key"],
+        hide_index=True,
+        disabled=["task"],
+        column_config={"weight": st.column_config.NumberColumn(min_value=0.0, max_value=HEAVIEST, required=True)},
+    )
+    now = dict(zip(edited["task"], edited["weight"].fillna(0.0), strict=True))
+    st.session_state["mixture-editor"] = kept | {"now": now}
+    st.session_state["mixture"] = {task: weight for task, weight in now.items() if weight != own[task]}
+    address.say(mixture=[f"{task}:{weight:g}" for task, weight in st.session_state["mixture"].items()])
+    return now

@@ -4,6 +4,7 @@ import json
 from io import StringIO
 
 import numpy as np
+import pandas as pd
 import pytest
 from infos import INFO, TASK
 from rich.console import Console
@@ -12,7 +13,7 @@ from vectors import drawn, truth
 
 from analysis.output.transfer import print_transfer
 from analysis.transfer.compared import compared, predictors
-from analysis.transfer.predicted import transfer_matrix
+from analysis.transfer.predicted import target_progress, transfer_matrix
 from ortho_lora.record.draws import PARTS
 from ortho_lora.record.recorder import Recorder
 from ortho_lora.record.schema import ProbeInfo
@@ -81,6 +82,28 @@ def test_every_target_has_a_sentence_and_a_mixture(run, open_page):
     assert all(f"- {target}: " in words(test) for target in "ab")
     progress = drawn_in(test)[1]
     assert [trace["name"] for trace in progress["data"]] == ["this run's mixture", "alone"]
+
+
+def mixtures_in(test):
+    return [trace["name"] for trace in drawn_in(test)[1]["data"]]
+
+
+def test_a_link_asks_about_another_mixture(run, open_page, unfold):
+    test = open_page("transfer", mixture=["a:0", "elsewhere:3"])
+    assert not test.exception
+    assert mixtures_in(test) == ["your mixture", "this run's mixture", "alone"]
+    assert test.query_params["mixture"] == "a:0"  # of the tasks of this run
+    unfold(test, "progress")
+    (frame,) = [frame.value for frame in test.dataframe if "mixture" in frame.value]
+    asked = frame[frame["mixture"] == "your mixture"].drop(columns="mixture")
+    pd.testing.assert_frame_equal(asked, target_progress(run, {"a": 0.0, "b": 1.0, "c": 1.0}))
+
+
+@pytest.mark.parametrize("mixture", ["a", "a:", "a:-1", "a:nan", "a:1001", ":"])
+def test_what_is_no_mixture_is_none(run, open_page, mixture):
+    test = open_page("transfer", mixture=mixture)
+    assert not test.exception
+    assert mixtures_in(test) == ["this run's mixture", "alone"]
 
 
 def test_without_held_out_texts_it_says_how_to_get_them(add_run, open_page):

@@ -1,0 +1,51 @@
+"""Another mixture on the Transfer page: weights typed into its table, in the address, and there again."""
+
+import re
+
+import pytest
+from browsing import expect_said, go_to, settled, watched
+from playwright.sync_api import expect
+
+pytestmark = pytest.mark.browser
+
+
+def weigh(page, *weights):
+    """Type the first weights of the table, which is a canvas."""
+    settled(page)
+    table = page.get_by_test_id("stDataFrame").last
+    table.scroll_into_view_if_needed()
+    settled(page)
+    box = table.bounding_box()
+    page.mouse.click(box["x"] + 0.8 * box["width"], box["y"] + 50)
+    for weight in weights:
+        page.keyboard.press("Enter")
+        field = page.locator(".gdg-input")
+        field.fill(weight)
+        field.press("Enter")  # and the next row is chosen
+        expect(field).to_have_count(0)
+
+
+def test_a_mixture_stays_on_other_pages_and_travels_in_a_link(browser, shipped):
+    with watched(browser, shipped.address, deep_links=True) as context:
+        page = context.new_page()
+        page.goto(f"{shipped.address}/transfer?run=sample-demo")
+        asked = page.locator(".legendtext").get_by_text("your mixture")
+        expect(page.locator(".legendtext").get_by_text("alone")).to_be_visible()
+        expect(asked).to_have_count(0)
+        weigh(page, "0", "2.5")
+        expect_said(page, mixture="trec:0")
+        expect_said(page, mixture="tweets:2.5")
+        expect(asked).to_be_visible()
+        link = page.url
+
+        go_to(page, "Conflicts")
+        go_to(page, "Transfer")
+        expect(asked).to_be_visible()
+        expect_said(page, mixture="trec:0")
+
+        other = context.new_page()
+        other.goto(link)
+        expect(other.locator(".legendtext").get_by_text("your mixture")).to_be_visible()
+        weigh(other, "1", "1")
+        expect(other.locator(".legendtext").get_by_text("your mixture")).to_have_count(0)
+        expect(other).not_to_have_url(re.compile("mixture"))
