@@ -3,16 +3,19 @@
     python benchmarks/watched.py
     python benchmarks/watched.py --model tiny
 
-smollm2, 135 million parameters, LoRA of rank 16 on queries and values, 4 sources of random tokens. Trainings alone and
-watched, with a record, take turns. The time is taken of each step but the first ones, which are compared with autograd.
+smollm2, 135 million parameters, LoRA of rank 16 on queries and values, 4 sources of random tokens. Two trainings of the
+same batches, one alone and one watched, with a record, take turns step by step, so that a machine whose speed drifts
+does so for both. Ratio: the median over steps, with its interval of 95% (of the sign test). The first steps, which are
+compared with autograd, do not count.
 """
 
 import json
 import tempfile
+import threading
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from statistics import median
 from typing import Annotated, Any
 
 import numpy as np
@@ -20,6 +23,7 @@ import torch
 import typer
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
+from scipy import stats
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -31,6 +35,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from analysis.statistics.series import Floats
 from ortho_lora import Recorder, watch
 from ortho_lora.assets.archives import model_directory
 from ortho_lora.trainers.packed import carrying
@@ -39,17 +44,20 @@ SOURCES = 4
 FIRST = 2  # steps that are not counted
 
 
-class Clock(TrainerCallback):
-    """Takes the time of each step."""
+class Turns(TrainerCallback):
+    """Takes the time of each step, and then lets the other training make one."""
 
-    def __init__(self) -> None:
+    def __init__(self, mine: threading.Semaphore, others: threading.Semaphore) -> None:
+        self.mine, self.others = mine, others
         self.seconds: list[float] = []
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self.mine.acquire()
         self.began = time.perf_counter()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         self.seconds.append(time.perf_counter() - self.began)
+        self.others.release()
 
 
 def model_of(name: str) -> torch.nn.Module:
@@ -90,12 +98,28 @@ def trainer_of(model: torch.nn.Module, data: Dataset, path: Path, given: dict[st
     return made
 
 
+def seconds(model: str, data: Dataset, given: dict[str, Any], *, packed: bool) -> tuple[Floats, Floats]:
+    """Of each step of a training alone, and of one that is watched."""
+    turns = [threading.Semaphore(1), threading.Semaphore(0)]
+    clocks = [Turns(turns[0], turns[1]), Turns(turns[1], turns[0])]
+    with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(2) as threads:
+        path = Path(directory)
+        trainers = [trainer_of(model_of(model), data, path, given, packed=packed) for _ in clocks]
+        watch(trainers[1], "source", recorder=Recorder(path / "run"))
+        for trainer, clock in zip(trainers, clocks, strict=True):
+            trainer.remove_callback(PrinterCallback)
+            trainer.add_callback(clock)
+        for done in [threads.submit(trainer.train) for trainer in trainers]:
+            done.result()
+    alone, watched = (np.array(clock.seconds[FIRST:]) for clock in clocks)
+    return alone, watched
+
+
 def main(
     model: Annotated[str, typer.Option(help="Packaged model, or tiny.")] = "smollm2",
     length: Annotated[int, typer.Option(min=4, help="Tokens of a text, at most.")] = 96,
     batch_size: Annotated[int, typer.Option(min=SOURCES, help="Rows of a step.")] = 8,
-    steps: Annotated[int, typer.Option(min=FIRST + 1, help="Of each training.")] = 6,
-    rounds: Annotated[int, typer.Option(min=1, help="Trainings of each kind.")] = 3,
+    steps: Annotated[int, typer.Option(min=FIRST + 1, help="Of each training.")] = 24,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Print the ratio of watched steps to those of the trainer alone."""
@@ -104,34 +128,23 @@ def main(
     data = texts(16 * batch_size, length, vocabulary)
     given = {
         "max_steps": steps, "logging_steps": steps, "report_to": [], "disable_tqdm": True, "save_strategy": "no",
-        "use_cpu": not torch.accelerator.is_available(), "dataloader_pin_memory": False,
+        "use_cpu": not torch.accelerator.is_available(), "dataloader_pin_memory": False, "data_seed": 0,
     }  # fmt: skip
     rows = []
     for packed in (False, True):
-        found: dict[str, list[float]] = {"alone": [], "watched": []}
         size = max(batch_size * length // 256, 1) if packed else batch_size
-        for number in range(rounds):
-            for name in found:
-                with tempfile.TemporaryDirectory() as directory:
-                    path = Path(directory)
-                    trainer = trainer_of(
-                        model_of(model), data, path, {**given, "per_device_train_batch_size": size}, packed=packed
-                    )
-                    if name == "watched":
-                        watch(trainer, "source", recorder=Recorder(path / f"run-{number}"))
-                    trainer.remove_callback(PrinterCallback)
-                    clock = Clock()
-                    trainer.add_callback(clock)
-                    trainer.train()
-                    found[name] += clock.seconds[FIRST:]
-        times = {name: median(of) for name, of in found.items()}
-        rows.append({"packed": packed, **times, "ratio": times["watched"] / times["alone"]})
+        alone, watched = seconds(model, data, {**given, "per_device_train_batch_size": size}, packed=packed)
+        ratios = watched / alone
+        low, high = stats.quantile_test(ratios).confidence_interval()  # nan: too few
+        row = {"packed": packed, "alone": float(np.median(alone)), "watched": float(np.median(watched))}
+        rows.append({**row, "ratio": float(np.median(ratios)), "low": low, "high": high})
     if as_json:
         print(json.dumps(rows))
         return
     for row in rows:
         kind = "packed" if row["packed"] else "rows"
-        print(f"{kind:8} alone {row['alone']:.3f} s   watched {row['watched']:.3f} s   ratio {row['ratio']:.3f}")
+        times = f"alone {row['alone']:.3f} s   watched {row['watched']:.3f} s"
+        print(f"{kind:8} {times}   ratio {row['ratio']:.3f} ({row['low']:.3f} to {row['high']:.3f})")
 
 
 if __name__ == "__main__":

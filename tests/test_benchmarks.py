@@ -47,7 +47,7 @@ SMALL = {
         "--examples", "16", "--texts", "16", "--seeds", "1",
     ],
     "many_tasks": ["--counts", "3,4", "--steps", "1", "--batch-size", "2", "--batches", "8"],
-    "watched": ["--model", "tiny", "--rounds", "1", "--steps", "3", "--length", "16"],
+    "watched": ["--model", "tiny", "--steps", "3", "--length", "16"],
     "pages": [
         "--steps",
         "12",
