@@ -182,7 +182,7 @@ def _gain(found: Estimate) -> dict[str, object]:
 
 
 def _seeds(found: Estimate) -> dict[str, object]:
-    return {"seeds": len(found.seeds), "values": list(found.values)}
+    return {"seeds": len(found.seeds), "values": tuple(found.values)}
 
 
 def _frame(rows: Sequence[dict[str, object]], numbers: Sequence[str], others: Sequence[str]) -> pd.DataFrame:

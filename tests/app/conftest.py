@@ -23,6 +23,13 @@ def _installed_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def _answers_are_kept_by_what_was_asked(caplog) -> Iterator[None]:
+    """Nothing that pages ask with, or draw of, must be pickled for Streamlit to know it again."""
+    yield
+    assert not [told for told in caplog.get_records("call") if "falling back to pickling" in told.getMessage()]
+
+
 @pytest.fixture
 def runs_dir(tmp_path, monkeypatch):
     """An empty runs directory, the one that the app shows, alone."""
