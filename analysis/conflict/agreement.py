@@ -346,22 +346,33 @@ def block_cosines(run: Path, selection: Selection, bins: int = 64) -> pd.DataFra
     Returns:
         branch, layer, module, task_i, task_j; cos: mean over bins; p: as of `p_in_part`, three windows.
     """
+    keys = ["branch", "layer", "module", "task_i", "task_j"]
     binned = ask(
         run,
         ["pair_cells"],
         f"""
         WITH chosen AS (SELECT * FROM pair_cells), {BINNED}
-        SELECT branch, layer, module, task_i, task_j, step, sum(cosines) / nullif(sum(measured), 0) AS cos
+        SELECT {", ".join(keys)}, list(step) AS steps, list(coalesce(cosines, 0)) AS sums, list(measured) AS counts
         FROM binned GROUP BY ALL
         """,
         selection,
         {"bins": bins},
     )
-    keys = ["branch", "layer", "module", "task_i", "task_j"]
-    series = BySteps(binned, keys)
-    cosines = series["cos"]
-    found = series.keys.assign(cos=means(cosines).value, p=p_in_part(cosines, min(3, cosines.shape[1] // 20)))
+    # Names once a pair and block, not once a bin: a million names take longer than all else.
+    row = np.repeat(np.arange(len(binned)), binned["steps"].map(len))
+    steps, column = np.unique(_joined(binned["steps"]), return_inverse=True)
+    shape = (len(binned), len(steps))
+    sums, counts = (
+        np.bincount(row * len(steps) + column, _joined(binned[name]), np.prod(shape)).reshape(shape)
+        for name in ("sums", "counts")
+    )
+    cosines = np.divide(sums, counts, out=np.full(shape, np.nan), where=counts > 0)
+    found = binned[keys].assign(cos=means(cosines).value, p=p_in_part(cosines, min(3, len(steps) // 20)))
     return found.sort_values(keys, key=configured(run), ignore_index=True)
+
+
+def _joined(lists: pd.Series) -> Floats:
+    return np.concatenate([np.empty(0), *lists])
 
 
 def batches_needed(run: Path, selection: Selection) -> pd.DataFrame:
