@@ -70,7 +70,7 @@ def _row(branch: Branch) -> str:
         _cosine(branch),
         number(branch.batch_cosine),
         number(branch.conflict_rate, ".0%"),
-        f"{branch.steps:,}",
+        number(branch.steps or None, ","),
     ]
     return f"| {' | '.join(cells)} |"
 
