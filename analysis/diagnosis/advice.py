@@ -35,6 +35,7 @@ class ByTransfer(NamedTuple):
 
     effects: pd.DataFrame  # of `transfer.predicted.transfer_matrix`
     groups: pd.DataFrame  # of `transfer.advice.advised_groups`
+    split: tuple[tuple[str, ...], ...]  # of `transfer.advice.advised_split`
 
 
 def advise(
@@ -47,7 +48,7 @@ def advise(
     conflicts = [pair for pair in pairs if pair.verdict == "conflict"]
     short = [pair for pair in pairs if pair.verdict == "not enough data"]
     suggestions = [
-        *(_by_transfer(told.groups) if told else _separate(info, pairs)),
+        *(_by_transfer(told) if told else _separate(info, pairs)),
         *_rank(info, conflicts, outcomes),
         *_weights(pairs),
     ]
@@ -100,13 +101,11 @@ def clusters(names: Sequence[str], pairs: Sequence[Pair]) -> tuple[tuple[str, ..
     )
 
 
-def _by_transfer(groups: pd.DataFrame) -> list[Suggestion]:
-    row = groups[groups["advised"]].iloc[0]
-    if row["adapters"] == 1:
+def _by_transfer(known: ByTransfer) -> list[Suggestion]:
+    if len(known.split) < 2:
         return []
-    gain = told_of_gain(groups, *nats_unit(float(groups["gain"].abs().max())))
-    found = tuple(tuple(group.split(" + ")) for group in row["groups"].split(" | "))
-    return [Suggestion("separate adapters", told_of_groups(groups), gain, found)]
+    gain = told_of_gain(known.groups, *nats_unit(float(known.groups["gain"].abs().max())))
+    return [Suggestion("separate adapters", told_of_groups(known.groups), gain, known.split)]
 
 
 def _separate(info: RunInfo, pairs: Sequence[Pair]) -> list[Suggestion]:

@@ -31,7 +31,7 @@ from analysis.library.names import branches_of
 from analysis.outcomes.beside import Outcome, outcomes
 from analysis.reading.database import Selection
 from analysis.statistics.series import row_means
-from analysis.transfer.advice import advised_groups
+from analysis.transfer.advice import advised_groups, advised_split
 from analysis.transfer.predicted import transfer_matrix
 from ortho_lora.errors import OrthoLoraError
 from ortho_lora.record.judge import LEVEL, Verdict, false_discovery, overall
@@ -127,7 +127,7 @@ def diagnose(run: Path) -> Diagnosis:
         shared = shares_texts(info.tasks, one, other)
         pairs.append(Pair(one, other, cosine, low, high, verdict, shared, harm, branches))
     shown = outcomes(run)
-    known = ByTransfer(transfer_matrix(run), advised_groups(run))
+    known = ByTransfer(transfer_matrix(run), advised_groups(run), advised_split(run))
     summary, suggestions = begin_with(nonfinite(run), *advise(info, pairs, shown, known))
     return Diagnosis(
         info.run_id,

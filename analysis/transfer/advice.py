@@ -25,25 +25,30 @@ def advised_groups(run: Path, at: int | None = None) -> pd.DataFrame:
         they are judged on; advised: of one row, as `ortho_lora.record.advice.advised` tells. No rows without held-out
         targets.
     """
-    return _advised_groups(run, at).copy()
+    return _advised_groups(run, at)[0].copy()
+
+
+def advised_split(run: Path) -> tuple[tuple[str, ...], ...]:
+    """The tasks of each adapter in the row that `advised_groups` advises; empty without held-out targets."""
+    return _advised_groups(run, None)[1]
 
 
 @remembered("manifest.json", most=32)
-def _advised_groups(run: Path, at: int | None) -> pd.DataFrame:
+def _advised_groups(run: Path, at: int | None) -> tuple[pd.DataFrame, tuple[tuple[str, ...], ...]]:
     columns = ["adapters", "groups", "gain", "low", "high", "elsewhere", "advised"]
     vectors = counted_vectors(run, at)
     if not vectors:
-        return pd.DataFrame(columns=columns)
+        return pd.DataFrame(columns=columns), ()
     names, rows = vectors[0].tasks, []
     best = advice.best_groups(vectors, weights_of(run), own_metric(run))
-    for one in best:
+    splits = [tuple(tuple(names[place] for place in group) for group in sorted(one.groups)) for one in best]
+    for one, split in zip(best, splits, strict=True):
         low, high = (end[0] for end in one.gain.interval())
-        groups = groups_text([names[place] for place in group] for group in sorted(one.groups))
-        rows.append((len(one.groups), groups, one.gain.value[0], low, high, one.elsewhere, False))
+        rows.append((len(split), groups_text(split), one.gain.value[0], low, high, one.elsewhere, False))
     found = pd.DataFrame(rows, columns=columns)
-    together = float(np.nansum(own_transfer(run, at).progress.value))
-    found["advised"] = found.index == advice.advised(best, together)
-    return found
+    place = advice.advised(best, float(np.nansum(own_transfer(run, at).progress.value)))
+    found["advised"] = found.index == place
+    return found, splits[place]
 
 
 def advised_weights(run: Path, at: int | None = None) -> tuple[pd.DataFrame, dict[str, float]]:

@@ -279,16 +279,19 @@ def test_a_run_without_pairs_is_refused(records: ModuleType, tmp_path: Path) -> 
     assert result.stderr.startswith("error: ")
 
 
-def test_where_transfer_is_predicted_it_tells_who_should_share(tmp_path: Path) -> None:
-    """One advice: that of the first page."""
-    tasks = tuple(TASK.model_copy(update={"name": name}) for name in "abc")
+@pytest.mark.parametrize("names", [("a", "b", "c"), ("a + b", "c | d", "|")])
+def test_where_transfer_is_predicted_it_tells_who_should_share(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """One advice: that of the first page; whatever the sources of a mixture are called."""
+    tasks = tuple(TASK.model_copy(update={"name": name}) for name in names)
     with Recorder(tmp_path / "x") as recorder:
         recorder.begin(INFO.model_copy(update={"tasks": tasks, "config": {"optimizer": "adamw"}}))
-        recorder.add_snapshot(4, known_snapshot(4, vectors=drawn(truth(4), 4)))
+        recorder.add_snapshot(4, known_snapshot(4, names, vectors=drawn(truth(4), 4, names)))
     found, groups = diagnose(tmp_path / "x"), advised_groups(tmp_path / "x")
     row = groups[groups["advised"]].iloc[0]
     assert row["adapters"] > 1
     (suggestion,) = [one for one in found.suggestions if one.kind == "separate adapters"]
     assert suggestion.text == told_of_groups(groups)
+    assert sorted(name for group in suggestion.groups for name in group) == sorted(names)
+    assert len(suggestion.groups) == row["adapters"]
     assert " | ".join(" + ".join(group) for group in suggestion.groups) == row["groups"]
     assert f"In nats: {headline(transfer_matrix(tmp_path / 'x'))}" in found.summary
