@@ -15,7 +15,7 @@ half of the validation texts, predict, for an ordered pair of a target and a sou
 - norms: logarithm of the ratio of the source's gradient norm to the target's.
 - pull: what the source's gradient does in the metric of all tasks, by the target's progress alone.
 - effect: progress in the pair's mixture less progress alone, by progress alone.
-- effect, nats: the same in nats a step.
+- effect, nats: the same in nats a step; also of each of the snapshots alone.
 - simulated: loss after a training of the linearized model (`simulated.py`) on both less on the target's texts alone.
 
 A row a predictor, over all ordered pairs: Pearson and Spearman with harm, with intervals of 95% from leaving out tasks
@@ -45,6 +45,7 @@ from analysis.transfer.compared import pearson, spearman, with_interval
 from ortho_lora.record.jackknife import Floats
 from ortho_lora.record.snapshots import Snapshot
 from ortho_lora.record.transfer import only, progress, transfer
+from ortho_lora.record.vectors import Vectors
 from ortho_lora.surgery.gram import cosines
 from ortho_lora.tasks.data import Split, TaskData, take
 from ortho_lora.training.config import load_config
@@ -149,7 +150,14 @@ class OfAll:
         i, j = names.index(target), names.index(source)
         vectors = [of.vectors for of in self.snapshots if of.vectors is not None]
         ones = np.ones(len(names))
-        pair, own = (progress(vectors, only(ones, of)).value[i] for of in ([i, j], [i]))
+
+        def progressed(of: list[Vectors]) -> tuple[float, float]:
+            """With the source, and alone."""
+            pair, own = (float(progress(of, only(ones, mixture)).value[i]) for mixture in ([i, j], [i]))
+            return pair, own
+
+        pair, own = progressed(vectors)
+        alone = {f"effect, nats, {n}.": np.subtract(*progressed([of])) for n, of in enumerate(vectors, 1)}
         cosine = np.mean([of.estimates("adamw").value.reshape((len(names),) * 2) for of in self.snapshots], axis=0)
         norms = np.log(np.mean([np.linalg.norm(of.mean, axis=1) for of in vectors], axis=0))
         pull = transfer(vectors, ones).pull.value.reshape((len(names),) * 2)
@@ -160,6 +168,7 @@ class OfAll:
             "pull": pull[i, j] / -own,
             "effect": (pair - own) / -own,
             "effect, nats": pair - own,
+            **(alone if len(alone) > 1 else {}),
             "simulated": harm_of(self.features, target, source),
         }
 
