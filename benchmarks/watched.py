@@ -16,7 +16,7 @@ import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -120,6 +120,7 @@ def main(
     length: Annotated[int, typer.Option(min=4, help="Tokens of a text, at most.")] = 96,
     batch_size: Annotated[int, typer.Option(min=SOURCES, help="Rows of a step.")] = 8,
     steps: Annotated[int, typer.Option(min=FIRST + 1, help="Of each training.")] = 24,
+    kind: Annotated[Literal["rows", "packed", "both"], typer.Option(help="Of batches.")] = "both",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Print the ratio of watched steps to those of the trainer alone."""
@@ -132,6 +133,8 @@ def main(
     }  # fmt: skip
     rows = []
     for packed in (False, True):
+        if kind == ("rows" if packed else "packed"):
+            continue
         size = max(batch_size * length // 256, 1) if packed else batch_size
         alone, watched = seconds(model, data, {**given, "per_device_train_batch_size": size}, packed=packed)
         ratios = watched / alone
@@ -142,9 +145,9 @@ def main(
         print(json.dumps(rows))
         return
     for row in rows:
-        kind = "packed" if row["packed"] else "rows"
+        of = "packed" if row["packed"] else "rows"
         times = f"alone {row['alone']:.3f} s   watched {row['watched']:.3f} s"
-        print(f"{kind:8} {times}   ratio {row['ratio']:.3f} ({row['low']:.3f} to {row['high']:.3f})")
+        print(f"{of:8} {times}   ratio {row['ratio']:.3f} ({row['low']:.3f} to {row['high']:.3f})")
 
 
 if __name__ == "__main__":
