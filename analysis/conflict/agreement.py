@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.conflict.snapshots import WHOLE, snapshot_matrix
-from analysis.conflict.steps import BySteps
+from analysis.conflict.steps import BySteps, means_of_bins
 from analysis.reading.database import BINNED, Selection, ask, ask_once
 from analysis.statistics.cosines import groups_of, of_steps, pooled
 from analysis.statistics.series import FEWEST_STEPS, Floats, clear_mean, means, p_in_part, rate_interval, row_means
@@ -358,21 +358,9 @@ def block_cosines(run: Path, selection: Selection, bins: int = 64) -> pd.DataFra
         selection,
         {"bins": bins},
     )
-    # Names once a pair and block, not once a bin: a million names take longer than all else.
-    row = np.repeat(np.arange(len(binned)), binned["steps"].map(len))
-    steps, column = np.unique(_joined(binned["steps"]), return_inverse=True)
-    shape = (len(binned), len(steps))
-    sums, counts = (
-        np.bincount(row * len(steps) + column, _joined(binned[name]), np.prod(shape)).reshape(shape)
-        for name in ("sums", "counts")
-    )
-    cosines = np.divide(sums, counts, out=np.full(shape, np.nan), where=counts > 0)
-    found = binned[keys].assign(cos=means(cosines).value, p=p_in_part(cosines, min(3, len(steps) // 20)))
+    cosines = means_of_bins(binned)
+    found = binned[keys].assign(cos=means(cosines).value, p=p_in_part(cosines, min(3, cosines.shape[1] // 20)))
     return found.sort_values(keys, key=configured(run), ignore_index=True)
-
-
-def _joined(lists: pd.Series) -> Floats:
-    return np.concatenate([np.empty(0), *lists])
 
 
 def batches_needed(run: Path, selection: Selection) -> pd.DataFrame:

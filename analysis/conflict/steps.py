@@ -37,3 +37,24 @@ class BySteps:
         values = np.full(self._shape, np.nan)
         values[self._row, self._column] = self._frame[value].to_numpy(np.float64, na_value=np.nan)
         return values[:, self._chosen]
+
+
+def means_of_bins(frame: pd.DataFrame) -> Floats:
+    """A mean for each row of a frame and bin of steps, [rows, bins]; NaN where nothing was measured.
+
+    Args:
+        frame: of each row lists of `steps`, of `sums` and of `counts`; a bin may come several times. With names once a
+            row, and not once a bin, it is read in half the time.
+    """
+    row = np.repeat(np.arange(len(frame)), frame["steps"].map(len))
+    steps, column = np.unique(_joined(frame["steps"]), return_inverse=True)
+    shape = (len(frame), len(steps))
+    sums, counts = (
+        np.bincount(row * len(steps) + column, _joined(frame[name]), np.prod(shape)).reshape(shape)
+        for name in ("sums", "counts")
+    )
+    return np.divide(sums, counts, out=np.full(shape, np.nan), where=counts > 0)
+
+
+def _joined(lists: pd.Series) -> Floats:
+    return np.concatenate([np.empty(0), *lists])

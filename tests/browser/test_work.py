@@ -56,7 +56,6 @@ def test_two_browsers_on_one_run_and_a_server_that_comes_back(browser, server):
         expect(page.get_by_label("Pair of tasks")).to_have_value(value)
 
     go_to(acting, "Launch")
-    settled(acting)  # a click on a button that is being drawn anew is lost
     acting.get_by_role("button", name="Stop", exact=True).click()
     stopped = looking.get_by_test_id("stSidebar").get_by_text("■ stopped", exact=True)
     expect(stopped).to_be_visible()  # by the clock of the page
