@@ -53,21 +53,24 @@ def sentences(pair: Pair) -> list[str]:
 
 
 def evidence(pair: Pair) -> list[str]:
-    """The same without what a table of verdicts, cosines and batches says already."""
+    """Of a pair in conflict or aligned where, when and whether it is enough to hurt: what no figure beside it shows."""
     found = [
         sentence.replace(":", f" ({branch_name(branch.branch)}):", 1)
         for branch in pair.branches
         if branch.verdict in TOLD
-        for sentence in filter(None, _of_branch(branch, pair))
+        for sentence in filter(None, _where_and_when(branch))
     ]
     return [*found, *_whole(pair.whole, pair.verdict == "conflict")]
 
 
 def _of_branch(branch: Branch, pair: Pair) -> list[str]:
-    found = [_where(branch)]
-    found += [_when(branch)] if len(branch.windows) > 1 else []
+    found = _where_and_when(branch)
     found += [_projected(branch, pair)] if branch.verdict == "conflict" and branch.branch != WHOLE else []
     return found
+
+
+def _where_and_when(branch: Branch) -> list[str]:
+    return [_where(branch), *([_when(branch)] if len(branch.windows) > 1 else [])]
 
 
 def undecided(pairs: Sequence[Pair]) -> list[str]:

@@ -30,12 +30,12 @@ def choose_limit() -> float:
     return _LIMITS[chosen]
 
 
-def choose_moments(default: str = "All") -> Sequence[When]:
+def choose_moments() -> Sequence[When]:
     """Before projection, after it, what it changes; or all three."""
     chosen = st.segmented_control(
         "Projection",
         list(_MOMENTS),
-        default=default,
+        default="Before",
         required=True,
         key="moment",
         bind="query-params",

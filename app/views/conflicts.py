@@ -15,7 +15,7 @@ from analysis.conflict.queries import Extent, Selection
 from analysis.diagnosis.pairs import verdict_sentence
 from analysis.diagnosis.verdicts import Agreement, worst_pair
 from analysis.figures.heatmaps import WITH_NUMBERS, View, When
-from analysis.library.names import number, snapshots_at
+from analysis.library.names import snapshots_at
 from analysis.library.runs import Run
 from app.shared import figure, glossary, scale, state
 from app.shared.selection import Pair, choose_pair, name_of, of_pair, select_matrix, select_pair, select_snapshot
@@ -35,8 +35,6 @@ HELP = {
     ),
     "rate": "The [share of cosines](learn#conflict-rate) below zero; of unrelated tasks about half **by chance**.",
 }
-MANY_TASKS = 8
-"""More than this many have their matrices one moment at a time."""
 
 
 def page() -> None:
@@ -116,12 +114,7 @@ def _map(
 
 def _over_snapshots(run: Run, extent: Extent, selection: Selection, told: pd.DataFrame, pair: Pair) -> None:
     """What a pair comes to, at the snapshot chosen and at all of them."""
-    st.markdown(
-        "\n".join(
-            f"- {state.plain(verdict_sentence(Agreement.of(row), shares_texts=False))}"
-            for row in of_pair(told, pair).to_dict("records")
-        )
-    )
+    _said(of_pair(told, pair).assign(shares_texts=False))
     if len(extent.snapshots) > 1:
         chosen, metric = replace(selection, steps=None), told["metric"].iloc[0]
         timed = of_pair(state.ask(queries.over_snapshots, run, chosen, metric), pair)
@@ -140,7 +133,7 @@ def _matrix(run: Run, extent: Extent, selection: Selection, matrix: pd.DataFrame
             "Measure", views, default=views[0], required=True, key="view", bind="query-params"
         )
         view = VIEWS[chosen]
-        when = () if view == "cosine" else scale.choose_moments("All" if len(extent.tasks) <= MANY_TASKS else "Before")
+        when = () if view == "cosine" else scale.choose_moments()
         limit = 1.0 if view == "rate" or extent.snapshots else scale.choose_limit()
     st.markdown(HELP[view])
     noise = state.ask(queries.noise, run, selection)
@@ -160,15 +153,8 @@ def _follow(point: dict[str, Any]) -> None:
 
 
 def _pair(run: Run, extent: Extent, selection: Selection, matrix: pd.DataFrame, pair: Pair) -> None:
-    for row in of_pair(matrix, pair).to_dict("records"):
-        known = Agreement.of(row)
-        if known.steps or not extent.snapshots:
-            with st.container(border=True):
-                of_snapshot = f"**Branch {known.branch}**"
-                words = state.plain(verdict_sentence(known, row["shares_texts"]))
-                st.markdown(of_snapshot if extent.snapshots else words)
-                _numbers(known, row)
     if not extent.snapshots:
+        _said(of_pair(matrix, pair))
         st.markdown("**Window by window**: is it so all the time?")
         windows = of_pair(state.ask(queries.windows, run, selection), pair)
         figure.show("windows", partial(figures.window_intervals, windows, pair), windows)
@@ -177,14 +163,7 @@ def _pair(run: Run, extent: Extent, selection: Selection, matrix: pd.DataFrame, 
     figure.show("pair-over-steps", partial(figures.pair_lines, steps, pair), steps)
 
 
-def _numbers(known: Agreement, row: dict[Any, Any]) -> None:
-    corrected = {"Cosine": (number(known.cosine), glossary.help("corrected-cosine"))} if known.snapshot is None else {}
-    shown = corrected | {
-        "Batch cosine": (number(known.batch_cosine), f"Mean before the rule. {glossary.help('cosine')}"),
-        "Batch cosine after": (number(row["cos_after"]), "Mean after the rule."),
-        "Negative": (number(known.conflict_rate, ".0%"), glossary.help("conflict-rate")),
-        "Magnitude similarity": (number(row["similarity"], ".2f"), glossary.help("magnitude-similarity")),
-    }
-    with st.container(horizontal=True):
-        for label, (value, words) in shown.items():
-            st.metric(label, value, help=words, width="content")
+def _said(rows: pd.DataFrame) -> None:
+    """The verdicts on a pair, branch by branch."""
+    found = [verdict_sentence(Agreement.of(row), row["shares_texts"]) for row in rows.to_dict("records")]
+    st.markdown("\n".join(f"- {state.plain(sentence)}" for sentence in found))

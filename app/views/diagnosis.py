@@ -18,7 +18,7 @@ from analysis.output.data import outcome_table, verdict_table
 from analysis.report.page import default_path, render
 from app.shared import figure, glossary, links, places, state
 from app.shared.verdict import card
-from ortho_lora.record.judge import MARKS
+from ortho_lora.record.judge import MARKS, TOLD
 
 LIVE_SECONDS = 30.0
 """How often a run that trains is diagnosed again: it takes a second or more, and a verdict changes slowly."""
@@ -117,10 +117,11 @@ def _pairs(found: Diagnosis) -> None:
         st.caption(f"Drawn are the first {MOST_DRAWN} of {len(drawn)}; the numbers have all.")
         drawn = drawn.head(MOST_DRAWN)
     figure.show("verdicts", partial(figures.strengths, drawn), frame, alt=_in_words(pairs))
-    shown = pairs
-    if len(pairs) > MOST_CARDS and not st.toggle(f"Show all {len(pairs)} pairs", key="all-pairs", bind="query-params"):
-        shown = pairs[:MOST_CARDS]
-    for pair in shown:
+    told = [pair for pair in pairs if pair.verdict in TOLD]
+    every = f"Show all {len(told)} pairs"
+    if len(told) > MOST_CARDS and not st.toggle(every, key="all-pairs", bind="query-params"):
+        told = told[:MOST_CARDS]
+    for pair in told:
         card(pair)
 
 

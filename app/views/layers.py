@@ -35,10 +35,10 @@ def _body(run: Run) -> None:
     extent, selection, matrix = selected
     with st.container(horizontal=True, vertical_alignment="bottom"):
         pair = select_pair(extent, worst_pair(matrix))
-        when = scale.choose_moments("Before") if extent.of_steps else ()
+        when = scale.choose_moments() if extent.of_steps else ()
         limit = scale.choose_limit()
     if extent.snapshots:
-        _snapshots(run, selection, pair, limit)
+        _snapshots(run, selection, pair, limit, several=len(extent.snapshots) > 1)
     if not extent.of_steps:
         return
     if extent.snapshots:
@@ -60,18 +60,20 @@ def _body(run: Run) -> None:
     _blocks(run, extent, selection, pair, when[0] if len(when) == 1 else "before", limit)
 
 
-def _snapshots(run: Run, selection: Selection, pair: Pair, limit: float) -> None:
+def _snapshots(run: Run, selection: Selection, pair: Pair, limit: float, *, several: bool) -> None:
     """Where the mean gradients of a pair agree."""
     st.subheader("Where, without noise", anchor=False)
     st.markdown(
-        "The [cosine](learn#corrected-cosine) of the pair's mean gradients at each [snapshot](learn#snapshot), layer by"
-        " layer. **▼** and **▲**: a [verdict](learn#verdict), corrected for the number of cells. Hatched: only an"
-        " interval is known."
+        "The [cosine](learn#corrected-cosine) of the pair's mean gradients of the [snapshot](learn#snapshot). **▼** and"
+        " **▲**: a [verdict](learn#verdict), corrected for the number of cells. Hatched: only an interval is known."
     )
     blocks_of = replace(selection, steps=None)
-    for name, question in (("snapshot-layers", queries.snapshot_layers), ("snapshot-blocks", queries.snapshot_blocks)):
-        if name == "snapshot-blocks":
-            st.markdown("All snapshots together, module by module; marks are where the pair's own verdict shows.")
+    maps = {"snapshot-blocks": ("All snapshots together, module by module.", queries.snapshot_blocks)}
+    if several:
+        maps = {"snapshot-layers": ("Snapshot by snapshot.", queries.snapshot_layers)} | maps
+    for name, (words, question) in maps.items():
+        if several:
+            st.markdown(words)
         frame = of_pair(state.ask(question, run, blocks_of), pair)
         figure.show(name, partial(figures.snapshot_map, frame, limit=limit), frame)
 

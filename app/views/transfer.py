@@ -6,6 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from analysis import figures
+from analysis.figures.heatmaps import WITH_NUMBERS
 from analysis.library.names import number, snapshots_at
 from analysis.library.runs import Run
 from analysis.transfer.advice import advised_groups, advised_weights
@@ -105,8 +106,11 @@ def _body(run: Run) -> None:
         return
     with st.container(horizontal=True, vertical_alignment="bottom"):
         at = select_snapshot(steps) if len(steps) > 1 else None
-        names = list(PARTS)
-        shown = st.segmented_control("Shown", names, default=names[0], required=True, key="parts", bind="query-params")
+        few = len(run.info.tasks) <= WITH_NUMBERS
+        default = "All three" if few else "Effect"
+        shown = st.segmented_control(
+            "Shown", list(PARTS), default=default, required=True, key="parts", bind="query-params"
+        )
     matrix = state.ask(transfer_matrix, run, at)
     if not says_nats(matrix):
         st.info(state.with_code(missing(run.info, held_out=True)))
@@ -117,7 +121,8 @@ def _body(run: Run) -> None:
     )
     figure.show("transfer", partial(figures.effect_heatmap, matrix, parts=PARTS[shown]), matrix)
     now = state.ask(target_progress, run, None, at)
-    st.markdown("\n".join(f"- {state.plain(line)}" for line in told_of_targets(matrix, now)))
+    if not few:  # else the matrix has its numbers in it
+        st.markdown("\n".join(f"- {state.plain(line)}" for line in told_of_targets(matrix, now)))
     _advice(run, at, *unit_of(matrix))
     _mixture(run, at, now)
     if launcher.can_probe(run):

@@ -86,13 +86,14 @@ def test_follows_the_selection(add_run, open_page):
     assert all(one != other for one, other in zip(figures(test), before, strict=True))
 
 
-def test_many_tasks_are_shown_one_moment_at_a_time(add_clear_run, open_page):
+def test_batches_are_shown_as_they_were_before_projection_until_asked(add_clear_run, open_page):
     add_clear_run(tasks=14)
     test = open_page("conflicts", view="Batch cosine")
     assert not test.exception
-    assert test.button_group(key="moment").value == "Before"
     assert "▼" in words(test)
-    assert len([trace for trace in figures(test)[0]["data"] if trace.get("coloraxis")]) == 2
+    for moment, maps in (("Before", 2), ("All", 6)):
+        test.button_group(key="moment").set_value(moment).run()
+        assert len([trace for trace in figures(test)[0]["data"] if trace.get("coloraxis")]) == maps
 
 
 def test_a_snapshot_comes_first_and_the_steps_second(add_run, open_page):

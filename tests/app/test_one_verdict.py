@@ -57,6 +57,20 @@ def of_rows(rows):
     return {(row["task_i"], row["task_j"], row["branch"]): row["verdict"] for row in rows}
 
 
+def words(test):
+    assert not test.exception
+    kinds = (test.markdown, test.caption, test.subheader)
+    return "\n".join(element.value for kind in kinds for element in kind).replace("\\", "")
+
+
+def drawn(test):
+    """The verdicts in the figure of the page Diagnosis, by pair and what they are on."""
+    figure = json.loads(test.get("plotly_chart")[0].proto.spec)
+    rows = [re.fullmatch(r"(\w+) – (\w+)(?:, ([AB]))? (.)", row) for row in figure["layout"]["yaxis"]["ticktext"]]
+    named = {mark: verdict for verdict, mark in MARKS.items()}
+    return {(row[1], row[2], row[3] or "both"): named[row[4]] for row in rows}
+
+
 def run_command(*arguments):
     done = CliRunner().invoke(app, [*map(str, arguments)])
     assert done.exit_code == 0, done.output
@@ -144,10 +158,9 @@ def test_of_snapshots_too_with_a_task_that_they_lack(records, runs_dir, tmp_path
         r"<td>(whole|[AB])</td><td><span class=.badge \w+.>([^<]*)</span>", (tmp_path / "report.html").read_text()
     )
     assert sorted(badges) == sorted((key[2].replace("both", "whole"), verdict) for key, verdict in expected.items())
-    for page, said in (("diagnosis", "| whole | ▲ aligned |"), ("conflicts", "Whole model: aligned, strong")):
-        test = open_page(page)
-        shown = "\n".join(element.value for kind in (test.markdown, test.caption) for element in kind)
-        assert said in shown.replace("\\", "").replace("**", "")
+    said = words(open_page("conflicts"))
+    assert "Whole model: aligned, strong" in said
+    assert drawn(open_page("diagnosis")) == {key: of for key, of in expected.items() if key[2] == "both"}
 
 
 @pytest.mark.parametrize("seed", [0, 9, 16])  # nothing told, an agreement, a conflict
@@ -156,14 +169,12 @@ def test_pages(seed, written, open_page):
     expected = verdicts(run)
     pairs = {(pair.task_i, pair.task_j): pair.verdict for pair in diagnose(run).pairs}
 
-    def words(test):
-        assert not test.exception
-        kinds = (test.markdown, test.caption, test.subheader)
-        return "\n".join(element.value for kind in kinds for element in kind).replace("\\", "")
-
-    shown = words(open_page("diagnosis"))
+    diagnosis = open_page("diagnosis")
+    shown = words(diagnosis)
     for (one, other), verdict in pairs.items():
-        assert re.search(rf"#### {one} – {other} :\w+-badge\[{re.escape(MARKS[verdict])} {verdict}\]", shown)
+        card = rf"#### {one} – {other} :\w+-badge\[{re.escape(MARKS[verdict])} {verdict}\]"
+        assert bool(re.search(card, shown)) == (verdict in TOLD)
+    assert drawn(diagnosis) == expected
     for one, other in pairs:
         shown = words(open_page("conflicts", pair=f"{one} + {other}"))
         said = re.findall(r"On branch ([AB]): ([a-z ]+)[:,]", shown)

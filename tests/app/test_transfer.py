@@ -42,11 +42,11 @@ def recorded(path, config):
 
 
 def test_shows_all_snapshots_together_and_one_by_its_address(run, open_page):
-    for test, at in ((open_page("transfer"), None), (open_page("transfer", snapshot="8", parts="All three"), 8)):
+    for test, at in ((open_page("transfer"), None), (open_page("transfer", snapshot="8", parts="Effect"), 8)):
         assert not test.exception
         heatmap, _ = drawn_in(test)
         shown = [trace for trace in heatmap["data"] if trace.get("coloraxis")]
-        assert len(shown) == (3 if at else 1)  # effect, pull, crowding
+        assert len(shown) == (1 if at else 3)  # effect, pull, crowding
         sure = transfer_matrix(run, at)["verdict"] != "not sure"
         bold = [text for row in shown[0]["text"] for text in row if "<b>" in text]
         assert len(bold) == sure.sum()
@@ -77,10 +77,16 @@ def test_one_part_can_be_chosen(run, open_page):
     assert len([trace for trace in drawn_in(test)[0]["data"] if trace.get("coloraxis")]) == 1
 
 
-def test_every_target_has_a_sentence_and_a_mixture(run, open_page):
+def test_targets_have_a_sentence_only_where_there_are_too_many_for_numbers_in_the_matrix(run, open_page, monkeypatch):
+    assert "- a: " not in words(open_page("transfer"))
+    monkeypatch.setattr("app.views.transfer.WITH_NUMBERS", 2)
     test = open_page("transfer")
     assert all(f"- {target}: " in words(test) for target in "ab")
-    progress = drawn_in(test)[1]
+    assert test.button_group(key="parts").value == "Effect"
+
+
+def test_every_target_has_its_progress_in_mixtures(run, open_page):
+    progress = drawn_in(open_page("transfer"))[1]
     assert [trace["name"] for trace in progress["data"]] == ["this run's mixture", "alone"]
 
 
