@@ -1,21 +1,28 @@
-"""Is predicted transfer what a step does? Against a step along the tasks' mean gradients, with each source and without.
+"""Is predicted transfer what a step does? Against steps along the tasks' mean gradients.
 
     python benchmarks/transfer_steps.py
     python benchmarks/transfer_steps.py --data DIRECTORY --places 60
 
 The default model is trained jointly. At each place texts are parted: one half of the training texts predicts, with one
 half of the validation texts; the other half makes the step, of AdamW with the second moments of its own mixture; the
-rest of the validation texts judges it: loss after the step of all tasks less that after the step without the source.
+rest of the validation texts judges it. Asked is of every ordered pair of a target and another task
 
-A row a place, over all ordered pairs of a target and another task, and with `own` those of each task on itself:
+- source: what the source's own part of the step does, loss after it less before; predicted is the pull.
+- with and without: loss after the whole step less that after the step without the source; predicted is the effect.
+
+Two rows a place, and with `own` what holds of each task on itself:
 
 - pearson, spearman, slope: of predicted and realized; with intervals of 95% from leaving out tasks (jackknife), as
   pairs share them.
 - ceiling: what the noise of the judging texts allows, root of their halves' reliability (Spearman-Brown).
+- told: share of the variance of predictions that is not their own noise, by the intervals' errors; true slope: the
+  slope with that noise taken off (errors in variables).
+- shrunk: Pearson with each prediction shrunk by its own noise, the pairs' true effects taken for normal about 0.
 - same step: Pearson of a prediction from the very gradients of the step, so only held-out texts and curvature differ.
-- cosine: Pearson of realized with minus the snapshot's cosine in AdamW's metric; pull: with the pull alone.
-- sure, right: pairs that the judge calls sure, and the share of them whose sign is right.
-- coordinates: Pearson of the prediction as users have it, from as many coordinates as a record keeps.
+- cosine: Pearson of realized with minus the snapshot's cosine in AdamW's metric.
+- sure, right: pairs that the judge calls sure, and the share of them whose sign is right; clear, right of clear: the
+  same of those whose interval of 95% excludes 0.
+- coordinates: Pearson of the prediction from as many coordinates as a record keeps.
 """
 
 import json
@@ -29,13 +36,15 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
+from scipy import optimize
 from snapshot_tasks import PACKAGED, Course, file_tasks
 
 from analysis.transfer.compared import pearson, slope, spearman, with_interval
 from ortho_lora.record import vectors
 from ortho_lora.record.jackknife import Floats
+from ortho_lora.record.judge import LEVEL, false_discovery
 from ortho_lora.record.snapshots import Snapshot
-from ortho_lora.record.transfer import second_moment, transfer
+from ortho_lora.record.transfer import step_sizes, transfer
 from ortho_lora.record.vectors import Vectors
 from ortho_lora.tasks.data import Split, TaskData, hash_fraction, take
 from ortho_lora.training.snapshots import grouped_batches
@@ -86,7 +95,7 @@ class Place(Course):
                 holding = _holding(task, 1)
                 # Files may be in the order of their classes or sources.
                 order = np.random.default_rng(0).permutation(len(holding.train.texts))[:texts].tolist()
-                parts = [order[half::2] for half in (0, 1)]
+                parts = [sorted(order[half::2], key=lambda at: len(holding.train.texts[at])) for half in (0, 1)]
                 found.append([self._mean_loss(holding, part) for part in parts])
         return np.array(found).T
 
@@ -94,23 +103,27 @@ class Place(Course):
         chunks = [part[start : start + JUDGED] for start in range(0, len(part), JUDGED)]
         return sum(len(chunk) * self.loss(task, chunk, 0, len(chunk)).item() for chunk in chunks) / len(part)
 
-    def realized(self, of: Vectors, texts: int) -> Floats:
-        """With each source minus without it, after steps of these vectors, [2, S, T]."""
+    def realized(self, of: Vectors, texts: int) -> dict[str, Floats]:
+        """By what was asked, [2, S, T] each: what steps of these vectors did."""
         start = torch.nn.utils.parameters_to_vector(self.parameters).detach().clone()
         weights = np.ones(len(of.tasks))
+        means = np.nanmean(of.means.astype(np.float64), axis=0)
 
-        def after(weights: Floats) -> Floats:
-            mean = weights @ np.nanmean(of.means.astype(np.float64), axis=0)
-            step = of.rate * mean / (np.sqrt(second_moment(of, weights)) + of.eps)
-            torch.nn.utils.vector_to_parameters(start - torch.from_numpy(step).to(start), self.parameters)
+        def after(wanted: Floats, mixture: Floats) -> Floats:
+            step = step_sizes(of, mixture, "adamw") * (wanted @ means)
+            torch.nn.utils.vector_to_parameters(start + torch.from_numpy(step).to(start), self.parameters)
             return self.judged(texts)
 
         try:
-            whole = after(weights)
-            without = [after(np.where(np.arange(len(weights)) == place, 0.0, 1.0)) for place in range(len(weights))]
+            before, whole = after(0 * weights, weights), after(weights, weights)
+            alone = [after(one, weights) for one in np.eye(len(weights))]
+            without = [after(weights - one, weights - one) for one in np.eye(len(weights))]
         finally:
             torch.nn.utils.vector_to_parameters(start, self.parameters)
-        return whole[..., None] - np.stack(without, axis=-1)
+        return {
+            "source": np.stack(alone, axis=-1) - before[..., None],
+            "with and without": whole[..., None] - np.stack(without, axis=-1),
+        }
 
 
 def _holding(task: TaskData, half: int = 0) -> TaskData:
@@ -118,51 +131,79 @@ def _holding(task: TaskData, half: int = 0) -> TaskData:
     return replace(task, train=half_of(task.evaluation["validation"], half))
 
 
-def row_of(place: Place, step: int, batches: int, size: int, texts: int) -> tuple[dict[str, Any], pd.DataFrame]:
+def some_coordinates(of: Vectors) -> Vectors:
+    """As many as a record keeps, drawn at random."""
+    width = len(of.rate)
+    kept = np.sort(np.random.default_rng(0).permutation(width)[: vectors.COORDINATES])
+    some = {name: getattr(of, name)[..., kept] for name in ("means", "held_out", "deviation", "rate", "eps", "past")}
+    return replace(of, **some | {"rate": some["rate"] * np.float32(width / len(kept))})
+
+
+def at_place(place: Place, step: int, batches: int, size: int, texts: int) -> tuple[list[dict[str, Any]], pd.DataFrame]:
     """What is found at a place, and every pair."""
     began = perf_counter()
     predicting = place.snapshot_of(1, batches, size, whole=True)
     stepping = place.snapshot_of(0, batches, size, whole=True)
-    small = place.snapshot_of(1, batches, size, whole=False)
-    seconds = (perf_counter() - began) / 3
+    seconds = {"seconds of a snapshot": (perf_counter() - began) / 2}
     began = perf_counter()
     assert predicting.vectors is not None
     assert stepping.vectors is not None
-    assert small.vectors is not None
-    realized = place.realized(stepping.vectors, texts)
+    came = place.realized(stepping.vectors, texts)
+    seconds["seconds of the steps"] = perf_counter() - began
     count = len(place.names)
     weights, (target, source) = np.ones(count), np.indices((count, count)).reshape(2, -1)
-    found, same, kept = (transfer([of], weights) for of in (predicting.vectors, stepping.vectors, small.vectors))
-    frame = pd.DataFrame(
-        {
-            "step": step,
-            "source": np.array(place.names)[source],
-            "target": np.array(place.names)[target],
-            "predicted": found.nats.value,
-            "pull": found.pull.value,
-            "crowding": found.crowding.value,
-            "sure": np.array(found.verdict) != "not sure",
-            "same": same.nats.value,
-            "kept": kept.nats.value,
-            "cosine": predicting.estimates("adamw").value,
-            "realized": realized.mean(0).ravel(),
-            "first": realized[0].ravel(),
-            "second": realized[1].ravel(),
-        }
+    by = {"predicted": predicting.vectors, "same": stepping.vectors, "kept": some_coordinates(predicting.vectors)}
+    found = {name: transfer([of], weights) for name, of in by.items()}
+    frames = []
+    for part, realized in came.items():
+        effects = {name: of.pull if part == "source" else of.nats for name, of in found.items()}
+        sure = false_discovery(effects["predicted"].p_value()) <= LEVEL
+        frame = pd.DataFrame({"step": step, "part": part, **{name: of.value for name, of in effects.items()}})
+        frames.append(
+            frame.assign(
+                source=np.array(place.names)[source],
+                target=np.array(place.names)[target],
+                error=effects["predicted"].error,
+                clear=effects["predicted"].p_value() < 0.05,
+                sure=sure,
+                cosine=predicting.estimates("adamw").value,
+                realized=realized.mean(0).ravel(),
+                first=realized[0].ravel(),
+                second=realized[1].ravel(),
+            )
+        )
+    return [{"step": step, "part": part} | row_of(frame) | seconds for part, frame in zip(came, frames, strict=True)], (
+        pd.concat(frames)
     )
-    others, own = frame[source != target], frame[source == target]
-    row: dict[str, Any] = {"step": step}
+
+
+def row_of(frame: pd.DataFrame) -> dict[str, Any]:
+    """What is told of the pairs of one place and one question."""
+    others, own = (frame[is_own == (frame["source"] == frame["target"])] for is_own in (False, True))
+    row: dict[str, Any] = {}
     for name, of in (("pearson", pearson), ("spearman", spearman), ("slope", slope)):
         row |= dict(zip((name, f"{name} low", f"{name} high"), with_interval(others, of), strict=True))
-    row["ceiling"] = np.sqrt(max(_reliability(others), 0.0))
-    row |= {f"{name}": _pearson(others, column) for name, column in (("same step", "same"), ("pull", "pull"))}
-    row["coordinates"] = _pearson(others, "kept")
+    told = 1 - (others["error"] ** 2).mean() / others["predicted"].var()
+    row |= {"ceiling": np.sqrt(max(_reliability(others), 0.0)), "told": told, "true slope": row["slope"] / told}
+    row["shrunk"] = pearson(others.assign(predicted=shrunk(others["predicted"], others["error"] ** 2)))
+    row |= {"same step": _pearson(others, "same"), "coordinates": _pearson(others, "kept")}
     row["cosine"] = -_pearson(others.dropna(subset="cosine"), "cosine")
-    sure = others[others["sure"]]
+    sure, clear = others[others["sure"]], others[others["clear"]]
     row |= {"pairs": len(others), "sure": len(sure), "right": _right(sure)}
-    row |= {"own pearson": _pearson(own), "own right": _right(own[own["sure"]])}
-    row |= {"seconds of a snapshot": seconds, "seconds of the steps": perf_counter() - began}
-    return row, frame
+    row |= {"clear": len(clear), "right of clear": _right(clear)}
+    return row | {"own pearson": _pearson(own), "own right": _right(own[own["sure"]])}
+
+
+def shrunk(values: pd.Series, variances: pd.Series) -> pd.Series:
+    """Each by its own noise; the spread of what is true, normal about 0, by maximum likelihood."""
+
+    def unlikely(log_spread: float) -> float:
+        total = np.exp(log_spread) + variances
+        return float((np.log(total) + values**2 / total).sum())
+
+    most = float(np.log((values**2).max()))
+    spread = np.exp(optimize.minimize_scalar(unlikely, bounds=(most - 20, most), method="bounded").x)
+    return values * spread / (spread + variances)
 
 
 def _pearson(frame: pd.DataFrame, column: str = "predicted") -> float:
@@ -196,13 +237,15 @@ def main(
     place = Place(seed=0, tasks=names, steps=max(stops) * 5 // 4, batch_size=batch_size)
     rows, frames = [], []
     for step in place.to(stops):
-        row, frame = row_of(place, step, batches, batch_size, texts)
-        rows.append(row)
+        found, frame = at_place(place, step, batches, batch_size, texts)
+        rows += found
         frames.append(frame)
+        if pairs is not None:
+            pd.concat(frames).to_csv(pairs, index=False)
         if not as_json:
-            print(pd.Series(row).to_string(float_format=lambda value: f"{value:.3f}"), "\n", flush=True)
-    if pairs is not None:
-        pd.concat(frames).to_csv(pairs, index=False)
+            columns = [f"{row['part']}, step {row['step']}" for row in found]
+            table = pd.DataFrame(found, index=columns).drop(columns=["part", "step"]).T
+            print(table.to_string(float_format=lambda value: f"{value:.3f}"), "\n", flush=True)
     if as_json:
         print(json.dumps(rows))
 
