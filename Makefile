@@ -3,7 +3,7 @@
 # make check  lint, format, types
 # make samples   the records that come along, made anew
 # make test-qlora    the tests of quantised models, with bitsandbytes beside the environment
-# make test-oldest   the tests of surgery and of the trainer with the oldest packages that were tried
+# make test-oldest   the tests of what meets transformers and peft, with the oldest of these that were tried
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -31,8 +31,10 @@ check: $(VENV)/.installed-dev
 test-qlora: $(VENV)/qlora/.installed
 	PYTHONPATH=$(VENV)/qlora OMP_NUM_THREADS=1 $(BIN)/python -m pytest -k "qlora or QLoRA" tests/surgery tests/test_examples.py
 
+# The other tests of surgery are of torch alone, of which there is one version.
+TUNED := $(addprefix tests/surgery/test_,architectures.py distributed.py sketched.py surgeon.py surgeon_conditions.py surgeon_made.py tuned_models.py)
 test-oldest: $(VENV)-oldest/.installed
-	OMP_NUM_THREADS=1 $(VENV)-oldest/bin/python -m pytest --numprocesses auto --maxprocesses 4 tests/surgery tests/trainers
+	OMP_NUM_THREADS=1 $(VENV)-oldest/bin/python -m pytest --numprocesses auto --maxprocesses 4 tests/trainers $(TUNED)
 
 # Set-up runs again only when a requirements file has changed.
 $(VENV)/.installed: requirements.txt pyproject.toml
@@ -49,9 +51,12 @@ $(VENV)/qlora/.installed: requirements-qlora.txt $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/qlora -r requirements-qlora.txt
 	touch $@
 
-$(VENV)-oldest/.installed: requirements-oldest.txt pyproject.toml
+$(VENV)-oldest/.packages: requirements-oldest.txt
 	test -x $(VENV)-oldest/bin/python || $(PYTHON) -m venv $(VENV)-oldest
 	$(VENV)-oldest/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-oldest.txt
+	touch $@
+
+$(VENV)-oldest/.installed: pyproject.toml $(VENV)-oldest/.packages
 	$(VENV)-oldest/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 

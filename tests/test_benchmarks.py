@@ -46,7 +46,7 @@ SMALL = {
         "--tasks", "trec,spam", "--steps", "4", "--batch-size", "2", "--places", "1,2,3", "--batches", "16",
         "--examples", "16", "--texts", "16", "--seeds", "1",
     ],
-    "many_tasks": ["--counts", "3,4", "--steps", "1", "--batch-size", "2", "--batches", "8"],
+    "many_tasks": ["--counts", "3", "--steps", "1", "--batch-size", "2", "--batches", "8"],
     "watched": ["--model", "tiny", "--steps", "3", "--length", "16"],
     "pages": [
         "--steps",

@@ -43,7 +43,7 @@ class Vectors:
     batches: NDArray[np.int64]  # of each task, [T]
     rate: Singles  # learning rate times the coordinates that each stands for, [w]; NaN: there was no optimizer
     eps: Singles  # that AdamW adds to the root, [w]
-    past: Singles  # AdamW's P there by that of gradients which had always been these, [w]: they were larger, or others
+    past: Singles  # AdamW's P there by that of gradients which had always been these, [w]: they were others
 
     @cached_property
     def sources(self) -> tuple[Floats, Floats]:

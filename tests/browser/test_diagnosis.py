@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from browsing import go_to, settled, watched
+from browsing import choose, expect_said, go_to, watched
 from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
@@ -16,18 +16,17 @@ def test_a_verdict_leads_to_its_pair_and_the_report_is_downloaded(browser, serve
         page.goto(f"{server.address}/diagnosis?run=made")
         expect(page.get_by_text("1 of 3 pairs conflict")).to_be_visible()
 
-        settled(page)  # else another pair's link may be the first one that there is
-        page.get_by_role("link", name="Task by task and over the steps").first.click()
+        page.get_by_role("link", name="Task by task and over the steps").click()
         expect(page.get_by_role("heading", name="Conflicts", exact=True)).to_be_visible()
         expect(page.get_by_label("Pair of tasks")).to_have_value("movies + movies-flip")
         assert "pair=movies" in page.url
 
-        # A pair chosen there before gives way to that of the next verdict.
-        page.go_back()
-        expect(page.get_by_role("heading", name="Diagnosis", exact=True)).to_be_visible()
-        settled(page)
-        page.get_by_role("link", name="Task by task and over the steps").nth(1).click()
-        expect(page.get_by_label("Pair of tasks")).not_to_have_value("movies + movies-flip")
+        # A pair chosen there gives way to that of a verdict.
+        choose(page, page.get_by_label("Pair of tasks"), "movies + trec")
+        expect_said(page, pair="movies + trec")
+        go_to(page, "Diagnosis")
+        page.get_by_role("link", name="Task by task and over the steps").click()
+        expect(page.get_by_label("Pair of tasks")).to_have_value("movies + movies-flip")
 
         go_to(page, "Diagnosis")
         page.get_by_role("button", name="Make the report").click()

@@ -5,6 +5,7 @@ import re
 import pytest
 from browsing import expect_said, go_to, settled, watched
 from playwright.sync_api import expect
+from waiting import wait_for
 
 pytestmark = pytest.mark.browser
 
@@ -16,10 +17,18 @@ def weigh(page, *weights):
     table.scroll_into_view_if_needed()
     settled(page)
     box = table.bounding_box()
-    page.mouse.click(box["x"] + 0.8 * box["width"], box["y"] + 50)
-    for weight in weights:
+    field = page.locator(".gdg-input")
+
+    def begin():
+        page.mouse.click(box["x"] + 0.8 * box["width"], box["y"] + 50)
         page.keyboard.press("Enter")
-        field = page.locator(".gdg-input")
+        page.wait_for_timeout(500)
+        return field.count()
+
+    wait_for(begin)  # it draws itself before it listens
+    for place, weight in enumerate(weights):
+        if place:
+            page.keyboard.press("Enter")
         field.fill(weight)
         field.press("Enter")  # and the next row is chosen
         expect(field).to_have_count(0)
