@@ -138,13 +138,16 @@ def _matrix(run: Run, extent: Extent, selection: Selection, matrix: pd.DataFrame
     st.markdown(HELP[view])
     noise = state.ask(queries.noise, run, selection)
     _map(matrix, extent, view, pair, limit, when, noise)
-    with st.expander("What two half batches of the same task agree on", icon=":material/rule:"):
-        st.caption(
-            "The cosine of the gradients of two halves of one task's own batch: the most that any other task can be"
-            " expected to reach. *signal* is the squared norm of its gradient without noise, empty where it is not"
-            " clearly above zero."
-        )
-        figure.numbers("noise", noise)
+    figure.below("noise", partial(_noise, noise), label="What two half batches of the same task agree on", icon="rule")
+
+
+def _noise(found: pd.DataFrame) -> None:
+    st.caption(
+        "The cosine of the gradients of two halves of one task's own batch: the most that any other task can be"
+        " expected to reach. *signal* is the squared norm of its gradient without noise, empty where it is not"
+        " clearly above zero."
+    )
+    figure.numbers("noise", found)
 
 
 def _follow(point: dict[str, Any]) -> None:

@@ -105,15 +105,19 @@ def _blocks(run: Run, extent: Extent, selection: Selection, pair: Pair, when: Wh
             on_click=lambda point: _choose_block(*point["customdata"]),
         )
         _worst(everywhere)
-        with st.expander("Each kind of module over the steps", icon=":material/grid_view:"):
-            bins = _bins(len(blocks), 60)
-            modules = state.ask(queries.module_layer_step, run, pair, selection, bins)
-            figure.show(
-                "modules-by-step",
-                partial(figures.module_heatmaps, modules, when=when, limit=limit),
-                modules,
-            )
-    _block(run, extent, selection, pair, block)
+        figure.below(
+            "modules",
+            partial(_modules, run, selection, pair, when, limit, _bins(len(blocks), 60)),
+            label="Each kind of module over the steps",
+            icon="grid_view",
+        )
+    if block is not None:
+        _block(run, extent, selection, pair, block)
+
+
+def _modules(run: Run, selection: Selection, pair: Pair, when: When, limit: float, bins: int) -> None:
+    modules = state.ask(queries.module_layer_step, run, pair, selection, bins)
+    figure.show("modules-by-step", partial(figures.module_heatmaps, modules, when=when, limit=limit), modules)
 
 
 def _worst(everywhere: pd.DataFrame) -> None:
@@ -147,19 +151,16 @@ def _worst(everywhere: pd.DataFrame) -> None:
     )
 
 
-def _select_block(blocks: pd.DataFrame) -> Block:
-    """The block that the rest of the page is about: the one with the lowest cosine until one is chosen."""
-    measured = blocks.sort_values("cos_before", kind="stable")
+def _select_block(blocks: pd.DataFrame) -> Block | None:
+    """The block that the rest of the page is about; None until one is chosen."""
     known = {
         _block_name(*block): block for block in blocks[["branch", "layer", "module"]].itertuples(index=False, name=None)
     }
     if st.session_state.get("block") not in known:
-        lowest = measured.iloc[0]
-        st.session_state["block"] = _block_name(lowest["branch"], lowest["layer"], lowest["module"])
-    chosen = st.selectbox("Block", list(known), index=None, required=True, key="block")
-    assert chosen is not None
-    address.say(block=[chosen])
-    return known[chosen]
+        st.session_state["block"] = None
+    chosen = st.selectbox("Block", list(known), index=None, key="block", placeholder="Choose one, or click a cell")
+    address.say(block=[] if chosen is None else [chosen])
+    return None if chosen is None else known[chosen]
 
 
 def _choose_block(branch: str, layer: int, module: str) -> None:

@@ -54,7 +54,7 @@ def test_every_sentence_leads_to_a_term_that_exists():
 )
 def test_page_leads_to_the_terms_that_it_uses(page, terms, add_run, open_page):
     add_run("only")
-    shown = "".join(str(element.proto) for element in open_page(page).main)
+    shown = "".join(str(element.proto) for element in open_page(page, block="value B, layer 1").main)
     assert {term for term in terms.split() if f"(learn#{term})" not in shown} == set()
 
 

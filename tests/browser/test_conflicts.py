@@ -72,14 +72,15 @@ def test_a_click_on_a_cell_chooses_its_pair_and_a_link_opens_it(browser, server,
 
 def test_clicks_lead_from_blocks_to_one_step(server, run, page):
     page.goto(f"{server.address}/layers?pair=movies+%2B+trec")
-    page.wait_for_function(DRAWN, arg=4)
+    page.wait_for_function(DRAWN, arg=2)
     click(page, 1, 1, ["B", 1, "query"])
     expect(page.get_by_label("Block", exact=False).last).to_have_value("query B, layer 1")
+    page.wait_for_function(DRAWN, arg=4)  # its steps, and all tasks in one of them
 
 
 def test_a_row_of_the_worst_blocks_is_followed(server, run, page):
     page.goto(f"{server.address}/layers?pair=movies+%2B+trec")
-    page.wait_for_function(DRAWN, arg=4)
+    page.wait_for_function(DRAWN, arg=2)
     worst = blocks(run, Selection()).nsmallest(3, "cos").iloc[2]
     settled(page)
     table = page.locator(".st-key-worst").get_by_test_id("stDataFrame")
