@@ -58,19 +58,19 @@ def evidence(pair: Pair) -> list[str]:
         sentence.replace(":", f" ({branch_name(branch.branch)}):", 1)
         for branch in pair.branches
         if branch.verdict in TOLD
-        for sentence in filter(None, _where_and_when(branch))
+        for sentence in filter(None, _where_and_when(branch, 1))
     ]
     return [*found, *_whole(pair.whole, pair.verdict == "conflict")]
 
 
 def _of_branch(branch: Branch, pair: Pair) -> list[str]:
-    found = _where_and_when(branch)
+    found = _where_and_when(branch, len(branch.places))
     found += [_projected(branch, pair)] if branch.verdict == "conflict" and branch.branch != WHOLE else []
     return found
 
 
-def _where_and_when(branch: Branch) -> list[str]:
-    return [_where(branch), *([_when(branch)] if len(branch.windows) > 1 else [])]
+def _where_and_when(branch: Branch, places: int) -> list[str]:
+    return [_where(branch, places), *([_when(branch)] if len(branch.windows) > 1 else [])]
 
 
 def undecided(pairs: Sequence[Pair]) -> list[str]:
@@ -95,12 +95,12 @@ def more_batches(pair: Pair) -> str:
     return ", ".join(f"{more_words(branch.more_steps)} on branch {branch.branch}" for branch in short)
 
 
-def _where(branch: Branch) -> str:
+def _where(branch: Branch, places: int) -> str:
     if branch.branch == WHOLE:
         return ""
     if not branch.blocks_clear:
         return f"Where: in none of its {branch.blocks} blocks clear by itself."
-    listed = ", ".join(f"layer {layer_name(p.layer)} {p.module} {number(p.cosine)}" for p in branch.places)
+    listed = ", ".join(f"layer {layer_name(p.layer)} {p.module} {number(p.cosine)}" for p in branch.places[:places])
     return f"Where: clear in {branch.blocks_clear} of {branch.blocks} blocks; strongest: {listed}."
 
 
