@@ -53,23 +53,31 @@ def show(
         if on_click is not None and points:
             on_click(points[0])
 
-    st.plotly_chart(
-        _drawn(draw, is_dark()),
-        theme=None,
-        width="stretch",
-        key=key,
-        alt=alt or describe(frame),
-        on_select=clicked if on_click else "ignore",
-        selection_mode="points",
-        config={
-            "displaylogo": False,
-            "toImageButtonOptions": {"format": "svg", "filename": name},
-        },
-    )
+    drawn = _drawn(draw, is_dark())
+    with st.container(key=f"maps{_maps_beside(drawn)}-{name}"):  # page.css has narrow screens scroll them
+        st.plotly_chart(
+            drawn,
+            theme=None,
+            width="stretch",
+            key=key,
+            alt=alt or describe(frame),
+            on_select=clicked if on_click else "ignore",
+            selection_mode="points",
+            config={
+                "displaylogo": False,
+                "toImageButtonOptions": {"format": "svg", "filename": name},
+            },
+        )
     if table:
         below(name, partial(numbers, name, frame, picture=True))
     else:
         below(name, partial(_pictures, data={"name": name}, key=f"picture-{name}"), label="Files", icon="image")
+
+
+def _maps_beside(drawn: go.Figure) -> int:
+    """How many heatmaps stand in a row of a figure."""
+    axes = {trace.xaxis or "x" for trace in drawn.data if trace.type == "heatmap"}
+    return len({drawn.layout[axis.replace("x", "xaxis", 1)].domain for axis in axes})
 
 
 def below(name: str, show_it: Callable[[], object], *, label: str = "Numbers and files", icon: str = "table") -> None:

@@ -30,6 +30,19 @@ async ([levels, excluded]) => {
         .map(node => `${id}: ${node.html.slice(0, 200)} ${node.failureSummary}`));
 }
 """
+# Figures in which one number of a heatmap lies over another; and whether the page must be scrolled sideways.
+CRAMPED = """
+() => {
+    const over = (one, other) => one.left < other.right && other.left < one.right
+        && one.top < other.bottom && other.top < one.bottom;
+    const main = document.querySelector('[data-testid=stMain]');
+    return [...document.querySelectorAll('.js-plotly-plot')].filter(plot => {
+        const boxes = [...plot.querySelectorAll('.heatmap-label')].map(label => label.getBoundingClientRect());
+        return boxes.some((one, index) => boxes.slice(index + 1).some(other => over(one, other)));
+    }).map(plot => `numbers lie over each other: ${plot.closest('[class*=st-key-maps]').className}`)
+        .concat(main.scrollWidth > main.clientWidth ? ['it is wider than the screen'] : []);
+}
+"""
 PAGES = (
     "Start", "Launch", "Runs", "Conflicts", "Transfer", "Layers", "Projection", "Metrics", "Diagnosis", "Study",
     "Learn",
@@ -63,7 +76,7 @@ def test_every_page_is_accessible_light_and_wide_dark_and_narrow(browser, reques
             for size, colours in looks:
                 page.set_viewport_size(size)
                 page.emulate_media(color_scheme=colours)
-                found[name, colours, size["width"]] = violations(page)
+                found[name, colours, size["width"]] = violations(page) + page.evaluate(CRAMPED)
             page.set_viewport_size(WIDE)
             page.emulate_media(color_scheme="light")
     assert {where: what for where, what in found.items() if what} == {}
