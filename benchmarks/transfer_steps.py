@@ -14,10 +14,10 @@ Two rows a place, and with `own` what holds of each task on itself:
 
 - pearson, spearman, slope: of predicted and realized; with intervals of 95% from leaving out tasks (jackknife), as
   pairs share them.
-- ceiling: what the noise of the judging texts allows, root of their halves' reliability (Spearman-Brown).
-- told: share of the variance of predictions that is not their own noise, by the intervals' errors; true slope: the
-  slope with that noise taken off (errors in variables).
-- shrunk: Pearson with each prediction shrunk by its own noise, the pairs' true effects taken for normal about 0.
+- ceiling: what the noise of the judging texts allows, root of their halves' reliability (Spearman-Brown); of ranks.
+- told: share of the variance of predictions that is not their own noise, by the intervals' errors; allowed: Pearson
+  that both noises allow, `ceiling sqrt(told)`; true slope: the slope with that of predictions taken off (errors in
+  variables).
 - same step: Pearson of a prediction from the very gradients of the step, so only held-out texts and curvature differ.
 - cosine: Pearson of realized with minus the snapshot's cosine in AdamW's metric.
 - sure, right: pairs that the judge calls sure, and the share of them whose sign is right; clear, right of clear: the
@@ -36,7 +36,6 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
-from scipy import optimize
 from snapshot_tasks import PACKAGED, Course, file_tasks
 
 from analysis.transfer.compared import pearson, slope, spearman, with_interval
@@ -184,26 +183,20 @@ def row_of(frame: pd.DataFrame) -> dict[str, Any]:
     for name, of in (("pearson", pearson), ("spearman", spearman), ("slope", slope)):
         row |= dict(zip((name, f"{name} low", f"{name} high"), with_interval(others, of), strict=True))
     told = 1 - (others["error"] ** 2).mean() / others["predicted"].var()
-    row |= {"ceiling": np.sqrt(max(_reliability(others), 0.0)), "told": told, "true slope": row["slope"] / told}
-    row["shrunk"] = pearson(others.assign(predicted=shrunk(others["predicted"], others["error"] ** 2)))
+    ceiling, of_ranks = (np.sqrt(max(_reliability(one), 0.0)) for one in (others, others.rank(numeric_only=True)))
+    row |= {
+        "ceiling": ceiling,
+        "ceiling of ranks": of_ranks,
+        "told": told,
+        "allowed": ceiling * np.sqrt(max(told, 0.0)),
+    }
+    row["true slope"] = row["slope"] / told
     row |= {"same step": _pearson(others, "same"), "coordinates": _pearson(others, "kept")}
     row["cosine"] = -_pearson(others.dropna(subset="cosine"), "cosine")
     sure, clear = others[others["sure"]], others[others["clear"]]
     row |= {"pairs": len(others), "sure": len(sure), "right": _right(sure)}
     row |= {"clear": len(clear), "right of clear": _right(clear)}
     return row | {"own pearson": _pearson(own), "own right": _right(own[own["sure"]])}
-
-
-def shrunk(values: pd.Series, variances: pd.Series) -> pd.Series:
-    """Each by its own noise; the spread of what is true, normal about 0, by maximum likelihood."""
-
-    def unlikely(log_spread: float) -> float:
-        total = np.exp(log_spread) + variances
-        return float((np.log(total) + values**2 / total).sum())
-
-    most = float(np.log((values**2).max()))
-    spread = np.exp(optimize.minimize_scalar(unlikely, bounds=(most - 20, most), method="bounded").x)
-    return values * spread / (spread + variances)
 
 
 def _pearson(frame: pd.DataFrame, column: str = "predicted") -> float:
