@@ -8,59 +8,49 @@ import plotly.graph_objects as go
 from analysis.figures import theme
 
 _ROW = 32  # height of a row of dots, in pixels
-_REMAINS = (("rate", "conflict rate", ".0%", 0.5), ("cos", "mean cosine", "+.2f", 0.0))
 
 
 def remaining_conflicts(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
-    """Each pair's conflict rate (above) and mean cosine (below) before and after projection, columns branch A and B.
+    """Each pair's conflict rate before and after projection, branch A and B side by side.
 
     Args:
         frame: of `queries.task_matrix`.
     """
     theme.need_rows(frame)
     branches = sorted(frame["branch"].unique())
-    titles = [f"branch {branch}: {words}" for _, words, _, _ in _REMAINS for branch in branches]
-    rows = frame.groupby("branch").size().max()
-    height = 2 * (_ROW * max(int(rows), 3) + 50) + 90
-    figure = theme.panels(
-        titles, 2, len(branches), shared_xaxes="rows", shared_yaxes="rows", vertical_spacing=80 / height
-    )
-    for row, (column, words, style, chance) in enumerate(_REMAINS, 1):
-        for col, branch in enumerate(branches, 1):
-            pairs = frame[frame["branch"] == branch]
-            names = [_pair(pair.task_i, pair.task_j) for pair in pairs.itertuples()]
-            before, after = pairs[f"{column}_before"], pairs[f"{column}_after"]
-            between = [value for two in zip(before, after, strict=True) for value in (*two, None)]
+    height = _ROW * max(int(frame.groupby("branch").size().max()), 3) + 140
+    figure = theme.panels([f"branch {branch}" for branch in branches], 1, len(branches), shared_yaxes="rows")
+    for col, branch in enumerate(branches, 1):
+        pairs = frame[frame["branch"] == branch]
+        names = [_pair(pair.task_i, pair.task_j) for pair in pairs.itertuples()]
+        before, after = pairs["rate_before"], pairs["rate_after"]
+        figure.add_scatter(
+            x=[value for two in zip(before, after, strict=True) for value in (*two, None)],
+            y=[name for name in names for _ in range(3)],
+            mode="lines",
+            line={"color": theme.muted(dark), "width": 1.5},
+            hoverinfo="skip",
+            showlegend=False,
+            row=1,
+            col=col,
+        )
+        for index, (when, values, symbol) in enumerate(
+            (("before", before, "circle-open"), ("after", after, "diamond"))
+        ):
             figure.add_scatter(
-                x=between,
-                y=[name for name in names for _ in range(3)],
-                mode="lines",
-                line={"color": theme.muted(dark), "width": 1.5},
-                hoverinfo="skip",
-                showlegend=False,
-                row=row,
+                x=values,
+                y=names,
+                mode="markers",
+                marker={"symbol": symbol, "size": 10, "color": theme.line(index, dark)["color"], "line_width": 2},
+                name=f"{when} projection",
+                legendgroup=when,
+                showlegend=col == 1,
+                hovertemplate=f"<b>%{{y}}</b>, branch {branch}<br>conflict rate {when} %{{x:.0%}}<extra></extra>",
+                row=1,
                 col=col,
             )
-            for index, (when, values, symbol) in enumerate(
-                (("before", before, "circle-open"), ("after", after, "diamond"))
-            ):
-                figure.add_scatter(
-                    x=values,
-                    y=names,
-                    mode="markers",
-                    marker={"symbol": symbol, "size": 10, "color": theme.line(index, dark)["color"], "line_width": 2},
-                    name=f"{when} projection",
-                    legendgroup=when,
-                    showlegend=row == col == 1,
-                    hovertemplate=f"<b>%{{y}}</b>, branch {branch}<br>{words} {when} %{{x:{style}}}<extra></extra>",
-                    row=row,
-                    col=col,
-                )
-            figure.add_vline(x=chance, line=theme.reference(dark), row=row, col=col)
-        known = frame[[f"{column}_before", f"{column}_after"]].stack()
-        low, high = min(0, known.min()), max(1 if column == "rate" else 0, known.max())
-        room = 0.05 * (high - low) or 0.05
-        figure.update_xaxes(tickformat=style, range=[low - room, high + room], row=row)
+        figure.add_vline(x=0.5, line=theme.reference(dark), row=1, col=col)  # by chance
+    figure.update_xaxes(title_text="conflict rate", tickformat=".0%", range=[-0.05, 1.05])
     figure.update_yaxes(type="category", autorange="reversed")
     return theme.finish(figure, dark=dark, height=height, margin_b=60)
 

@@ -114,7 +114,7 @@ def _remaining(run: Run, selection: Selection) -> None:
     st.markdown(state.plain(what_remains(matrix)))
     st.caption(
         "Two tasks on their own never conflict after projection; with three or more, taking out what points against one"
-        " can turn a gradient against another. Dashed: 50% negative, mean 0: what noise alone looks like."
+        " can turn a gradient against another. Dashed: 50% negative, what noise alone looks like."
     )
     figure.show("remaining", partial(figures.remaining_conflicts, matrix), matrix)
 
