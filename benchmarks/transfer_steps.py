@@ -106,10 +106,9 @@ class Place(Course):
         """By what was asked, [2, S, T] each: what steps of these vectors did."""
         start = torch.nn.utils.parameters_to_vector(self.parameters).detach().clone()
         weights = np.ones(len(of.tasks))
-        means = np.nanmean(of.means.astype(np.float64), axis=0)
 
         def after(wanted: Floats, mixture: Floats) -> Floats:
-            step = step_sizes(of, mixture, "adamw") * (wanted @ means)
+            step = step_sizes(of, mixture, "adamw") * (wanted @ of.mean)
             torch.nn.utils.vector_to_parameters(start + torch.from_numpy(step).to(start), self.parameters)
             return self.judged(texts)
 
@@ -156,24 +155,23 @@ def at_place(place: Place, step: int, batches: int, size: int, texts: int) -> tu
     frames = []
     for part, realized in came.items():
         effects = {name: of.pull if part == "source" else of.nats for name, of in found.items()}
-        sure = false_discovery(effects["predicted"].p_value()) <= LEVEL
+        told = effects["predicted"]
         frame = pd.DataFrame({"step": step, "part": part, **{name: of.value for name, of in effects.items()}})
         frames.append(
             frame.assign(
                 source=np.array(place.names)[source],
                 target=np.array(place.names)[target],
-                error=effects["predicted"].error,
-                clear=effects["predicted"].p_value() < 0.05,
-                sure=sure,
+                error=told.error,
+                clear=told.p_value() < 0.05,
+                sure=false_discovery(told.p_value()) <= LEVEL,
                 cosine=predicting.estimates("adamw").value,
                 realized=realized.mean(0).ravel(),
                 first=realized[0].ravel(),
                 second=realized[1].ravel(),
             )
         )
-    return [{"step": step, "part": part} | row_of(frame) | seconds for part, frame in zip(came, frames, strict=True)], (
-        pd.concat(frames)
-    )
+    rows = [{"step": step, "part": part} | row_of(frame) | seconds for part, frame in zip(came, frames, strict=True)]
+    return rows, pd.concat(frames)
 
 
 def row_of(frame: pd.DataFrame) -> dict[str, Any]:

@@ -40,6 +40,6 @@ from analysis.figures.trajectories import metric_lines as metric_lines
 from analysis.figures.trajectories import metric_trajectories as metric_trajectories
 from analysis.figures.transfer import conflict_and_transfer as conflict_and_transfer
 from analysis.figures.transfer import predicted_and_realized as predicted_and_realized
+from analysis.figures.verdicts import over_snapshots as over_snapshots
 from analysis.figures.verdicts import strengths as strengths
-from analysis.figures.verdicts import windows as windows
 from analysis.figures.words import describe as describe

@@ -71,55 +71,43 @@ def strengths(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
     return theme.finish(figure, dark=dark, height=_ROW * len(rows) + 130, margin={"l": 10, "r": 10, "t": 10, "b": 10})
 
 
-def windows(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
-    """The cosine of a pair in windows of steps, each with its own 95% interval, and the mean cosine of batches.
+def over_snapshots(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
+    """The cosine of a pair at each snapshot, on the whole model and each branch, with its 95% interval.
 
     Args:
-        frame: branch and the fields of `Window`; a row a window.
+        frame: of `queries.over_snapshots`, of the pair.
     """
     theme.need_rows(frame)
     figure = go.Figure()
     branches = branches_of(frame["branch"])
-    apart = (frame["last"].max() - frame["first"].min()) / 80
+    apart = (frame["snapshot"].max() - frame["snapshot"].min()) / 80
     for index, branch in enumerate(branches):
         rows = frame[frame["branch"] == branch]
-        middle = (rows["first"] + rows["last"]) / 2 + (index - (len(branches) - 1) / 2) * apart
-        steps = rows[["first", "last", "low", "high"]]
+        beside = rows["snapshot"] + (index - (len(branches) - 1) / 2) * apart
         figure.add_scatter(
-            x=middle,
+            x=beside,
             y=rows["cosine"],
-            error_y=theme.errors(rows["cosine"], rows["low"], rows["high"]),
+            error_y=theme.errors(rows["cosine"], rows["cosine_low"], rows["cosine_high"]),
             mode="lines+markers",
             line=theme.line(index, dark),
             marker={"symbol": theme.symbol(index), "size": 8},
             name=branch_name(branch),
-            customdata=steps,
+            customdata=rows[["snapshot", "cosine_low", "cosine_high"]],
             hovertemplate=(
-                f"{branch_name(branch)}, steps %{{customdata[0]}} to %{{customdata[1]}}<br>cosine %{{y:+.3f}}, 95% "
-                "%{customdata[2]:+.3f} to %{customdata[3]:+.3f}<extra></extra>"
+                f"{branch_name(branch)}, step %{{customdata[0]}}<br>cosine %{{y:+.3f}}, 95% "
+                "%{customdata[1]:+.3f} to %{customdata[2]:+.3f}<extra></extra>"
             ),
         )
-        only = rows[rows["cosine"].isna() & rows["low"].notna()]
-        half = (only["high"] - only["low"]) / 2
+        only = rows[rows["cosine"].isna() & rows["cosine_low"].notna()]
+        half = (only["cosine_high"] - only["cosine_low"]) / 2
         figure.add_scatter(
-            x=middle[only.index],
-            y=only["low"] + half,
+            x=beside[only.index],
+            y=only["cosine_low"] + half,
             error_y={"array": half, "thickness": 2, "width": 4, "color": theme.line(index, dark)["color"]},
             mode="markers",
             marker={"opacity": 0},
             showlegend=False,
             hovertemplate=f"{branch_name(branch)}: only its interval is known<extra></extra>",
-        )
-        if rows["batch_cosine"].isna().all():
-            continue
-        figure.add_scatter(
-            x=middle,
-            y=rows["batch_cosine"],
-            mode="lines",
-            line=theme.line(index, dark) | {"dash": "dot", "width": 1},
-            name=f"batch cosine {branch}",
-            customdata=steps,
-            hovertemplate="steps %{customdata[0]} to %{customdata[1]}<br>mean batch cosine %{y:+.3f}<extra></extra>",
         )
     figure.add_hrect(-1.05, -WORTH, **_shade(dark))
     figure.add_hline(0, line={"color": theme.muted(dark), "width": 1})

@@ -5,7 +5,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import streamlit as st
 
@@ -118,12 +117,9 @@ def _over_snapshots(run: Run, extent: Extent, selection: Selection, told: pd.Dat
     if len(extent.snapshots) > 1:
         chosen, metric = replace(selection, steps=None), told["metric"].iloc[0]
         timed = of_pair(state.ask(queries.over_snapshots, run, chosen, metric), pair)
-        frame = timed.assign(first=timed["snapshot"], last=timed["snapshot"], batch_cosine=np.nan).rename(
-            columns={"cosine_low": "low", "cosine_high": "high"}
-        )
         st.markdown("**Over the run**: at each snapshot, with 95% intervals.")
         words = f"Cosine of {name_of(pair)} at each snapshot, with 95% intervals."
-        figure.show("over-snapshots", partial(figures.windows, frame), frame, alt=words)
+        figure.show("over-snapshots", partial(figures.over_snapshots, timed), timed, alt=words)
 
 
 def _matrix(run: Run, extent: Extent, selection: Selection, matrix: pd.DataFrame, pair: Pair) -> None:

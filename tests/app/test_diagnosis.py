@@ -98,7 +98,7 @@ def test_pairs_are_filtered_and_ordered(add, open_page):
 
     def names(test):
         figure = json.loads(test.get("plotly_chart")[0].proto.spec)
-        rows = [text.split("  ")[0] for text in figure["layout"]["yaxis"]["ticktext"]]
+        rows = figure["layout"]["yaxis"]["ticktext"]
         return list(dict.fromkeys(re.match(r"[\w-]+ – [\w-]+", row).group() for row in rows))
 
     test = open_page("diagnosis")

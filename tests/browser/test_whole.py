@@ -59,16 +59,18 @@ def test_a_copied_address_opens_the_same_view_elsewhere(page, server, browser):
 
 
 def test_what_an_address_chose_is_chosen_on_the_next_page_too(page, server):
-    page.goto(f"{server.address}/conflicts?run=made&steps=2&steps=5&pair=movies+%2B+movies-flip")
+    chosen = "steps=2&steps=5&pair=movies+%2B+movies-flip&block=value+B%2C+layer+1"
+    page.goto(f"{server.address}/conflicts?run=made&{chosen}")
     expect(page.get_by_test_id("stSliderThumbValue").first).to_have_text("2")
     go_to(page, "Layers")
     expect(page.get_by_role("heading", name="Layers", exact=True)).to_be_visible()
     expect(page.get_by_test_id("stSliderThumbValue").first).to_have_text("2")
     expect(page.get_by_label("Pair of tasks")).to_have_value("movies + movies-flip")
-    expect(page.get_by_label("Block", exact=True)).to_be_visible()
+    expect(page.get_by_label("Block", exact=True)).to_have_value("value B, layer 1")
     settled(page)
     said = parse_qs(urlparse(page.url).query)
     assert (said["run"], said["steps"], said["pair"]) == (["made"], ["2", "5"], ["movies + movies-flip"])
+    assert {"block", "step"} <= said.keys()  # the step that the page chose itself
 
 
 def test_going_back_shows_what_was_chosen_before(page, server):
