@@ -67,6 +67,16 @@ def choose(page: Page, field: Locator, option: str) -> None:
     page.get_by_role("option", name=option).click()
 
 
+def check_row(page: Page, table: Locator, row: int) -> None:
+    """Click the box at the left edge of a row, from 0; the table is a canvas."""
+    settled(page)
+    table.scroll_into_view_if_needed()
+    settled(page)
+    place = table.bounding_box()
+    assert place is not None
+    page.mouse.click(place["x"] + 17, place["y"] + 35 * (row + 1) + 17)
+
+
 def expect_said(page: Page, **choices: str) -> None:
     """Wait until the address says these choices, so that the server knows them and a reload keeps them."""
     for key, value in choices.items():

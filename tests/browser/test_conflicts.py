@@ -4,7 +4,7 @@ from urllib.parse import parse_qs, urlparse
 
 import numpy as np
 import pytest
-from browsing import settled, watched
+from browsing import check_row, settled, watched
 from playwright.sync_api import expect
 
 from analysis.conflict.queries import Selection, blocks
@@ -82,11 +82,7 @@ def test_a_row_of_the_worst_blocks_is_followed(server, run, page):
     page.goto(f"{server.address}/layers?pair=movies+%2B+trec")
     page.wait_for_function(DRAWN, arg=2)
     worst = blocks(run, Selection()).nsmallest(3, "cos").iloc[2]
-    settled(page)
-    table = page.locator(".st-key-worst").get_by_test_id("stDataFrame")
-    table.scroll_into_view_if_needed()
-    place = table.bounding_box()
-    page.mouse.click(place["x"] + 17, place["y"] + 35 * 3 + 17)  # the box of the third row; the table is a canvas
+    check_row(page, page.locator(".st-key-worst").get_by_test_id("stDataFrame"), 2)
     block = f"{worst['module']} {worst['branch']}, layer {worst['layer']}"
     expect(page.get_by_label("Block", exact=False).last).to_have_value(block)
     expect(page.get_by_label("Pair of tasks")).to_have_value(f"{worst['task_i']} + {worst['task_j']}")
@@ -117,6 +113,7 @@ def test_pause_keeps_the_zoom_while_the_run_goes_on(server, records, page):
     settled(page)
     figure = page.locator(".st-key-figure-pair-over-steps .nsewdrag").first
     figure.scroll_into_view_if_needed()
+    settled(page)
     place = figure.bounding_box()
     page.mouse.move(place["x"] + 0.3 * place["width"], place["y"] + place["height"] / 2)
     page.mouse.down()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from browsing import go_to, settled, watched
+from browsing import check_row, go_to, settled, watched
 from playwright.sync_api import expect
 
 from analysis.library.notes import read_notes
@@ -58,10 +58,7 @@ def table(page):
 
 
 def check(page, row):
-    """Click the box at the left edge of a row; the table is a canvas."""
-    settled(page)
-    place = table(page).bounding_box()
-    page.mouse.click(place["x"] + 17, place["y"] + 35 * (row + 1) + 17)
+    check_row(page, table(page), row)
 
 
 def panel(page):
