@@ -21,7 +21,7 @@ from analysis.library.runs import Run
 from analysis.output.data import frame_of
 from analysis.transfer.predicted import says_nats, target_progress, transfer_matrix, transfer_steps
 from analysis.transfer.texts import texts_of
-from analysis.transfer.words import MEANING, missing, told_of_targets, unit_of
+from analysis.transfer.words import MEANING, missing, told_of_targets, told_of_texts, unit_of
 from ortho_lora.errors import OrthoLoraError
 
 
@@ -122,9 +122,7 @@ class OpenRun:
             if name not in self.tasks:
                 raise OrthoLoraError(f"task {name!r}: expected one of {', '.join(self.tasks)}.")
         frame = texts_of(self.path, source, target, at)
-        harmed = int((frame["nats"] > 0).sum())
-        told = f"By its own gradient a step for {source} raises the loss of {harmed} of {len(frame)} texts of {target}."
-        return Answer(frame, None, told if len(frame) else f"No single texts of {target} are recorded.")
+        return Answer(frame, None, told_of_texts(frame, source, target))
 
     def diagnosis(self) -> Answer:
         """The verdict on each pair with its evidence, and what to try: the page *Diagnosis*."""

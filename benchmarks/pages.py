@@ -5,7 +5,7 @@ when every answer is computed, and again. Filtered: from the click on branch A u
 server until a browser shows the first page. Live: share of a core that the server takes while a page follows a run.
 Records are those of `benchmarks/telemetry.py`. A headless browser draws without a graphics processor.
 
-python benchmarks/pages.py [--steps 1000] [--small 20] [--layers 32] [--large RUN] [--pages Layers] [--json]
+python benchmarks/pages.py [--steps 1000] [--small 20] [--layers 32] [--tasks 10] [--large RUN] [--pages Layers]
 """
 
 import argparse
@@ -163,6 +163,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000, help="of the large record; 20,160 pair rows each")
     parser.add_argument("--small", type=int, default=20, help="steps of the small one")
     parser.add_argument("--layers", type=int, default=32)
+    parser.add_argument("--tasks", type=int, default=10, help="of the large record")
     parser.add_argument("--large", type=Path, help="a large record that is there already")
     parser.add_argument("--pages", nargs="+", choices=PAGES, default=list(PAGES))
     parser.add_argument("--repeats", type=int, default=3)
@@ -172,11 +173,11 @@ def main() -> None:
     find_browser()
     with TemporaryDirectory() as directory:
         runs = {name: Path(directory) / name for name in ("small", "large")}
-        telemetry.write(runs["small"], given.small, given.layers)
+        telemetry.write(runs["small"], given.small, given.layers, 10)
         if given.large:
             runs["large"] = given.large
         else:
-            telemetry.write(runs["large"], given.steps, given.layers)
+            telemetry.write(runs["large"], given.steps, given.layers, given.tasks)
         found = {name: measure(run, given.pages, given.repeats, given.seconds) for name, run in runs.items()}
     if given.json:
         print(json.dumps(found))

@@ -4,7 +4,7 @@ Telemetry as of a 32-layer decoder whose 7 linear layers are adapted, trained on
 random gradients that share directions and drift, projected by the real rule and written by the real recorder. Compared
 with the same rows in Parquet as pyarrow writes it by default, and with the same questions put to all rows.
 
-python benchmarks/telemetry.py [--steps 1000] [--layers 32] [--runs 1000] [--keep DIRECTORY] [--json]
+python benchmarks/telemetry.py [--steps 1000] [--layers 32] [--tasks 10] [--runs 1000] [--keep DIRECTORY] [--json]
 python benchmarks/telemetry.py --ask DIRECTORY   # only the questions, on a run that was kept
 """
 
@@ -35,14 +35,13 @@ from ortho_lora.record.schema import ModuleInfo, RunInfo, Status, TaskInfo
 from ortho_lora.record.tables import ROLLUPS, SCHEMAS
 
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-TASKS = [f"task{number}" for number in range(10)]
 REACH = (
     "reach: 7.5 bytes a pair row in `pairs`, 10 in all; 5 million pair rows a second; a question 150 ms at 20 million "
     "rows, 500 ms at 200 million; 2 GiB; a list of 1,000 runs 500 ms"
 )
 
 
-def write(run_dir: Path, steps: int, layers: int) -> dict[str, float]:
+def write(run_dir: Path, steps: int, layers: int, tasks: int) -> dict[str, float]:
     """Write a run; return seconds and bytes."""
     import torch
 
@@ -54,13 +53,14 @@ def write(run_dir: Path, steps: int, layers: int) -> dict[str, float]:
     collected: list[Any] = []
     recorder: Any = SimpleNamespace(add_gradients=collected.append)  # so that only what its thread does is timed
     blocks = [(layer, module, branch) for layer in range(layers) for module in MODULES for branch in "AB"]
-    layout, count = Layout.of(blocks, TASKS), len(TASKS)
+    names = [f"task{number}" for number in range(tasks)]
+    layout = Layout.of(blocks, names)
     modules = [
         ModuleInfo(layer=i, module=name, path=f"{i}.{name}", shapes={}) for i in range(layers) for name in MODULES
     ]
     info = RunInfo(
         run_id=run_dir.name, created=time(), method="ortho-lora", rule="pcgrad", scope="block", seed=0,
-        gradient_mode="fused", config={}, tasks=tuple(TaskInfo(name=name) for name in TASKS), modules=tuple(modules),
+        gradient_mode="fused", config={}, tasks=tuple(TaskInfo(name=name) for name in names), modules=tuple(modules),
         versions={}, command=[],
     )  # fmt: skip
     status = Status(state="finished", step=steps, total=steps, pid=1, process_start_time=0, heartbeat=time())
@@ -69,19 +69,19 @@ def write(run_dir: Path, steps: int, layers: int) -> dict[str, float]:
     (run_dir / "run.json").write_text(info.model_dump_json())
     (run_dir / "status.json").write_text(status.model_dump_json())
     generator = torch.Generator().manual_seed(0)
-    signal = torch.randn(len(blocks), count, 1, 24, generator=generator)
+    signal = torch.randn(len(blocks), tasks, 1, 24, generator=generator)
     store = Store(run_dir)
     spent, plain, plain_bytes, done = 0.0, 0.0, 0, 0
     for step in range(steps):
         signal += 0.05 * torch.randn(signal.shape, generator=generator)
-        halves = 0.3 * signal + torch.randn(len(blocks), count, 2, 24, generator=generator)
+        halves = 0.3 * signal + torch.randn(len(blocks), tasks, 2, 24, generator=generator)
         whole = halves.mean(2)
         gram = (whole @ whole.mT).double()
-        projection = project(gram, "pcgrad", [torch.randperm(count, generator=generator).tolist()])
+        projection = project(gram, "pcgrad", [torch.randperm(tasks, generator=generator).tolist()])
         measured = Measured(
-            losses=torch.zeros(count), gram=gram, half_products=(halves[:, :, 0] * halves[:, :, 1]).sum(-1).double(),
+            losses=torch.zeros(tasks), gram=gram, half_products=(halves[:, :, 0] * halves[:, :, 1]).sum(-1).double(),
             coefficients=projection.coefficients, projected=projection.projected,
-            present=torch.ones(len(blocks), count, dtype=torch.bool), order=None,
+            present=torch.ones(len(blocks), tasks, dtype=torch.bool), order=None,
         )  # fmt: skip
         record_gradients(recorder, step, layout, measured)
         done += 1
@@ -121,7 +121,7 @@ def write(run_dir: Path, steps: int, layers: int) -> dict[str, float]:
 
 def questions(steps: int) -> dict[str, Callable[[Path], object]]:
     """Those that the dashboard puts."""
-    pair = (TASKS[2], TASKS[7])
+    pair = ("task2", "task7")
     middle = Selection(steps=(steps // 5 + 3, steps - steps // 7))
     return {
         "extent": queries.extent,
@@ -183,6 +183,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--layers", type=int, default=32)
+    parser.add_argument("--tasks", type=int, default=10)
     parser.add_argument("--runs", type=int, default=1000, help="runs to list")
     parser.add_argument("--keep", type=Path, help="write the run there, and leave it")
     parser.add_argument("--ask", type=Path, help="ask a run that was kept")
@@ -193,7 +194,7 @@ def main() -> None:
         return
     with TemporaryDirectory() as directory:
         run = given.keep or Path(directory) / "telemetry"
-        written = write(run, given.steps, given.layers)
+        written = write(run, given.steps, given.layers, given.tasks)
         # In a process of its own, which has not imported torch: its memory is that of a dashboard.
         command = [sys.executable, __file__, "--ask", str(run)]
         asked = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)

@@ -127,7 +127,10 @@ def snapshot_map(frame: pd.DataFrame, *, limit: float = 1.0, dark: bool = False)
         marked = rows.assign(mark=np.where(rows["clear"], np.where(rows["high"] <= 0, -1, 1), 0))
         mark = _grid(marked, "mark", layers, columns, by)
         text = np.select([mark < 0, mark > 0], [MARKS["conflict"], MARKS["aligned"]], "")
-        wide = marked.assign(words=[_cell_words(row, branch) for row in rows.to_dict("records")])
+        told = f", {'module' if by == 'module' else 'snapshot at step'} "
+        wide = marked.assign(
+            words=[_cell_words(row, branch, told + theme.label(str(row[by]))) for row in rows.to_dict("records")]
+        )
         words = wide.pivot(index="layer", columns=by, values="words").reindex(index=layers, columns=columns)
         cell = {"text": text, "texttemplate": "%{text}", "textfont": {"size": 12}}
         cell |= {"hovertext": words.fillna("not measured").to_numpy(), "hoverinfo": "text"}
@@ -149,7 +152,7 @@ def layer_strip(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
     layers, branches = sorted(frame["layer"].unique()), sorted(frame["branch"].unique())
     z, clear, high = (_grid(frame, name, layers, branches, "branch").T for name in ("cosine", "clear", "high"))
     text = np.where(clear == 1, np.where(high <= 0, MARKS["conflict"], MARKS["aligned"]), "")
-    known = frame.assign(words=[_strip_words(row) for row in frame.to_dict("records")])
+    known = frame.assign(words=[_cell_words(row, row["branch"]) for row in frame.to_dict("records")])
     words = known.pivot(index="branch", columns="layer", values="words").reindex(index=branches, columns=layers)
     cell = {"text": text, "texttemplate": "%{text}", "hovertext": words.to_numpy(), "hoverinfo": "text"}
     figure = theme.panels([], 1, 1)
@@ -163,18 +166,13 @@ def layer_strip(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
     return theme.finish(figure, dark=dark, height=34 * len(rows) + 120)
 
 
-def _strip_words(row: Mapping[Any, Any]) -> str:
-    said = f"<b>layer {layer_name(row['layer'])}</b>, {branch_name(row['branch'])}<br>"
+def _cell_words(row: Mapping[Any, Any], branch: str, what: str = "") -> str:
+    """What is said of a cell of a layer's, or of a module's or a snapshot's in it."""
+    said = f"<b>layer {layer_name(row['layer'])}</b>, {branch_name(branch)}{what}<br>"
     if pd.isna(row["cosine"]):
         return f"{said}not measured"
     if pd.isna(row["low"]):
         return f"{said}mean batch cosine {number(row['cosine'], '+.3f')}"
-    return f"{said}cosine {number(row['cosine'], '+.3f')}, 95% interval {interval(row['low'], row['high'], '+.3f')}"
-
-
-def _cell_words(row: Mapping[Any, Any], branch: str) -> str:
-    what = f"module {theme.label(row['module'])}" if "module" in row else f"snapshot at step {row['step']}"
-    said = f"<b>layer {layer_name(row['layer'])}</b>, {branch_name(branch)}, {what}<br>"
     return f"{said}cosine {number(row['cosine'], '+.3f')}, 95% interval {interval(row['low'], row['high'], '+.3f')}"
 
 

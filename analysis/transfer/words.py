@@ -44,6 +44,17 @@ def headline(matrix: pd.DataFrame) -> str:
     return f"{'; '.join([*parts, counted])}."
 
 
+def told_of_texts(texts: pd.DataFrame, source: str, target: str) -> str:
+    """How many texts a step harms, in a sentence; `texts`: of `texts.texts_of`."""
+    if texts.empty:
+        return f"No single texts of {target} are recorded."
+    harmed = int((texts["nats"] > 0).sum())
+    return (
+        f"By its own gradient alone (pull) a step for {source} raises the loss of {harmed} of {len(texts)} validation"
+        f" texts of {target}."
+    )
+
+
 def told_of_gain(groups: pd.DataFrame, factor: float, unit: str) -> str:
     """What is predicted of the groups that are advised, against one adapter; empty where that is one adapter."""
     row = groups[groups["advised"]].iloc[0].to_dict()

@@ -8,6 +8,7 @@ import streamlit as st
 from analysis.library.names import nats_unit
 from analysis.library.runs import Run
 from analysis.transfer.texts import texts_of
+from analysis.transfer.words import told_of_texts
 from app.shared import address, figure, state
 from app.shared.selection import Pair
 
@@ -27,15 +28,12 @@ def show(run: Run, pair: Pair) -> None:
     address.say(way=[chosen] if chosen != next(iter(ways)) else [])
     source, target = ways[str(chosen)]
     frame = state.ask(texts_of, run, source, target)
+    told = state.plain(told_of_texts(frame, source, target))
     if frame.empty:
-        st.info(f"No held-out texts of {state.plain(target)} are recorded.")
+        st.info(told)
         return
     harmed, helped = frame[frame["nats"] > 0], frame[frame["nats"] < 0][::-1]
-    st.caption(
-        f"By its own gradient alone (pull) a step for {state.plain(source)} raises the loss of {len(harmed)} of"
-        f" {len(frame)} validation texts of {state.plain(target)}. Drawn at random; of each the loss, and what the step"
-        " adds to it."
-    )
+    st.caption(f"{told} Drawn at random; of each the loss, and what the step adds to it.")
     left, right = st.columns(2, gap="medium")
     with left:
         _list("Harmed most", harmed.head(MOST), frame)

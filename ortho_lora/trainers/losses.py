@@ -33,12 +33,15 @@ def of_labels(output: Any, labels: Tensor | None, *, shifted: bool) -> tuple[Ten
             logits, of_logits = logits[:, :-1], labels[:, 1:]
         if logits.shape[1] != of_logits.shape[1]:
             return None
-        # Row by row: logits of all tokens in full precision would take more than the step itself.
-        rows = [
-            functional.cross_entropy(row.float(), of, reduction="none")
-            for row, of in zip(logits, of_logits, strict=True)
-        ]
-        return _in_place(torch.stack(rows), labels), _in_place(of_logits.ne(-100), labels)
+        counts = of_logits.ne(-100)
+        found = torch.zeros(of_logits.shape, device=logits.device)
+        begins = (counts.cumsum(1) == 0).sum(1)
+        ends = counts.shape[1] - (counts.flip(1).cumsum(1) == 0).sum(1)
+        # Row by row, without prompt and padding: logits of all tokens in full precision take more than the step itself.
+        for row, (begin, end) in enumerate(torch.stack([begins, ends], 1).tolist()):
+            here = row, slice(begin, end)
+            found[here] = functional.cross_entropy(logits[here].float(), of_logits[here], reduction="none")
+        return _in_place(found, labels), _in_place(counts, labels)
     if logits.ndim == 2 and labels.ndim == 1:
         if not labels.is_floating_point():
             found = functional.cross_entropy(logits.float(), labels, reduction="none")

@@ -50,7 +50,9 @@ def test_of_what_is_not_recorded_there_are_no_rows(run):
 def test_in_a_notebook(run):
     found = open_run(run).texts("b", "a")
     assert found.frame.equals(texts_of(run, "b", "a"))
-    assert found.words == "By its own gradient a step for b raises the loss of 2 of 3 texts of a."
+    assert (
+        found.words == "By its own gradient alone (pull) a step for b raises the loss of 2 of 3 validation texts of a."
+    )
     assert open_run(run).texts("a", "b").words == "No single texts of b are recorded."
     with pytest.raises(OrthoLoraError, match="task 'd': expected one of a, b, c"):
         open_run(run).texts("d", "a")
