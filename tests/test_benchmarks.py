@@ -12,7 +12,7 @@ SMALL = {
     "projection": ["--blocks", "8"],
     "steps": ["--tasks", "2", "--batch-size", "2", "--rounds", "1"],
     "memory": ["--tasks", "2", "--batch-size", "2"],
-    "scaling": ["--tasks", "2", "3", "--ranks", "2", "4", "--batch-size", "2"],
+    "scaling": ["--tasks", "2", "3", "--ranks", "2", "--batch-size", "2"],
     "passes": ["--tasks", "2", "--batch-size", "2", "--rounds", "1", "--repeats", "1"],
     "kills": ["--kills", "2"],
     "telemetry": ["--steps", "12", "--layers", "1", "--runs", "3"],

@@ -7,16 +7,22 @@ import plotly.graph_objects as go
 
 from analysis.figures import theme
 
+MOST = 30
+"""Pairs that are drawn."""
 _ROW = 32  # height of a row of dots, in pixels
 
 
 def remaining_conflicts(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
     """Each pair's conflict rate before and after projection, branch A and B side by side.
 
+    Of more than MOST pairs those that conflict most after it, on either branch.
+
     Args:
         frame: of `queries.task_matrix`.
     """
     theme.need_rows(frame)
+    most = frame.fillna({"rate_after": 0.0}).groupby(["task_i", "task_j"])["rate_after"].max().nlargest(MOST)
+    frame = frame[pd.MultiIndex.from_frame(frame[["task_i", "task_j"]]).isin(most.index)]
     branches = sorted(frame["branch"].unique())
     height = _ROW * max(int(frame.groupby("branch").size().max()), 3) + 140
     figure = theme.panels([f"branch {branch}" for branch in branches], 1, len(branches), shared_yaxes="rows")

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from analysis.figures import theme
 from analysis.figures.hatching import draw_cells
-from analysis.figures.heatmaps import WITH_NUMBERS, add_targets, matrix_height
+from analysis.figures.heatmaps import WITH_NUMBERS, matrix_height
 from analysis.figures.order import side_by_side
 from analysis.library.names import interval, nats_unit, number
 from analysis.transfer.words import unit_of
@@ -33,8 +33,7 @@ def effect_heatmap(
 ) -> go.Figure:
     """Sources in columns, targets in rows; red harms, and what is not sure is pale and not bold.
 
-    Of many tasks those that help each other stand side by side. Invisible markers on the cells take clicks; their
-    `customdata` is source and target.
+    Of many tasks those that help each other stand side by side. `customdata` of a cell is source and target.
 
     Args:
         frame: of `predicted.transfer_matrix`, or of `realized.realized_matrix`.
@@ -50,6 +49,8 @@ def effect_heatmap(
     x, y = ([theme.label(name) for name in of] for of in (sources, targets))
     shape = len(targets), len(sources)
     rows = frame.to_dict("records")
+    pairs = np.full(len(rows), None)
+    pairs[:] = [(row["source"], row["target"]) for row in rows]
     for col, part in enumerate(parts, 1):
         cells = [_cell(row, part, factor, f"{unit} {moment}") for row in rows]
         values = np.array([cell.value for cell in cells]).reshape(shape)
@@ -60,24 +61,21 @@ def effect_heatmap(
         text = [f"<b>{of}</b>" if cell.sure and of else of for of, cell in zip(shown, cells, strict=True)]
         missing = np.isnan(values)
         drawn = {"texttemplate": "%{text}", "textfont": {"size": 10 if len(sources) > 6 else 12}}
-        drawn |= {"hovertext": hover, "hoverinfo": "text"}
+        drawn |= {"hovertext": hover, "hoverinfo": "text", "customdata": pairs.reshape(shape)}
         draw_cells(
             figure, 1, col, np.where(sure, values, _PALE * values), missing, x, y,
             drawn | {"text": np.array(text, dtype=object).reshape(shape)},
             drawn | {"text": np.where(missing, "–", "")}, gap=1 if many else 2, lines=1 if many else 3,
             coloraxis="coloraxis", dark=dark,
         )  # fmt: skip
-        of = [(row["source"], row["target"]) for row in rows]
-        across, down = ([theme.label(pair[place]) for pair in of] for place in (0, 1))
-        add_targets(figure, 1, col, across, down, of, [cell.hover for cell in cells], 12 if many else 30)
         axis: dict[str, Any] = {"type": "category", "showgrid": False, "dtick": 1, "row": 1, "col": col}
         figure.update_xaxes(tickangle=-90 if many else -35, range=[-0.5, len(x) - 0.5], **axis)
         figure.update_yaxes(range=[len(y) - 0.5, -0.5], **axis)
     figure.update_yaxes(title_text="target", row=1, col=1)
     figure.update_layout(
         coloraxis=_colours(frame, factor, f"{unit} {moment}"),
-        clickmode="event+select",
         hovermode="closest",
+        dragmode="pan",
     )
     return theme.finish(figure, dark=dark, height=matrix_height(len(targets), 1))
 

@@ -120,7 +120,7 @@ def _graph(
     away = {"visible": False, "fixedrange": True}
     figure.update_xaxes(range=[-1.9, 1.9], **away)
     figure.update_yaxes(range=[-1.3, 1.3], scaleanchor="x", **away)
-    figure.update_layout(showlegend=False, clickmode="event+select", hovermode="closest")
+    figure.update_layout(showlegend=False, hovermode="closest")
     return theme.finish(figure, dark=dark, height=_HEIGHT + _TASK * max(len(tasks) - 6, 0))
 
 

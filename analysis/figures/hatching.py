@@ -36,17 +36,24 @@ def draw_cells(
         missing: the same shape.
         x: of the columns, categories or where each begins and the last one ends.
         y: of the rows.
-        shown, unmeasured: what else plotly's heatmap takes of the two.
+        shown, unmeasured: what else plotly's heatmap takes of the two; of what tells of each cell only its own.
         gap: between cells, in pixels.
         lines: as of `hatch`.
     """
     at = {"x": x, "y": y, "xgap": gap, "ygap": gap, "hoverongaps": False, "row": row, "col": col}
-    figure.add_heatmap(z=z, coloraxis=coloraxis, **shown, **at)
+    figure.add_heatmap(z=z, coloraxis=coloraxis, **_of(shown, ~missing), **at)
     if missing.any():
         grey = [[0, theme.unmeasured(dark)], [1, theme.unmeasured(dark)]]
         over = np.where(missing, 1.0, np.nan).astype(np.float32)
-        figure.add_heatmap(z=over, colorscale=grey, showscale=False, **unmeasured, **at)
+        figure.add_heatmap(z=over, colorscale=grey, showscale=False, **_of(unmeasured, missing), **at)
         hatch(figure, row, col, missing, edges=x if len(x) > z.shape[1] else None, lines=lines, dark=dark)
+
+
+def _of(told: Mapping[str, Any], cells: NDArray[np.bool_]) -> dict[str, Any]:
+    return {
+        name: np.where(cells, value, "") if isinstance(value, np.ndarray) and value.shape == cells.shape else value
+        for name, value in told.items()
+    }
 
 
 def hatch(

@@ -28,6 +28,7 @@ class _Cell(NamedTuple):
     hover: str
     text: str = ""
     mark: str = ""  # of a verdict of conflict or aligned
+    pair: tuple[str, str] | None = None  # of a cell that is clicked, as the frame names it
 
 
 def task_heatmap(
@@ -46,7 +47,7 @@ def task_heatmap(
     The cosine that the verdict is on has one row: the whole model, where a snapshot tells of it, and the branches.
 
     Before projection a pair in conflict or aligned is in bold, or among many tasks its mark stands alone.
-    Invisible markers on the cells take clicks; their `customdata` is the pair, as the frame names it.
+    `customdata` of a cell is the pair, as the frame names it.
 
     Args:
         frame: of `queries.task_matrix`.
@@ -64,7 +65,6 @@ def task_heatmap(
     if value != "cosine":  # a rule sees branches
         frame = frame[frame["branch"] != WHOLE]
     branches = branches_of(frame["branch"])
-    pairs = set(zip(frame["task_i"], frame["task_j"], strict=True))
     places = [(branch, moment) for branch in branches for moment in shown]
     titles = [branch_name(branch) if value == "cosine" else f"branch {branch}, {WORDS[m]}" for branch, m in places]
     columns = len(branches) if len(shown) == 1 else len(shown)
@@ -83,11 +83,6 @@ def task_heatmap(
             diagonal = dict(zip(own["task"], own["same_task_cosine"], strict=True))
         axis = "coloraxis2" if value == "rate" and moment == "change" else "coloraxis"
         _matrix(figure, row, col, tasks, cells, diagonal, dark, axis)
-        known = [(one, other) for one in tasks for other in tasks if (one, other) in cells]
-        y, x = ([theme.label(two[place]) for two in known] for place in (0, 1))
-        of = [two if two in pairs else two[::-1] for two in known]
-        size = min(_cell(len(tasks)), 30)
-        add_targets(figure, row, col, x, y, of, [cells[two].hover for two in known], size)
         for one, other in (chosen, chosen[::-1]) if chosen else ():
             width = 3 if len(tasks) <= WITH_NUMBERS else 2
             outline(figure, row, col, tasks.index(other), tasks.index(one), width)
@@ -95,8 +90,8 @@ def task_heatmap(
         coloraxis=_rate_colours() if value == "rate" else cosine_colours(_BARS[value], limit),
         # A rate that falls is less conflict.
         coloraxis2={"colorscale": theme.CONFLICT_RATE, "cmin": -1, "cmax": 1, "showscale": False},
-        clickmode="event+select",
         hovermode="closest",
+        dragmode="pan",
     )
     return theme.finish(figure, dark=dark, height=height)
 
@@ -198,13 +193,12 @@ def _rate_colours() -> dict[str, Any]:
 
 def _pair_cell(pair: Mapping[Any, Any], value: View, when: When) -> _Cell:
     """What a cell shows of a row of `queries.task_matrix`."""
-    names = f"{theme.label(pair['task_i'])} – {theme.label(pair['task_j'])}"
+    names, two = f"{theme.label(pair['task_i'])} – {theme.label(pair['task_j'])}", (pair["task_i"], pair["task_j"])
     where = f"<b>{names}</b>, {branch_name(pair['branch'])}<br>"
     judged = Agreement.of(pair)
     if not judged.measured:
-        return _Cell(
-            np.nan, f"{where}not measured: a gradient is zero{' in every step' if judged.snapshot is None else ''}"
-        )
+        always = " in every step" if judged.snapshot is None else ""
+        return _Cell(np.nan, f"{where}not measured: a gradient is zero{always}", pair=two)
     number = pair["cosine"] if value == "cosine" else pair[f"{'cos' if value == 'batch' else 'rate'}_{when}"]
     mark = MARKS[judged.verdict] if when == "before" and judged.verdict in TOLD else ""
     lines = [f"{judged.verdict}: cosine {_range(judged.cosine, judged.cosine_low, judged.cosine_high)}"]
@@ -217,7 +211,7 @@ def _pair_cell(pair: Mapping[Any, Any], value: View, when: When) -> _Cell:
         count = pair["measured" if when == "before" else "measured_after"]
         lines.append(f"{count:,} measured")
     shown = _number(number, ".0%" if value == "rate" else "z.2f") or mark
-    return _Cell(number, where + "<br>".join(lines), shown, mark)
+    return _Cell(number, where + "<br>".join(lines), shown, mark, two)
 
 
 def _seen(pair: Mapping[Any, Any], name: Literal["cos", "rate"], when: When) -> str:
@@ -251,12 +245,12 @@ def _matrix(
     """Draw a matrix of tasks; a pair without a cell counts as not measured."""
     size = (len(tasks), len(tasks))
     z = np.full(size, np.nan)
-    hover, text = np.full(size, "", dtype=object), np.full(size, "", dtype=object)
+    hover, text, pairs = np.full(size, "", dtype=object), np.full(size, "", dtype=object), np.full(size, None)
     for (i, one), (j, other) in product(enumerate(tasks), repeat=2):
         if i != j:
             missing = _Cell(np.nan, _not_measured(f"{theme.label(one)} – {theme.label(other)}"))
             cell = cells.get((one, other), missing)
-            z[i, j], hover[i, j] = cell.value, cell.hover
+            z[i, j], hover[i, j], pairs[i, j] = cell.value, cell.hover, cell.pair
             if len(tasks) > WITH_NUMBERS:
                 text[i, j] = cell.mark
             else:
@@ -265,6 +259,8 @@ def _matrix(
     missing = np.isnan(z) & ~np.eye(len(tasks), dtype=bool)
     cell_of = {"texttemplate": "%{text}", "textfont": {"size": 10 if len(tasks) > 6 else 12}}
     cell_of |= {"hovertext": hover, "hoverinfo": "text"}
+    if any(cell.pair for cell in cells.values()):
+        cell_of["customdata"] = pairs
     draw_cells(
         figure,
         row,
@@ -301,33 +297,6 @@ def _on_diagonal(figure: go.Figure, row: int, col: int, task: str, text: str, ho
         font={"size": 10 if tasks > 6 else 12},
         showarrow=False,
         hovertext=hover,
-        row=row,
-        col=col,
-    )
-
-
-def add_targets(
-    figure: go.Figure,
-    row: int,
-    col: int,
-    x: Sequence[str],
-    y: Sequence[str],
-    of: Sequence[Any],
-    words: Sequence[str],
-    size: int,
-) -> None:
-    """Invisible markers, because a click on a heatmap's cell is not delivered; `of`: what each stands for."""
-    figure.add_scatter(
-        x=x,
-        y=y,
-        customdata=of,
-        hovertext=words,
-        hoverinfo="text",
-        mode="markers",
-        marker={"symbol": "square", "size": size, "opacity": 0},
-        selected={"marker": {"opacity": 0}},
-        unselected={"marker": {"opacity": 0}},
-        showlegend=False,
         row=row,
         col=col,
     )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from analysis.figures import theme
 from analysis.figures.hatching import draw_cells
-from analysis.figures.heatmaps import WORDS, When, add_targets, cosine_colours, outline
+from analysis.figures.heatmaps import WORDS, When, cosine_colours, outline
 from analysis.library.names import branch_name, interval, number
 from ortho_lora.record.judge import MARKS
 from ortho_lora.record.layers import layer_name
@@ -75,8 +75,8 @@ def block_heatmap(
 ) -> go.Figure:
     """The mean cosine of a pair on every block: modules by layers, columns branch A and B.
 
-    A block that shows the verdict on its pair by itself has the verdict's mark. Invisible markers on the cells take
-    clicks; their `customdata` is branch, layer and module.
+    A block that shows the verdict on its pair by itself has the verdict's mark. `customdata` of a cell is branch, layer
+    and module.
 
     Args:
         frame: of `queries.module_layer`, with the columns clear and verdict of `queries.blocks` where they are known.
@@ -95,17 +95,20 @@ def block_heatmap(
         z = _grid(rows, "value", layers, modules)
         clear = _grid(rows, "clear", layers, modules) == 1 if "clear" in rows else np.full(z.shape, False)
         text = np.where(clear & (when == "before"), np.where(z < 0, MARKS["conflict"], MARKS["aligned"]), "")
-        marks = {"text": text, "texttemplate": "%{text}", "textfont": {"size": 12}, "hoverinfo": "skip"}
-        draw_cells(figure, 1, col, z, np.isnan(z), names, numbers, marks, _UNMEASURED, gap=1, lines=3, dark=dark)
-        x, y = [theme.label(module) for module in rows["module"]], [layer_name(layer) for layer in rows["layer"]]
-        of = [[branch, int(row.layer), row.module] for row in rows.itertuples()]
-        add_targets(figure, 1, col, x, y, of, [_block_words(row, when) for row in rows.to_dict("records")], 16)
+        told = rows.assign(
+            words=[_block_words(row, when) for row in rows.to_dict("records")],
+            block=[(branch, int(row.layer), row.module) for row in rows.itertuples()],
+        )
+        words, of = (_cells(told, name, layers, modules) for name in ("words", "block"))
+        cell = {"hovertext": words, "hoverinfo": "text", "customdata": of}
+        marks = {"text": text, "texttemplate": "%{text}", "textfont": {"size": 12}}
+        draw_cells(figure, 1, col, z, np.isnan(z), names, numbers, cell | marks, cell, gap=1, lines=3, dark=dark)
         if chosen and chosen[0] == branch and chosen[1] in layers and chosen[2] in modules:
             outline(figure, 1, col, modules.index(chosen[2]), layers.index(chosen[1]))
     figure.update_xaxes(type="category", showgrid=False, range=[-0.5, len(modules) - 0.5])
     figure.update_yaxes(type="category", showgrid=False, range=[-0.5, len(layers) - 0.5])
     figure.update_yaxes(title_text="layer", col=1)
-    figure.update_layout(coloraxis=cosine_colours("batch cosine", limit), clickmode="event+select", hovermode="closest")
+    figure.update_layout(coloraxis=cosine_colours("batch cosine", limit), hovermode="closest", dragmode="pan")
     return theme.finish(figure, dark=dark, height=max(140, 20 * len(layers)) + 110)
 
 
@@ -233,8 +236,14 @@ def _with_value(frame: pd.DataFrame, when: When) -> pd.DataFrame:
 def _grid(
     frame: pd.DataFrame, value: str, layers: Sequence[int], columns: Sequence[Any], column: str = "module"
 ) -> NDArray[np.float32]:
+    return _cells(frame, value, layers, columns, column).astype(np.float32)
+
+
+def _cells(
+    frame: pd.DataFrame, value: str, layers: Sequence[int], columns: Sequence[Any], column: str = "module"
+) -> NDArray[Any]:
     wide = frame.pivot(index="layer", columns=column, values=value).reindex(index=layers, columns=columns)
-    return wide.to_numpy(np.float32)
+    return wide.to_numpy()
 
 
 def _block_words(block: Mapping[Any, Any], when: When) -> str:

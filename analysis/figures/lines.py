@@ -71,7 +71,7 @@ def pair_lines(frame: pd.DataFrame, pair: tuple[str, str], step: int | None = No
     Args:
         frame: of `queries.pair_over_steps`.
         pair: for the words.
-        step: where a line stands; markers then take clicks.
+        step: where a line stands; of many it is chosen by a click, `customdata` of a marker is its own.
     """
     figure, panels = theme.branches(frame)
     for col, _, rows in panels:
@@ -93,12 +93,14 @@ def pair_lines(frame: pd.DataFrame, pair: tuple[str, str], step: int | None = No
             )
         for index, when in enumerate(("before", "after")):
             words = f"{theme.label(pair[0])} – {theme.label(pair[1])}: mean cosine {when} %{{y:+.3f}}"
-            add_line(figure, 1, col, rows, f"cos_{when}", index, f"mean {when}", words, dark, marks=step is not None)
+            add_line(
+                figure, 1, col, rows, f"cos_{when}", index, f"mean {when}", words, dark,
+                marks=step is not None, customdata=rows["step"],
+            )  # fmt: skip
         add_reference(figure, 1, col, 0.0, None, dark)
     if step is not None:
         figure.add_vline(x=step, line={"color": theme.CHOSEN, "width": 2})
-        figure.update_traces(unselected={"marker": {"opacity": 1}})
-        figure.update_layout(clickmode="event+select", hovermode="closest")
+        figure.update_layout(hovermode="closest")
     figure.update_xaxes(title_text="step")
     figure.update_yaxes(title_text="cosine (conflict below 0)", row=1, col=1)
     return with_legend(figure, 3, dark=dark, height=PLOT + 90)

@@ -21,6 +21,7 @@ _pictures = st.components.v2.component(
     js=Path(__file__).with_name("picture.js").read_text(encoding="utf-8"),
 )
 """Buttons that save the figure above them."""
+_clicks = st.components.v2.component("clicks", js=Path(__file__).with_name("clicks.js").read_text(encoding="utf-8"))
 
 
 def show(
@@ -29,7 +30,7 @@ def show(
     frame: pd.DataFrame,
     *,
     alt: str | None = None,
-    on_click: Callable[[dict[str, Any]], None] | None = None,
+    on_click: Callable[[Any], None] | None = None,
     table: bool = True,
 ) -> None:
     """A figure, and under it its numbers.
@@ -39,39 +40,36 @@ def show(
         draw: a named function with its arguments but `dark`, which makes the figure where there are numbers.
         frame: the numbers.
         alt: alternative text; None: what `analysis.figures.words` says of the frame.
-        on_click: called before the page runs again with a clicked point, of which `customdata` says what it is. A click
-            on a heatmap's cell is not delivered: the figure needs markers on top.
+        on_click: called before the page runs again with the `customdata` of a clicked point or cell.
         table: whether the numbers are there; not where they are those of the figure beside it.
     """
     if frame.empty:
         st.info("Nothing is recorded for this selection yet.")
         return
-    key = f"figure-{name}"
-
-    def clicked() -> None:
-        points = st.session_state[key].selection.points
-        if on_click is not None and points:
-            on_click(points[0])
-
     drawn = _drawn(draw, is_dark())
-    with st.container(key=f"maps{_maps_beside(drawn)}-{name}"):  # page.css has narrow screens scroll them
+    with st.container(key=f"maps{_maps_beside(drawn)}-{name}", gap=None):  # page.css has narrow screens scroll them
         st.plotly_chart(
             drawn,
             theme=None,
             width="stretch",
-            key=key,
+            key=f"figure-{name}",
             alt=alt or describe(frame),
-            on_select=clicked if on_click else "ignore",
-            selection_mode="points",
             config={
                 "displaylogo": False,
                 "toImageButtonOptions": {"format": "svg", "filename": name},
             },
         )
+        if on_click is not None:
+            key = f"clicks-{name}"
+            _clicks(key=key, on_clicked_change=partial(_follow, key, on_click), width=1, height=1)
     if table:
         below(name, partial(numbers, name, frame, picture=True))
     else:
         below(name, partial(_pictures, data={"name": name}, key=f"picture-{name}"), label="Files", icon="image")
+
+
+def _follow(key: str, on_click: Callable[[Any], None]) -> None:
+    on_click(st.session_state[key].clicked)
 
 
 def _maps_beside(drawn: go.Figure) -> int:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -140,8 +139,8 @@ def _to_do(run: Run, effects: pd.DataFrame) -> None:
     links.link("transfer", "All groups, weights, and other mixtures")
 
 
-def _follow(extent: Extent, point: dict[str, Any]) -> None:
-    one, other = point["customdata"]
+def _follow(extent: Extent, pair: Sequence[str]) -> None:
+    one, other = pair
     if one != other:
         choose_pair(_named(extent, one, other))
 

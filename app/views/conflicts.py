@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -146,8 +145,8 @@ def _noise(found: pd.DataFrame) -> None:
     figure.numbers("noise", found)
 
 
-def _follow(point: dict[str, Any]) -> None:
-    one, other = point["customdata"]
+def _follow(pair: Sequence[str]) -> None:
+    one, other = pair
     choose_pair((one, other))
 
 

@@ -102,7 +102,7 @@ def _blocks(run: Run, extent: Extent, selection: Selection, pair: Pair, when: Wh
             "block-by-block",
             partial(figures.block_heatmap, blocks, when=when, chosen=block, limit=limit),
             blocks,
-            on_click=lambda point: _choose_block(*point["customdata"]),
+            on_click=lambda block: _choose_block(*block),
         )
         _worst(everywhere)
         figure.below(
@@ -184,7 +184,7 @@ def _block(run: Run, extent: Extent, selection: Selection, pair: Pair, block: Bl
         "block-history",
         partial(figures.pair_lines, history, pair, step),
         history,
-        on_click=lambda point: _choose_step(int(point["x"])),
+        on_click=_choose_step,
     )
     st.markdown(
         f"**Step {step}**, all tasks on this block: its [Gram matrix](learn#gram-matrix) as cosines, and on the"

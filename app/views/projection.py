@@ -11,6 +11,7 @@ from analysis.conflict import queries
 from analysis.conflict.queries import Extent, Selection
 from analysis.conflict.replay import NOTE
 from analysis.conflict.snapshots import WHOLE
+from analysis.figures.dots import MOST
 from analysis.figures.words import what_remains
 from analysis.library.names import method_name
 from analysis.library.runs import Run
@@ -112,9 +113,11 @@ def _remaining(run: Run, selection: Selection) -> None:
     matrix = state.ask(queries.task_matrix, run, selection)
     matrix = matrix[matrix["branch"] != WHOLE]
     st.markdown(state.plain(what_remains(matrix)))
+    pairs = len(matrix.drop_duplicates(["task_i", "task_j"]))
     st.caption(
         "Two tasks on their own never conflict after projection; with three or more, taking out what points against one"
         " can turn a gradient against another. Dashed: 50% negative, what noise alone looks like."
+        + (f" The {MOST} of {pairs} pairs of which most stay in conflict." if pairs > MOST else "")
     )
     figure.show("remaining", partial(figures.remaining_conflicts, matrix), matrix)
 

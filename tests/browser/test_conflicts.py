@@ -15,17 +15,21 @@ pytestmark = pytest.mark.browser
 
 TASKS = ("movies", "tweets", "trec")
 DRAWN = "count => document.querySelectorAll('.js-plotly-plot .cartesianlayer').length >= count"
-# Where on the screen the last marker with this customdata is, of the figure and panel with these places.
+# Where on the screen a cell with this customdata is, of the figure and panel with these places.
 PLACE = """
 ([plot, panel, wanted]) => {
     const figure = document.querySelectorAll('.js-plotly-plot')[plot];
-    const trace = figure._fullData.filter(trace => trace.type === 'scatter' && trace.customdata)[panel];
-    const index = trace.customdata.findLastIndex(found => JSON.stringify([...found]) === JSON.stringify(wanted));
+    const traces = figure._fullData.filter(trace => trace.type === 'heatmap');
+    const axis = [...new Set(traces.map(trace => trace.xaxis))][panel];
+    const is = found => JSON.stringify(found) === JSON.stringify(wanted);
+    const trace = traces.find(trace => trace.xaxis === axis && trace.customdata.some(cells => cells.some(is)));
+    const row = trace.customdata.findIndex(cells => cells.some(is));
+    const column = trace.customdata[row].findLastIndex(is);
     const x = figure._fullLayout[trace.xaxis.replace('x', 'xaxis')];
     const y = figure._fullLayout[trace.yaxis.replace('y', 'yaxis')];
     figure.scrollIntoView({block: 'center'});
     const frame = figure.getBoundingClientRect();
-    return [frame.left + x._offset + x.d2p(trace.x[index]), frame.top + y._offset + y.d2p(trace.y[index])];
+    return [frame.left + x._offset + x.d2p(trace.x[column]), frame.top + y._offset + y.d2p(trace.y[row])];
 }
 """
 

@@ -1,8 +1,10 @@
 """Limits, colours, missing cells and words of the figures."""
 
 import html
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from analysis import figures
 from analysis.conflict import queries
 from analysis.conflict.queries import Selection
 from analysis.figures import theme, words
+from analysis.figures.dots import MOST
 from analysis.library.runs import open_run
 from analysis.outcomes import trajectories
 from analysis.outcomes.scores import MEAN
@@ -217,13 +220,16 @@ def test_what_projection_changes_is_after_less_before(run: Path) -> None:
 
 def test_clicks_on_cells_find_the_pair_and_it_is_outlined(run: Path) -> None:
     figure = figures.task_heatmap(queries.task_matrix(run, ALL), TASKS, chosen=PAIR)
-    targets = [trace for trace in figure.data if trace.type == "scatter"]
-    assert len(targets) == 4
-    for trace in targets:
-        cells = [*zip(trace.y, trace.x, strict=True)]
-        assert {*cells} == {(i, j) for i in TASKS for j in TASKS if i != j}
-        assert [tuple(pair) for pair in trace.customdata] == [tuple(sorted(cell, key=TASKS.index)) for cell in cells]
-        assert trace.marker.opacity == trace.selected.marker.opacity == trace.unselected.marker.opacity == 0
+    found = []
+    for trace in figure.data:
+        z = np.array(trace.z, dtype=float)
+        for (i, one), (j, other) in product(enumerate(TASKS), repeat=2):
+            if np.isnan(z[i, j]):
+                assert not trace.customdata[i][j]
+            else:
+                found.append((one, other))
+                assert trace.customdata[i][j] == tuple(sorted((one, other), key=TASKS.index))
+    assert Counter(found) == {(one, other): 4 for one in TASKS for other in TASKS if one != other}
     assert {(shape.x0 + 0.5, shape.y0 + 0.5) for shape in figure.layout.shapes} == {(0, 2), (2, 0)}
 
 
@@ -258,8 +264,7 @@ def test_blocks_are_marked_where_clear_and_found_by_clicks(run: Path) -> None:
     z, text = np.array(measured[0].z, dtype=float), np.array(measured[0].text)
     assert list(text[0]) == ["", ""]
     assert list(text[1]) == ["▼" if value < 0 else "▲" for value in z[1]]
-    target = next(trace for trace in figure.data if trace.type == "scatter")
-    assert ["A", 1, "value"] in [list(block) for block in target.customdata]
+    assert [block[1:] for block in measured[0].customdata[1]] == [(1, name) for name in measured[0].x]
     (shape,) = figure.layout.shapes
     assert (shape.x0 + 0.5, shape.y0 + 0.5, shape.xref) == (1, 1, "x")
 
@@ -358,6 +363,16 @@ def test_seconds_are_the_axis(run: Path, infos: dict[str, RunInfo]) -> None:
     figure = figures.metric_trajectories(curves, [run.name, "other"], infos, axis="seconds")
     np.testing.assert_allclose(figure.data[0].x, [0, 4, 8], rtol=1e-5)
     assert figure.layout.xaxis3.title.text == "seconds of training"
+
+
+def test_of_many_pairs_those_that_stay_in_conflict_are_drawn(run: Path) -> None:
+    one = queries.task_matrix(run, Selection(branches=("B",))).iloc[:1]
+    tasks = [f"{place:02}" for place in range(12)]
+    rows = pd.concat([one.assign(task_i=a, task_j=b) for a, b in combinations(tasks, 2)], ignore_index=True)
+    rows["rate_after"] = np.random.default_rng(0).permutation(len(rows)) / len(rows)
+    drawn = figures.remaining_conflicts(rows)
+    after = next(trace for trace in drawn.data if trace.name == "after projection")
+    assert sorted(after.x) == sorted(rows["rate_after"])[-MOST:]
 
 
 def test_what_remains_in_words(run: Path) -> None:
