@@ -1,10 +1,11 @@
 """What only a browser shows of Conflicts and Layers: a click on a cell, and a link that opens the same view."""
 
-from urllib.parse import parse_qs, urlparse
+import re
+from urllib.parse import parse_qs, quote_plus, urlparse
 
 import numpy as np
 import pytest
-from browsing import check_row, settled, watched
+from browsing import check_row, expect_said, settled, watched
 from playwright.sync_api import expect
 
 from analysis.conflict.queries import Selection, blocks
@@ -72,6 +73,35 @@ def test_a_click_on_a_cell_chooses_its_pair_and_a_link_opens_it(browser, server,
     other.goto(link)
     expect(other.get_by_label("Pair of tasks")).to_have_value("movies + tweets")
     context.close()
+
+
+# Where on the screen the first arrow is clicked, and whose it is.
+ARROW = """
+() => {
+    const figure = document.querySelector('.st-key-figure-graph .js-plotly-plot');
+    const trace = figure._fullData.find(trace => trace.customdata);
+    const {xaxis, yaxis} = figure._fullLayout;
+    figure.scrollIntoView({block: 'center'});
+    const frame = figure.getBoundingClientRect();
+    const x = frame.left + xaxis._offset + xaxis.d2p(trace.x[0]);
+    const y = frame.top + yaxis._offset + yaxis.d2p(trace.y[0]);
+    return [x, y, trace.customdata[0]];
+}
+"""
+
+
+def test_clicks_on_the_answer_and_on_an_arrow_choose_their_pair(browser, shipped):
+    with watched(browser, shipped.address) as context:
+        page = context.new_page()
+        page.goto(f"{shipped.address}/?run=sample-demo")
+        page.wait_for_function(DRAWN, arg=3)
+        click(page, 0, 0, ["spam", "trec"])
+        expect_said(page, pair="trec + spam")
+        settled(page)
+        x, y, ends = page.evaluate(ARROW)
+        page.mouse.click(x, y)
+        either = "|".join(re.escape(quote_plus(" + ".join(two))) for two in (ends, ends[::-1]))
+        expect(page).to_have_url(re.compile(f"[?&]pair=({either})(&|$)"))
 
 
 def test_clicks_lead_from_blocks_to_one_step(server, run, page):
