@@ -75,19 +75,26 @@ def test_a_click_on_a_cell_chooses_its_pair_and_a_link_opens_it(browser, server,
     context.close()
 
 
-# Where on the screen the first arrow is clicked, and whose it is.
-ARROW = """
-() => {
-    const figure = document.querySelector('.st-key-figure-graph .js-plotly-plot');
+# Where on the screen a figure's point at this place among those that are clicked is, and what it stands for.
+POINT = """
+([name, place]) => {
+    const figure = document.querySelector(`.st-key-figure-${name} .js-plotly-plot`);
     const trace = figure._fullData.find(trace => trace.customdata);
     const {xaxis, yaxis} = figure._fullLayout;
     figure.scrollIntoView({block: 'center'});
     const frame = figure.getBoundingClientRect();
-    const x = frame.left + xaxis._offset + xaxis.d2p(trace.x[0]);
-    const y = frame.top + yaxis._offset + yaxis.d2p(trace.y[0]);
-    return [x, y, trace.customdata[0]];
+    const x = frame.left + xaxis._offset + xaxis.d2p(trace.x[place]);
+    const y = frame.top + yaxis._offset + yaxis.d2p(trace.y[place]);
+    return [x, y, trace.customdata[place]];
 }
 """
+
+
+def click_point(page, name, place):
+    settled(page)
+    x, y, found = page.evaluate(POINT, [name, place])
+    page.mouse.click(x, y)
+    return found
 
 
 def test_clicks_on_the_answer_and_on_an_arrow_choose_their_pair(browser, shipped):
@@ -97,9 +104,7 @@ def test_clicks_on_the_answer_and_on_an_arrow_choose_their_pair(browser, shipped
         page.wait_for_function(DRAWN, arg=3)
         click(page, 0, 0, ["spam", "trec"])
         expect_said(page, pair="trec + spam")
-        settled(page)
-        x, y, ends = page.evaluate(ARROW)
-        page.mouse.click(x, y)
+        ends = click_point(page, "graph", 0)
         either = "|".join(re.escape(quote_plus(" + ".join(two))) for two in (ends, ends[::-1]))
         expect(page).to_have_url(re.compile(f"[?&]pair=({either})(&|$)"))
 
@@ -110,6 +115,10 @@ def test_clicks_lead_from_blocks_to_one_step(server, run, page):
     click(page, 1, 1, ["B", 1, "query"])
     expect(page.get_by_label("Block", exact=False).last).to_have_value("query B, layer 1")
     page.wait_for_function(DRAWN, arg=4)  # its steps, and all tasks in one of them
+    for step in (5, 0):
+        assert click_point(page, "block-history", step) == step
+        expect_said(page, step=str(step))
+        expect(page.get_by_label("Step", exact=True)).to_have_value(str(step))
 
 
 def test_a_row_of_the_worst_blocks_is_followed(server, run, page):
