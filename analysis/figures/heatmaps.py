@@ -270,7 +270,7 @@ def _matrix(
         names,
         names,
         cell_of | {"text": text},
-        cell_of | {"text": np.where(missing, np.where(text == "", "" if many else "–", text), "")},
+        cell_of | {"text": np.where(text == "", "" if many else "–", text)},
         gap=1 if many else 2,
         lines=1 if many else 3,
         coloraxis=coloraxis,

@@ -125,16 +125,14 @@ def snapshot_map(frame: pd.DataFrame, *, limit: float = 1.0, dark: bool = False)
     by = "module" if "module" in frame else "step"
     layers, columns = sorted(frame["layer"].unique()), sorted(frame[by].unique())
     names, numbers = [theme.label(str(column)) for column in columns], [layer_name(layer) for layer in layers]
-    for col, branch, rows in panels:
+    for col, _, rows in panels:
         z = _grid(rows, "cosine", layers, columns, by)
         marked = rows.assign(mark=np.where(rows["clear"], np.where(rows["high"] <= 0, -1, 1), 0))
         mark = _grid(marked, "mark", layers, columns, by)
         text = np.select([mark < 0, mark > 0], [MARKS["conflict"], MARKS["aligned"]], "")
-        told = f", {'module' if by == 'module' else 'snapshot at step'} "
-        wide = marked.assign(
-            words=[_cell_words(row, branch, told + theme.label(str(row[by]))) for row in rows.to_dict("records")]
-        )
-        words = wide.pivot(index="layer", columns=by, values="words").reindex(index=layers, columns=columns)
+        what = f", {'module' if by == 'module' else 'snapshot at step'} "
+        told = rows.assign(words=[_words(row, what + theme.label(str(row[by]))) for row in rows.to_dict("records")])
+        words = pd.DataFrame(_cells(told, "words", layers, columns, by))
         cell = {"text": text, "texttemplate": "%{text}", "textfont": {"size": 12}}
         cell |= {"hovertext": words.fillna("not measured").to_numpy(), "hoverinfo": "text"}
         draw_cells(figure, 1, col, z, np.isnan(z), names, numbers, cell, cell, gap=1, lines=3, dark=dark)
@@ -155,9 +153,9 @@ def layer_strip(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
     layers, branches = sorted(frame["layer"].unique()), sorted(frame["branch"].unique())
     z, clear, high = (_grid(frame, name, layers, branches, "branch").T for name in ("cosine", "clear", "high"))
     text = np.where(clear == 1, np.where(high <= 0, MARKS["conflict"], MARKS["aligned"]), "")
-    known = frame.assign(words=[_cell_words(row, row["branch"]) for row in frame.to_dict("records")])
-    words = known.pivot(index="branch", columns="layer", values="words").reindex(index=branches, columns=layers)
-    cell = {"text": text, "texttemplate": "%{text}", "hovertext": words.to_numpy(), "hoverinfo": "text"}
+    told = frame.assign(words=[_words(row) for row in frame.to_dict("records")])
+    words = _cells(told, "words", layers, branches, "branch").T
+    cell = {"text": text, "texttemplate": "%{text}", "hovertext": words, "hoverinfo": "text"}
     figure = theme.panels([], 1, 1)
     names, rows = [layer_name(layer) for layer in layers], [branch_name(branch) for branch in branches]
     draw_cells(figure, 1, 1, z, np.isnan(z), names, rows, cell, cell, gap=2, lines=3, dark=dark)
@@ -169,9 +167,9 @@ def layer_strip(frame: pd.DataFrame, *, dark: bool = False) -> go.Figure:
     return theme.finish(figure, dark=dark, height=34 * len(rows) + 120)
 
 
-def _cell_words(row: Mapping[Any, Any], branch: str, what: str = "") -> str:
-    """What is said of a cell of a layer's, or of a module's or a snapshot's in it."""
-    said = f"<b>layer {layer_name(row['layer'])}</b>, {branch_name(branch)}{what}<br>"
+def _words(row: Mapping[Any, Any], what: str = "") -> str:
+    """What is said of a layer's cell, or of a module's or a snapshot's in it."""
+    said = f"<b>layer {layer_name(row['layer'])}</b>, {branch_name(row['branch'])}{what}<br>"
     if pd.isna(row["cosine"]):
         return f"{said}not measured"
     if pd.isna(row["low"]):

@@ -4,7 +4,7 @@ import html
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import combinations, product
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from analysis import figures
 from analysis.conflict import queries
 from analysis.conflict.queries import Selection
-from analysis.figures import theme, words
-from analysis.figures.dots import MOST
+from analysis.figures import theme
 from analysis.library.runs import open_run
 from analysis.outcomes import trajectories
 from analysis.outcomes.scores import MEAN
@@ -363,25 +362,6 @@ def test_seconds_are_the_axis(run: Path, infos: dict[str, RunInfo]) -> None:
     figure = figures.metric_trajectories(curves, [run.name, "other"], infos, axis="seconds")
     np.testing.assert_allclose(figure.data[0].x, [0, 4, 8], rtol=1e-5)
     assert figure.layout.xaxis3.title.text == "seconds of training"
-
-
-def test_of_many_pairs_those_that_stay_in_conflict_are_drawn(run: Path) -> None:
-    one = queries.task_matrix(run, Selection(branches=("B",))).iloc[:1]
-    tasks = [f"{place:02}" for place in range(12)]
-    rows = pd.concat([one.assign(task_i=a, task_j=b) for a, b in combinations(tasks, 2)], ignore_index=True)
-    rows["rate_after"] = np.random.default_rng(0).permutation(len(rows)) / len(rows)
-    drawn = figures.remaining_conflicts(rows)
-    after = next(trace for trace in drawn.data if trace.name == "after projection")
-    assert sorted(after.x) == sorted(rows["rate_after"])[-MOST:]
-
-
-def test_what_remains_in_words(run: Path) -> None:
-    matrix = queries.task_matrix(run, ALL)
-    most = matrix.loc[matrix["rate_after"].idxmax()]
-    assert f"{most['task_i']} and {most['task_j']} on branch {most['branch']}" in words.what_remains(matrix)
-    unchanged = matrix.assign(rate_after=matrix["rate_before"], measured_after=matrix["measured"])
-    assert "stay so" in words.what_remains(unchanged)
-    assert "nan" not in words.what_remains(queries.task_matrix(run, START))
 
 
 def test_series_differ_by_more_than_colour(run: Path) -> None:
