@@ -78,9 +78,20 @@ def _maps_beside(drawn: go.Figure) -> int:
     return len({drawn.layout[axis.replace("x", "xaxis", 1)].domain for axis in axes})
 
 
-def below(name: str, show_it: Callable[[], object], *, label: str = "Numbers and files", icon: str = "table") -> None:
-    """What most people do not open, and the browser need not draw until somebody does."""
-    place = st.expander(label, icon=f":material/{icon}:", key=f"below-{name}", on_change="rerun")
+def below(
+    name: str,
+    show_it: Callable[[], object],
+    *,
+    label: str = "Numbers and files",
+    icon: str = "table",
+    opened: bool = False,
+) -> None:
+    """What most people do not open, and the browser need not draw until somebody does.
+
+    Args:
+        opened: how it is found by who comes to the page, as by a link to something in it.
+    """
+    place = st.expander(label, opened, icon=f":material/{icon}:", key=f"below-{name}", on_change="rerun")
     if place.open:
         with place:
             show_it()

@@ -61,10 +61,17 @@ def _body(run: Run) -> None:
             _matrix(run, extent, selection, matrix, pair)
     if extent.snapshots:
         _over_snapshots(run, extent, selection, told, pair)
-    if extent.of_steps:
-        if extent.snapshots:
-            st.subheader("What the rule saw, step by step", anchor=False)
-            _matrix(run, extent, selection, matrix, pair)
+    if not extent.of_steps:
+        return
+    if extent.snapshots:
+        figure.below(
+            "steps",
+            partial(_steps, run, extent, selection, matrix, pair),
+            label="What the rule saw, step by step",
+            icon="timeline",
+            opened=selection.steps is not None or not {"view", "moment"}.isdisjoint(st.query_params),
+        )
+    else:
         _pair(run, extent, selection, matrix, pair)
 
 
@@ -119,6 +126,11 @@ def _over_snapshots(run: Run, extent: Extent, selection: Selection, told: pd.Dat
         st.markdown("**Over the run**: at each snapshot, with 95% intervals.")
         words = f"Cosine of {name_of(pair)} at each snapshot, with 95% intervals."
         figure.show("over-snapshots", partial(figures.over_snapshots, timed), timed, alt=words)
+
+
+def _steps(run: Run, extent: Extent, selection: Selection, matrix: pd.DataFrame, pair: Pair) -> None:
+    _matrix(run, extent, selection, matrix, pair)
+    _pair(run, extent, selection, matrix, pair)
 
 
 def _matrix(run: Run, extent: Extent, selection: Selection, matrix: pd.DataFrame, pair: Pair) -> None:

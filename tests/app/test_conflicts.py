@@ -96,9 +96,11 @@ def test_batches_are_shown_as_they_were_before_projection_until_asked(add_clear_
         assert len([trace for trace in figures(test)[0]["data"] if trace.get("coloraxis")]) == maps
 
 
-def test_a_snapshot_comes_first_and_the_steps_second(add_run, open_page):
+def test_a_snapshot_comes_first_and_the_steps_when_asked(add_run, open_page, unfold):
     add_run("looked", snapshots=(0, 12))
     test = open_page("conflicts")
+    assert len(figures(test)) == 2
+    test = unfold(test, "steps")
     assert not test.exception
     assert test.selectbox(key="pair").value == "movies + tweets"
     said = words(test)
@@ -112,6 +114,14 @@ def test_a_snapshot_comes_first_and_the_steps_second(add_run, open_page):
     assert {trace.get("name") for trace in over["data"]} >= {"whole model", "branch A", "branch B"}
     assert "branch A, before" in json.dumps(steps["layout"])
     assert test.button_group(key="view").options == ["Batch cosine", "Share negative"]
+
+
+@pytest.mark.parametrize("chosen", [{"view": "Share negative"}, {"moment": "All"}, {"steps": ["4", "8"]}])
+def test_a_link_to_what_steps_say_finds_it_open(add_run, open_page, chosen):
+    add_run("looked", snapshots=(0, 12))
+    test = open_page("conflicts", **chosen)
+    assert not test.exception
+    assert len(figures(test)) == 4
 
 
 def test_one_snapshot_and_one_metric_can_be_chosen(add_run, open_page):

@@ -132,9 +132,10 @@ def test_a_row_of_the_worst_blocks_is_followed(server, run, page):
 
 
 RANGE = "() => document.querySelectorAll('.st-key-figure-pair-over-steps .js-plotly-plot')[0]._fullLayout.xaxis.range"
+# Of no figure while one takes another's place.
 LAST = """
-() => document.querySelectorAll('.st-key-figure-pair-over-steps .js-plotly-plot')[0]
-    ._fullData.map(trace => Math.max(...trace.x)).reduce((one, other) => Math.max(one, other))
+() => document.querySelector('.st-key-figure-pair-over-steps .js-plotly-plot')
+    ?._fullData?.map(trace => Math.max(...trace.x)).reduce((one, other) => Math.max(one, other))
 """
 
 

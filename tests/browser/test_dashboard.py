@@ -63,6 +63,7 @@ def test_launch_a_run_watch_it_and_see_its_heatmap(browser, server):
         assert min(told) < 0
         assert all(-1 <= value <= 1 for value in told)
         # The steps' own figure, below the snapshots', begins with batch cosines.
+        page.get_by_text("What the rule saw, step by step").click()
         shown = page.locator(".st-key-figure-task-by-task-steps .heatmaplayer image")
         shown.first.wait_for(state="attached")
         numbers = page.evaluate(DRAWN % "task-by-task-steps")

@@ -306,7 +306,9 @@ def test_guesses_of_the_lesson_are_kept_by_the_browser(browser, shipped):
             page.locator("label", has=radio).click()
             expect(radio).to_be_checked()
         expect(page.get_by_text("2 of 6 answered")).to_be_visible()
-        page.wait_for_function("() => Object.keys(JSON.parse(localStorage.getItem('ortho-lora-lesson'))).length === 2")
+        page.wait_for_function(
+            "() => Object.keys(JSON.parse(localStorage.getItem('ortho-lora-lesson') ?? '{}')).length === 2"
+        )
         page.close()
 
         page = context.new_page()
