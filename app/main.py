@@ -1,6 +1,5 @@
 """`streamlit run app/main.py`: the pages, and the run that they show."""
 
-import gc
 import sys
 from pathlib import Path
 
@@ -9,14 +8,11 @@ import streamlit as st
 # Streamlit puts this file's folder on the path; a checkout that was not installed needs its root there too.
 if (root := str(Path(__file__).resolve().parents[1])) not in sys.path:
     sys.path.append(root)
-if "app.views" not in sys.modules:  # to go through what is imported, meanwhile, takes a quarter of that time
-    gc.disable()
 
 from app.launching import under_way
 from app.shared import address, links, places, state, style
 from app.views import conflicts, diagnosis, launch, layers, learn, metrics, projection, runs, start, study, transfer
 
-gc.enable()
 st.set_page_config(page_title="Ortho-LoRA", page_icon=str(Path(__file__).with_name("icon.svg")), layout="wide")
 state.spare_imports()
 library = st.Page(runs.page, title="Runs", icon=":material/list:", url_path="runs")
