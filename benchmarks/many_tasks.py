@@ -136,6 +136,7 @@ def main(
     folder: Annotated[Path | None, typer.Option(help="Where tasks and runs are kept. Else nowhere.")] = None,
     data: Annotated[Path | None, typer.Option(help="Directory of NAME.train.csv, for more tasks.")] = None,
     counts: Annotated[str, typer.Option(help="Numbers of tasks.")] = "10,50",
+    model: Annotated[str, typer.Option(help="Packaged, or a directory.")] = "minilm",
     steps: Annotated[int, typer.Option(min=1, help="Of a training.")] = 20,
     batch_size: Annotated[int, typer.Option(min=1, help="Texts of every task in a step.")] = 8,
     batches: Annotated[int, typer.Option(min=8, help="Of every task in the snapshot, and of held-out texts.")] = 16,
@@ -146,8 +147,8 @@ def main(
     named = [*PACKAGED.split(","), *([] if data is None else file_tasks(data))]
     tasks = load_tasks(load_config(overrides={"tasks": named}).tasks, seed=0)
     settings = {
-        "method": "joint", "steps": steps, "batch_size": batch_size, "eval_every": steps, "eval_examples": 64,
-        "snapshot_batches": batches, "learning_rate": 1e-3, "threads": 1,
+        "method": "joint", "model": model, "steps": steps, "batch_size": batch_size, "eval_every": steps,
+        "eval_examples": 64, "snapshot_batches": batches, "learning_rate": 1e-3, "threads": 1,
     }  # fmt: skip
     rows = []
     for count in map(int, counts.split(",")):

@@ -41,10 +41,10 @@ def peak(step: Step, batch: object) -> int:
     return max(totals) - before
 
 
-def compare(tasks: int, batch_size: int) -> pd.DataFrame:
+def compare(tasks: int, model: str, batch_size: int) -> pd.DataFrame:
     found = []
     for name, (way, pending) in WAYS.items():
-        load = workload(tasks, batch_size=batch_size, batches=1)
+        load = workload(tasks, model=model, batch_size=batch_size, batches=1)
         if pending is not None:
             streaming.PENDING_BYTES = pending
         with way(load) as step:
@@ -62,10 +62,11 @@ def compare(tasks: int, batch_size: int) -> pd.DataFrame:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, default=8)
+    parser.add_argument("--model", default="minilm", help="packaged, or a directory")
     parser.add_argument("--batch-size", type=int, default=16, help="examples a task")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     arguments = parser.parse_args()
-    found = compare(arguments.tasks, arguments.batch_size)
+    found = compare(arguments.tasks, arguments.model, arguments.batch_size)
     if arguments.json:
         print(found.to_json(orient="records", indent=2))
         return

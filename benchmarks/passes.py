@@ -15,9 +15,9 @@ from workload import ONE_PASS, ratio, recorded, seconds, workload
 CANDIDATES = (16, 64, 256, 1024, ONE_PASS)
 
 
-def tokens_of_a_pass(repeats: int) -> float:
+def tokens_of_a_pass(model: str, repeats: int) -> float:
     """Intercept over slope of the time of a forward and backward pass in its tokens."""
-    load = workload(1, batches=1)
+    load = workload(1, model=model, batches=1)
     sizes = [(4, 16), (8, 16), (16, 16), (16, 32), (32, 32), (32, 64)]
     best = []
     for texts, length in sizes:
@@ -35,14 +35,16 @@ def tokens_of_a_pass(repeats: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, default=4)
+    parser.add_argument("--model", default="minilm", help="packaged, or a directory")
     parser.add_argument("--batch-size", type=int, default=16, help="examples a task")
     parser.add_argument("--rounds", type=int, default=3, help="times that each of 6 batches is stepped")
     parser.add_argument("--repeats", type=int, default=8, help="times that a pass of each size is timed")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     arguments = parser.parse_args()
-    measured = tokens_of_a_pass(arguments.repeats)
+    measured = tokens_of_a_pass(arguments.model, arguments.repeats)
     names = {tokens: "one pass" if tokens == ONE_PASS else str(tokens) for tokens in CANDIDATES}
-    loads = {tokens: workload(arguments.tasks, batch_size=arguments.batch_size) for tokens in CANDIDATES}
+    given = {"model": arguments.model, "batch_size": arguments.batch_size}
+    loads = {tokens: workload(arguments.tasks, **given) for tokens in CANDIDATES}
     contexts = {names[tokens]: recorded(load, tokens_of_a_pass=tokens) for tokens, load in loads.items()}
     steps = {name: context.__enter__() for name, context in contexts.items()}
     batches = loads[ONE_PASS].batches

@@ -20,10 +20,10 @@ from workload import joint, recorded, seconds, workload
 from ortho_lora import OrthoLoRA
 
 
-def measure(tasks: int, rank: int, batch_size: int) -> dict[str, float]:
+def measure(tasks: int, rank: int, model: str, batch_size: int) -> dict[str, float]:
     """Medians in milliseconds of a joint step, a recorded one, and of `project` alone."""
     with ExitStack() as stack:
-        plain, ours = (workload(tasks, rank=rank, batch_size=batch_size, batches=4) for _ in range(2))
+        plain, ours = (workload(tasks, model=model, rank=rank, batch_size=batch_size, batches=4) for _ in range(2))
         steps = {"joint": stack.enter_context(joint(plain)), "recorded": stack.enter_context(recorded(ours))}
         times = seconds(steps, plain.batches, rounds=2)
     surgeon = OrthoLoRA(ours.encoder, ours.names)
@@ -56,12 +56,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, nargs="+", default=[2, 4, 8, 16])
     parser.add_argument("--ranks", type=int, nargs="+", default=[4, 8, 16, 32, 64])
+    parser.add_argument("--model", default="minilm", help="packaged, or a directory")
     parser.add_argument("--batch-size", type=int, default=8, help="examples a task")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    by_tasks = [measure(tasks, 8, arguments.batch_size) for tasks in arguments.tasks]
-    by_rank = [measure(4, rank, arguments.batch_size) for rank in arguments.ranks]
+    given = (arguments.model, arguments.batch_size)
+    by_tasks = [measure(tasks, 8, *given) for tasks in arguments.tasks]
+    by_rank = [measure(4, rank, *given) for rank in arguments.ranks]
     exponents = {
         "recorded step in tasks": exponent(by_tasks, "tasks", "recorded"),
         "joint step in tasks": exponent(by_tasks, "tasks", "joint"),

@@ -102,8 +102,8 @@ def products(ours: Workload) -> float:
     return process_time() - begin
 
 
-def compare(tasks: int, batches: int, batch_size: int, rounds: int) -> pd.DataFrame:
-    plain, ours = (workload(tasks, batch_size=batch_size, batches=batches) for _ in range(2))
+def compare(tasks: int, model: str, batches: int, batch_size: int, rounds: int) -> pd.DataFrame:
+    plain, ours = (workload(tasks, model=model, batch_size=batch_size, batches=batches) for _ in range(2))
     ways = {
         "joint, one pass a batch": joint(plain, ONE_PASS),
         "joint, passes by length": joint(plain, TOKENS_OF_A_PASS["cpu"]),
@@ -123,12 +123,13 @@ def compare(tasks: int, batches: int, batch_size: int, rounds: int) -> pd.DataFr
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, default=4)
+    parser.add_argument("--model", default="minilm", help="packaged, or a directory")
     parser.add_argument("--batches", type=int, default=32, help="of every task")
     parser.add_argument("--batch-size", type=int, default=16, help="examples a task")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     arguments = parser.parse_args()
-    found = compare(arguments.tasks, arguments.batches, arguments.batch_size, arguments.rounds)
+    found = compare(arguments.tasks, arguments.model, arguments.batches, arguments.batch_size, arguments.rounds)
     if arguments.json:
         print(
             json.dumps({"reach": REACH, "results": found.astype(object).where(found.notna(), None).to_dict("records")})

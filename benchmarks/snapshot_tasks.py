@@ -319,6 +319,7 @@ def _error(found: Cosines) -> Floats:
 def main(
     tasks: Annotated[str, typer.Option(help="Names, separated by commas.")] = PACKAGED,
     data: Annotated[Path | None, typer.Option(help="Directory of NAME.train.csv and NAME.validation.csv.")] = None,
+    model: Annotated[str, typer.Option(help="Packaged, or a directory.")] = "minilm",
     batches: Annotated[int, typer.Option(min=16, help="Of every task, at `--at`; other snapshots take half.")] = 160,
     batch_size: Annotated[int, typer.Option(min=2, help="Texts of each.")] = 16,
     at: Annotated[int, typer.Option(help="Step at which batches are gathered.")] = 80,
@@ -343,7 +344,7 @@ def main(
             frame = _wide(pd.DataFrame(rows)) if name == "decided" else pd.DataFrame(rows)
             print(f"{name}\n{frame.to_string(index=False, float_format=lambda value: f'{value:.2f}')}\n", flush=True)
 
-    settings = {"tasks": chosen, "steps": last, "batch_size": batch_size, "schedule": schedule}
+    settings = {"model": model, "tasks": chosen, "steps": last, "batch_size": batch_size, "schedule": schedule}
     course = Course(seed=0, **settings)
     show("tasks", [{"task": task.name, "texts": len(task.train)} for task in course.training.tasks])
     for step in course.to(stops):

@@ -31,9 +31,9 @@ REACH = (
 )
 
 
-def compare(tasks: int, batch_size: int, rounds: int, ways: Sequence[str]) -> list[dict[str, object]]:
+def compare(tasks: int, model: str, batch_size: int, rounds: int, ways: Sequence[str]) -> list[dict[str, object]]:
     with ExitStack() as stack:
-        loads = {name: workload(tasks, batch_size=batch_size) for name in ways}
+        loads = {name: workload(tasks, model=model, batch_size=batch_size) for name in ways}
         steps = {name: stack.enter_context(WAYS[name][1](loads[name])) for name in ways}
         times = seconds(steps, loads["joint"].batches, rounds)
     return [
@@ -51,13 +51,15 @@ def compare(tasks: int, batch_size: int, rounds: int, ways: Sequence[str]) -> li
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, nargs="+", default=[4, 8])
+    parser.add_argument("--model", default="minilm", help="packaged, or a directory")
     parser.add_argument("--batch-size", type=int, default=16, help="examples a task")
     parser.add_argument("--rounds", type=int, default=2, help="times that each of 6 batches is stepped")
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS), help="joint and recorded always")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     arguments = parser.parse_args()
     ways = [way for way in WAYS if way in ("joint", "recorded", *arguments.ways)]
-    found = [row for tasks in arguments.tasks for row in compare(tasks, arguments.batch_size, arguments.rounds, ways)]
+    given = (arguments.model, arguments.batch_size, arguments.rounds, ways)
+    found = [row for tasks in arguments.tasks for row in compare(tasks, *given)]
     if arguments.json:
         print(json.dumps({"reach": REACH, "results": found}, indent=2))
         return

@@ -212,6 +212,7 @@ def _reliability(frame: pd.DataFrame) -> float:
 
 def main(
     tasks: Annotated[str, typer.Option(help="Names, separated by commas.")] = PACKAGED,
+    model: Annotated[str, typer.Option(help="Packaged, or a directory.")] = "minilm",
     data: Annotated[Path | None, typer.Option(help="Directory of NAME.train.csv; their tasks join the others.")] = None,
     places: Annotated[
         str, typer.Option(help="Steps at which it is asked; the training is a quarter longer.")
@@ -225,7 +226,7 @@ def main(
     """Print how predicted transfer agrees with what steps do."""
     stops = [int(part) for part in places.split(",")]
     names: Any = tasks if data is None else [*filter(None, tasks.split(",")), *file_tasks(data)]
-    place = Place(seed=0, tasks=names, steps=max(stops) * 5 // 4, batch_size=batch_size)
+    place = Place(seed=0, model=model, tasks=names, steps=max(stops) * 5 // 4, batch_size=batch_size)
     rows, frames = [], []
     for step in place.to(stops):
         found, frame = at_place(place, step, batches, batch_size, texts)

@@ -189,6 +189,7 @@ def main(
         Path | None, typer.Option(help="Where results are kept; what is there is not trained again. Else nowhere.")
     ] = None,
     tasks: Annotated[str, typer.Option(help="Names, separated by commas.")] = PACKAGED,
+    model: Annotated[str, typer.Option(help="Packaged, or a directory.")] = "minilm",
     data: Annotated[Path | None, typer.Option(help="Directory of NAME.train.csv; their tasks join the others.")] = None,
     steps: Annotated[int, typer.Option(min=4, help="Of a training.")] = 120,
     batch_size: Annotated[int, typer.Option(min=1, help="Texts of every task in a step.")] = 16,
@@ -204,7 +205,8 @@ def main(
     folder = Path(tempfile.mkdtemp()) if folder is None else folder
     folder.mkdir(parents=True, exist_ok=True)
     names: Any = tasks if data is None else [*filter(None, tasks.split(",")), *file_tasks(data)]
-    settings = {"tasks": names, "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
+    settings = {"model": model, "tasks": names, "steps": steps, "batch_size": batch_size}
+    settings["learning_rate"] = learning_rate
     study = Study(folder, {"dropout": 0.0, **settings}, texts)
     of_all = study.of_all([int(part) for part in places.split(",")], batches, examples)
     chosen = list(range(seeds))

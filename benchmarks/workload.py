@@ -49,7 +49,7 @@ class Workload:
         return list(everything.losses(self.model.loss, pooled).values()), pooled
 
 
-def workload(tasks: int, *, rank: int = 8, batch_size: int = 16, batches: int = 6) -> Workload:
+def workload(tasks: int, *, model: str = "minilm", rank: int = 8, batch_size: int = 16, batches: int = 6) -> Workload:
     """The first `tasks` of TASKS, or as many copies of them as are needed."""
     chosen = [TASKS[index] for index in range(min(tasks, len(TASKS)))]
     extra = [
@@ -58,10 +58,10 @@ def workload(tasks: int, *, rank: int = 8, batch_size: int = 16, batches: int = 
     ]
     config = load_config(overrides={"tasks": [*chosen, *extra]})
     data = load_tasks(config.tasks, seed=0)
-    encoder, tokenizer = load_encoder("minilm")
+    encoder, tokenizer = load_encoder(model)
     settings = {"rank": rank, "alpha": 16.0, "dropout": 0.0, "target_modules": None, "seed": 0}
     adapted = attach(encoder, ["default"], **settings)  # type: ignore[arg-type]
-    model = MultiTaskModel(
+    multi_task = MultiTaskModel(
         adapted,
         data,
         width=encoder.config.hidden_size,
@@ -69,10 +69,10 @@ def workload(tasks: int, *, rank: int = 8, batch_size: int = 16, batches: int = 
         adapters=[range(len(data))],
         generators=[torch.Generator() for _ in data],
     )
-    use_dropout(model, encoder=False)
+    use_dropout(multi_task, encoder=False)
     sampler = TaskSampler(data, batch_size, seed=0)
     drawn = [Batch(data, sampler.next(), tokenizer, 64, torch.device("cpu")) for _ in range(batches)]
-    return Workload(model, [task.name for task in data], drawn)
+    return Workload(multi_task, [task.name for task in data], drawn)
 
 
 Step = Callable[[Batch], object]

@@ -63,6 +63,10 @@ SMALL = {
         "Layers",
     ],
 }  # fmt: skip
+OF_A_MODEL = {
+    "steps", "memory", "scaling", "passes", "snapshot_cost", "snapshot_tasks", "transfer_steps", "transfer_trainings",
+    "many_tasks",
+}  # fmt: skip
 
 
 def test_all_are_listed():
@@ -71,8 +75,9 @@ def test_all_are_listed():
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_runs(name):
-    done = forks(*TRAINING).run([str(BENCHMARKS / f"{name}.py"), *SMALL[name], "--json"])
+def test_runs(name, tiny):
+    model = ["--model", tiny] if name in OF_A_MODEL else []
+    done = forks(*TRAINING).run([str(BENCHMARKS / f"{name}.py"), *model, *SMALL[name], "--json"])
     if done.stderr.startswith("no browser") and not os.environ.get("CI"):
         pytest.skip(done.stderr)
     assert done.returncode == 0, done.stderr
