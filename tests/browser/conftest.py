@@ -22,6 +22,9 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
+    # The last of its kind counts, so Playwright's own are repeated; the others are pages that come with every window.
+    "--disable-features=PaintHolding,HttpsUpgrades,AvoidUnnecessaryBeforeUnloadCheckSync,DestroyProfileOnBrowserClose,"
+    "MediaRouter,OptimizationHints,LensOverlay,AimEnabled,WebUIOmniboxPopup,WebUIOmniboxAimPopup",
 ]  # fmt: skip
 # On two cores that train, serve and paint at once, a page takes its time; a fault takes as long as this to be told.
 expect.set_options(timeout=1000 * PATIENCE)
