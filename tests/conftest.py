@@ -8,30 +8,11 @@ import pytest
 from hypothesis import settings
 
 # Test modules share samplers and oracles; nothing of them is installed.
-TESTS = Path(__file__).parent
-sys.path.insert(0, str(TESTS))
+sys.path.insert(0, str(Path(__file__).parent))
 
 # Time is measured in benchmarks/, and a failure must be one that comes again.
 settings.register_profile("project", deadline=None, derandomize=True)
 settings.load_profile("project")
-
-
-# They begin first, so that none is what all wait for at the end; each is whole in one process, as are its fixtures.
-LONGEST = (
-    "test_benchmarks.py", "browser/test_accessible.py", "training/test_train.py", "test_examples.py",
-    "browser/test_learn.py", "analysis/test_torture.py", "test_package.py", "surgery/test_distributed.py",
-    "browser/test_restarts.py", "browser/test_whole.py", "app/test_pages.py", "app/test_one_verdict.py",
-    "browser/test_dashboard.py", "training/test_snapshots.py", "test_readme.py", "training/test_lookahead.py",
-    "browser/test_runs.py", "browser/test_work.py", "study/test_command.py", "trainers/test_watch_trl.py",
-    "browser/test_study.py", "study/test_cluster.py", "browser/test_conflicts.py", "study/test_from_advice.py",
-    "training/test_probe.py", "surgery/test_projection.py", "tasks/test_dial_trains.py",
-)  # fmt: skip
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    place = {TESTS / name: number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 def pytest_collection_finish() -> None:
