@@ -8,11 +8,21 @@ import pytest
 from hypothesis import settings
 
 # Test modules share samplers and oracles; nothing of them is installed.
-sys.path.insert(0, str(Path(__file__).parent))
+TESTS = Path(__file__).parent
+sys.path.insert(0, str(TESTS))
 
 # Time is measured in benchmarks/, and a failure must be one that comes again.
 settings.register_profile("project", deadline=None, derandomize=True)
 settings.load_profile("project")
+
+
+# They train and wait for minutes: begun last, all would wait for them at the end.
+FIRST = [TESTS / "browser" / f"test_{name}.py" for name in ("restarts", "work", "dashboard", "study")]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: FIRST.index(item.path) if item.path in FIRST else len(FIRST))
 
 
 def pytest_collection_finish() -> None:
