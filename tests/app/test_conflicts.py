@@ -151,3 +151,11 @@ def test_a_record_of_snapshots_alone_has_no_story_of_steps(runs_dir, records, op
         assert not test.exception, page
         assert said in words(test) + "".join(one.value for one in [*test.subheader, *test.error]), page
         assert "What the rule saw" not in "".join(one.value for one in [*test.subheader, *test.header]), page
+
+
+def test_who_chooses_steps_sees_what_they_say(add_run, open_page):
+    add_run("looked", snapshots=(0, 12))
+    test = open_page("conflicts")
+    assert len(figures(test)) == 2
+    test.slider(key="steps").set_value((4, 8)).run()
+    assert len(figures(test)) == 4
