@@ -54,16 +54,16 @@ def _body(run: Run) -> None:
             told, limit = _snapshot(run, extent, selection)
     st.subheader("One pair", anchor=False)
     pair = select_pair(extent, worst_pair(told))
-    with space:
-        if extent.snapshots:
-            _map(told, extent, "cosine", pair, limit)
-        else:
+    if not extent.snapshots:
+        with space:
             _matrix(run, extent, selection, matrix, pair)
-    if extent.snapshots:
-        _over_snapshots(run, extent, selection, told, pair)
-    if not extent.of_steps:
+        _over_windows(run, selection, matrix, pair)
+        _over_steps(run, selection, pair)
         return
-    if extent.snapshots:
+    with space:
+        _map(told, extent, "cosine", pair, limit)
+    _over_snapshots(run, extent, selection, told, pair)
+    if extent.of_steps:
         figure.below(
             "steps",
             partial(_steps, run, extent, selection, matrix, pair),
@@ -71,8 +71,6 @@ def _body(run: Run) -> None:
             icon="timeline",
             opened=selection.steps is not None or not {"view", "moment"}.isdisjoint(st.query_params),
         )
-    else:
-        _pair(run, extent, selection, matrix, pair)
 
 
 def _snapshot(run: Run, extent: Extent, selection: Selection) -> tuple[pd.DataFrame, float]:
@@ -130,7 +128,7 @@ def _over_snapshots(run: Run, extent: Extent, selection: Selection, told: pd.Dat
 
 def _steps(run: Run, extent: Extent, selection: Selection, matrix: pd.DataFrame, pair: Pair) -> None:
     _matrix(run, extent, selection, matrix, pair)
-    _pair(run, extent, selection, matrix, pair)
+    _over_steps(run, selection, pair)
 
 
 def _matrix(run: Run, extent: Extent, selection: Selection, matrix: pd.DataFrame, pair: Pair) -> None:
@@ -162,12 +160,14 @@ def _follow(pair: Sequence[str]) -> None:
     choose_pair((one, other))
 
 
-def _pair(run: Run, extent: Extent, selection: Selection, matrix: pd.DataFrame, pair: Pair) -> None:
-    if not extent.snapshots:
-        _said(of_pair(matrix, pair))
-        st.markdown("**Window by window**: is it so all the time?")
-        windows = of_pair(state.ask(queries.windows, run, selection), pair)
-        figure.show("windows", partial(figures.window_intervals, windows, pair), windows)
+def _over_windows(run: Run, selection: Selection, matrix: pd.DataFrame, pair: Pair) -> None:
+    _said(of_pair(matrix, pair))
+    st.markdown("**Window by window**: is it so all the time?")
+    windows = of_pair(state.ask(queries.windows, run, selection), pair)
+    figure.show("windows", partial(figures.window_intervals, windows, pair), windows)
+
+
+def _over_steps(run: Run, selection: Selection, pair: Pair) -> None:
     st.markdown("**Step by step**: batch cosines, mean over blocks; the band reaches from the lowest to the highest.")
     steps = state.ask(queries.pair_over_steps, run, pair, selection)
     figure.show("pair-over-steps", partial(figures.pair_lines, steps, pair), steps)

@@ -10,6 +10,8 @@ from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
 
+BACKGROUNDS = {"light": "rgb(255, 255, 255)", "dark": "rgb(18, 21, 28)"}
+
 
 @pytest.fixture
 def page(browser, server, add_run):
@@ -30,8 +32,11 @@ def test_every_page_opens_without_errors_without_torch_and_asks_nobody_else(page
         navigation.get_by_role("link", name=name, exact=True).click()
         expect(navigation.locator("[aria-current=page]")).to_contain_text(name)
         expect(page.get_by_role("heading", level=1)).to_be_visible()
-        settled(page)
-        expect(page.get_by_test_id("stException")).to_have_count(0)
+        for scheme, background in BACKGROUNDS.items():
+            page.emulate_media(color_scheme=scheme)
+            expect(page.get_by_test_id("stApp")).to_have_css("background-color", background)
+            settled(page)
+            expect(page.get_by_test_id("stException")).to_have_count(0)
     files = {mapped.path for mapped in psutil.Process(server.process.pid).memory_maps()}
     assert any("pyarrow" in path for path in files)
     assert not [path for path in files if "/torch/" in path]
