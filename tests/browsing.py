@@ -1,12 +1,14 @@
 """What browser tests share: when a page has come to rest, the way from page to page, and that nothing goes wrong."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote_plus
 
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, expect
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, ViewportSize, expect
+
+WIDE: ViewportSize = {"width": 1440, "height": 900}
 
 # Streamlit fetches the code of its elements when they are first needed, so they appear in any order, some a while after
 # the script has ended, and what appears late moves the rest.
@@ -28,28 +30,56 @@ AT_REST = """
 """
 
 
-@contextmanager
-def watched(browser: Browser, address: str, *, deep_links: bool = False, **options: Any) -> Iterator[BrowserContext]:
-    """A context whose pages may tell no error and send no request to anyone but the server at this address.
+class Tabs:
+    """Pages of one browser, for one test after the other: a new one evaluates all of Streamlit and plotly anew."""
 
-    Opened below that address, Streamlit looks for its server below the page's own path first, which answers 404:
-    `deep_links` lets this pass, and nothing else.
-    """
-    options = {"viewport": {"width": 1440, "height": 900}} | options
-    errors: list[str] = []
-    requests: list[str] = []
+    def __init__(self, browser: Browser) -> None:
+        self._browser = browser
+        self._free: list[Page] = []
 
-    def told(message: ConsoleMessage) -> None:
-        if message.type == "error" and not (deep_links and "/_stcore/" in message.location["url"]):
-            errors.append(message.text)
+    @contextmanager
+    def watched(
+        self,
+        address: str,
+        *,
+        deep_links: bool = False,
+        viewport: ViewportSize = WIDE,
+        color_scheme: Literal["light", "dark"] = "light",
+    ) -> Iterator[Page]:
+        """A blank page, which may tell no error and send no request to anyone but the server at this address.
 
-    with browser.new_context(**options) as context:
-        context.on("console", told)
-        context.on("weberror", lambda error: errors.append(str(error.error)))
-        context.on("request", lambda request: requests.append(request.url))
-        yield context
-    assert [url for url in requests if not url.startswith((address, "data:", "blob:"))] == []
-    assert errors == []
+        Opened below that address, Streamlit looks for its server below the page's own path first, which answers 404:
+        `deep_links` lets this pass, and nothing else. What the browser keeps for the address is forgotten in the end.
+        """
+        errors: list[str] = []
+        requests: list[str] = []
+
+        def told(message: ConsoleMessage) -> None:
+            if message.type == "error" and not (deep_links and "/_stcore/" in message.location["url"]):
+                errors.append(message.text)
+
+        heard: dict[Any, Callable[[Any], None]] = {
+            "console": told,
+            "pageerror": lambda error: errors.append(str(error)),
+            "request": lambda request: requests.append(request.url),
+        }
+        # A window each: behind another tab nothing is laid out anew.
+        page = self._free.pop() if self._free else self._browser.new_context().new_page()
+        page.set_viewport_size(viewport)
+        page.emulate_media(color_scheme=color_scheme, media="null")
+        for event, hear in heard.items():
+            page.on(event, hear)
+        try:
+            yield page
+        finally:
+            page.goto("about:blank")
+            for event, hear in heard.items():
+                page.remove_listener(event, hear)
+            kept = {"origin": address, "storageTypes": "all"}
+            page.context.new_cdp_session(page).send("Storage.clearDataForOrigin", kept)
+            self._free.append(page)
+        assert [url for url in requests if not url.startswith((address, "data:", "blob:"))] == []
+        assert errors == []
 
 
 def settled(page: Page) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from browsing import go_to
+from browsing import Tabs, go_to
 from playwright.sync_api import expect, sync_playwright
 from waiting import PATIENCE, wait_for
 
@@ -55,6 +55,12 @@ def browser():
         running.new_context, running.new_page = patient(running.new_context), patient(running.new_page)
         yield running
         running.close()
+
+
+@pytest.fixture(scope="session")
+def tabs(browser):
+    """Pages that tests share: `tabs.watched(address)`."""
+    return Tabs(browser)
 
 
 class Server:
@@ -167,42 +173,18 @@ def hold(server):
     return stop
 
 
-class Visitor:
-    """A browser of its own, which keeps what must not happen: errors, and requests that leave the machine."""
-
-    def __init__(self, browser, server):
-        self.server, self.faults = server, []
-        self.context = browser.new_context(viewport={"width": 1440, "height": 1200})
-        self.context.on("console", lambda message: message.type == "error" and self._hear(message))
-        self.context.on("weberror", lambda error: self._note(str(error.error)))
-        self.context.on("request", lambda request: self._check(request.url))
-        self.watching = True
-
-    def _hear(self, message):
-        # Streamlit first looks for its server under the address of the page, and then at the root.
-        if "/launch/_stcore/" not in message.location["url"]:
-            self._note(message.text)
-
-    def _note(self, text):
-        if self.watching:  # a server that is restarted is missed by its pages
-            self.faults.append(text)
-
-    def _check(self, url):
-        if not url.startswith((self.server.address, self.server.address.replace("http", "ws"), "data:", "blob:")):
-            self.faults.append(url)
-
-    def open(self):
-        page = self.context.new_page()
-        page.goto(self.server.address)
-        go_to(page, "Launch")
-        expect(page.get_by_role("button", name="Start training")).to_be_visible()
-        return page
-
-
 @pytest.fixture
-def visitor(browser, server):
-    visiting = Visitor(browser, server)
-    yield visiting
-    visiting.context.close()
-    end_all(server.runs_dir)
-    assert visiting.faults == []
+def open_launch(tabs, server):
+    """Opens the Launch page; in the end nothing trains any more."""
+    try:
+        with tabs.watched(server.address, deep_links=True, viewport={"width": 1440, "height": 1200}) as page:
+
+            def opened():
+                page.goto(server.address)
+                go_to(page, "Launch")
+                expect(page.get_by_role("button", name="Start training")).to_be_visible()
+                return page
+
+            yield opened
+    finally:
+        end_all(server.runs_dir)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import axe_playwright_python
 import pytest
-from browsing import expect_said, go_to, settled, watched
+from browsing import expect_said, go_to, settled
 from playwright.sync_api import expect
 
 from app.views.exercises import EXERCISES
@@ -57,12 +57,11 @@ def violations(page):
 
 
 @pytest.mark.parametrize("served", ["shipped", "lasting"], ids=["a run with a snapshot", "no run"])
-def test_every_page_is_accessible_light_and_wide_dark_and_narrow(browser, request, served):
+def test_every_page_is_accessible_light_and_wide_dark_and_narrow(tabs, request, served):
     server, found = request.getfixturevalue(served), {}
-    with watched(browser, server.address, color_scheme="light", viewport=WIDE) as context:
-        context.add_init_script(AXE)
-        page = context.new_page()
+    with tabs.watched(server.address, viewport=WIDE) as page:
         page.goto(server.address)
+        page.add_script_tag(content=AXE)
         page.evaluate("kept => localStorage.setItem('ortho-lora-lesson', kept)", json.dumps(GUESSES))
         for name in PAGES:
             if name != "Start":
@@ -82,11 +81,10 @@ def test_every_page_is_accessible_light_and_wide_dark_and_narrow(browser, reques
     assert {where: what for where, what in found.items() if what} == {}
 
 
-def test_axe_finds_what_is_wrong(browser, shipped):
-    with watched(browser, shipped.address) as context:
-        context.add_init_script(AXE)
-        page = context.new_page()
+def test_axe_finds_what_is_wrong(tabs, shipped):
+    with tabs.watched(shipped.address) as page:
         page.goto(shipped.address)
+        page.add_script_tag(content=AXE)
         settled(page)
         page.evaluate(
             "() => document.querySelector('[data-testid=stMain] p').insertAdjacentHTML('afterend',"
@@ -96,9 +94,8 @@ def test_axe_finds_what_is_wrong(browser, shipped):
     assert told == {"button-name", "list", "color-contrast"}
 
 
-def test_the_pair_is_chosen_by_keyboard(browser, shipped):
-    with watched(browser, shipped.address) as context:
-        page = context.new_page()
+def test_the_pair_is_chosen_by_keyboard(tabs, shipped):
+    with tabs.watched(shipped.address) as page:
         page.goto(shipped.address)
         for name in ("Start", "Conflicts"):
             if name != "Start":

@@ -5,7 +5,7 @@ from urllib.parse import parse_qs, quote_plus, urlparse
 
 import numpy as np
 import pytest
-from browsing import check_row, expect_said, settled, watched
+from browsing import check_row, expect_said, settled
 from playwright.sync_api import expect
 
 from analysis.conflict.queries import Selection, blocks
@@ -44,10 +44,10 @@ def run(server, records):
 
 
 @pytest.fixture
-def page(browser, server):
+def page(tabs, server):
     """A page; it fails the test where it reports an error or asks another machine."""
-    with watched(browser, server.address, deep_links=True, viewport={"width": 1440, "height": 1000}) as context:
-        yield context.new_page()
+    with tabs.watched(server.address, deep_links=True, viewport={"width": 1440, "height": 1000}) as page:
+        yield page
 
 
 def click(page, *place):
@@ -60,7 +60,7 @@ def chosen(page, key):
     return parse_qs(urlparse(page.url).query).get(key)
 
 
-def test_a_click_on_a_cell_chooses_its_pair_and_a_link_opens_it(browser, server, run, page):
+def test_a_click_on_a_cell_chooses_its_pair_and_a_link_opens_it(tabs, server, run, page):
     page.goto(f"{server.address}/conflicts")
     page.wait_for_function(DRAWN, arg=3)
     for panel, wanted, pair in ((0, ["tweets", "trec"], "tweets + trec"), (1, ["movies", "tweets"], "movies + tweets")):
@@ -68,11 +68,9 @@ def test_a_click_on_a_cell_chooses_its_pair_and_a_link_opens_it(browser, server,
         expect(page.get_by_label("Pair of tasks")).to_have_value(pair)
     link = page.url
     assert chosen(page, "pair") == ["movies + tweets"]
-    context = browser.new_context()
-    other = context.new_page()
-    other.goto(link)
-    expect(other.get_by_label("Pair of tasks")).to_have_value("movies + tweets")
-    context.close()
+    with tabs.watched(server.address, deep_links=True) as other:
+        other.goto(link)
+        expect(other.get_by_label("Pair of tasks")).to_have_value("movies + tweets")
 
 
 # Where on the screen a figure's point at this place among those that are clicked is, and what it stands for.
@@ -97,9 +95,8 @@ def click_point(page, name, place):
     return found
 
 
-def test_clicks_on_the_answer_and_on_an_arrow_choose_their_pair(browser, shipped):
-    with watched(browser, shipped.address) as context:
-        page = context.new_page()
+def test_clicks_on_the_answer_and_on_an_arrow_choose_their_pair(tabs, shipped):
+    with tabs.watched(shipped.address) as page:
         page.goto(f"{shipped.address}/?run=sample-demo")
         page.wait_for_function(DRAWN, arg=3)
         click(page, 0, 0, ["spam", "trec"])

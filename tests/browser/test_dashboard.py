@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from browsing import go_to, watched
+from browsing import go_to
 from playwright.sync_api import expect
 
 from ortho_lora.record.schema import read_run, read_status
@@ -26,9 +26,8 @@ DRAWN = """
 """
 
 
-def test_launch_a_run_watch_it_and_see_its_heatmap(browser, server):
-    with watched(browser, server.address) as context:
-        page = context.new_page()
+def test_launch_a_run_watch_it_and_see_its_heatmap(tabs, server):
+    with tabs.watched(server.address) as page:
         page.goto(server.address)
         expect(page.get_by_text("There are no runs yet.")).to_be_visible()
 
@@ -45,10 +44,9 @@ def test_launch_a_run_watch_it_and_see_its_heatmap(browser, server):
         expect(page.get_by_text(re.compile(r"first.*(step \d+ of 12|finished)"))).to_be_visible()
 
         # The run is a process of its own: it outlives the page and the server.
-        page.close()
+        page.goto("about:blank")
         server.stop()
         server.start()
-        page = context.new_page()
         page.goto(server.address)
         go_to(page, "Launch")
         expect(page.get_by_text(re.compile(r"first.*(step \d+ of 12|finished)"))).to_be_visible()

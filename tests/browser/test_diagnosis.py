@@ -3,16 +3,15 @@
 import json
 
 import pytest
-from browsing import choose, expect_said, go_to, watched
+from browsing import choose, expect_said, go_to
 from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
 
 
-def test_a_verdict_leads_to_its_pair_and_the_report_is_downloaded(browser, server, add_run):
+def test_a_verdict_leads_to_its_pair_and_the_report_is_downloaded(tabs, server, add_run):
     add_run("made")
-    with watched(browser, server.address, deep_links=True) as context:
-        page = context.new_page()
+    with tabs.watched(server.address, deep_links=True) as page:
         page.goto(f"{server.address}/diagnosis?run=made")
         expect(page.get_by_text("1 of 3 pairs conflict")).to_be_visible()
 

@@ -4,7 +4,7 @@ import io
 
 import pandas as pd
 import pytest
-from browsing import go_to, settled, watched
+from browsing import go_to, settled
 from PIL import Image
 from playwright.sync_api import expect
 
@@ -14,10 +14,9 @@ TASKS = ("trec", "tweets", "spam", "spam-flip0.7")
 
 
 @pytest.fixture(params=["light", "dark"])
-def page(browser, shipped, request):
+def page(tabs, shipped, request):
     options = {"color_scheme": request.param, "viewport": {"width": 1440, "height": 1000}}
-    with watched(browser, shipped.address, **options) as context:
-        page = context.new_page()
+    with tabs.watched(shipped.address, **options) as page:
         page.goto(shipped.address)
         settled(page)
         yield page
@@ -72,9 +71,8 @@ sheet => {
 """
 
 
-def test_a_page_is_printed_without_controls_and_with_whole_figures(browser, shipped):
-    with watched(browser, shipped.address, viewport={"width": 1440, "height": 1000}) as context:
-        page = context.new_page()
+def test_a_page_is_printed_without_controls_and_with_whole_figures(tabs, shipped):
+    with tabs.watched(shipped.address, viewport={"width": 1440, "height": 1000}) as page:
         page.goto(shipped.address)
         go_to(page, "Conflicts")
         page.get_by_text("What the rule saw, step by step").click()  # what is open is printed

@@ -25,9 +25,9 @@ def launch(server, name):
     launcher.start(load_config(overrides=SMALL), server.runs_dir, name)
 
 
-def test_what_is_being_typed_stays_while_the_page_answers(visitor, server):
+def test_what_is_being_typed_stays_while_the_page_answers(open_launch, server):
     launch(server, "mine")
-    page = visitor.open()
+    page = open_launch()
     # It is starting, unless the page was slower to open.
     expect(page.get_by_text(re.compile("mine · (▶ starting|ortho-lora · ▶ running)"))).to_be_visible()
     page.get_by_label("Steps", exact=True).fill("20")
@@ -40,11 +40,11 @@ def test_what_is_being_typed_stays_while_the_page_answers(visitor, server):
     expect(name).to_be_focused()
 
 
-def test_queued_run_is_taken_out(visitor, server, hold):
+def test_queued_run_is_taken_out(open_launch, server, hold):
     launch(server, "first")
     hold("first")
     launch(server, "second")
-    page = visitor.open()
+    page = open_launch()
     expect(page.get_by_text("second · ◌ queued, the next one")).to_be_visible()
     page.get_by_role("button", name="Take out").click()
     expect(page.get_by_text("second · ◌ queued")).to_have_count(0)
@@ -55,8 +55,8 @@ def test_queued_run_is_taken_out(visitor, server, hold):
     assert not (server.runs_dir / "second").exists()
 
 
-def test_table_is_uploaded_seen_kept_over_a_reload_and_becomes_a_task(visitor, server):
-    page = visitor.open()
+def test_table_is_uploaded_seen_kept_over_a_reload_and_becomes_a_task(open_launch, server):
+    page = open_launch()
     page.get_by_text("Own data", exact=True).click()
     give = page.locator("input[type=file]")
     give.set_input_files({"name": "../../films.csv", "mimeType": "text/csv", "buffer": CSV.encode()})
@@ -74,8 +74,8 @@ def test_table_is_uploaded_seen_kept_over_a_reload_and_becomes_a_task(visitor, s
     expect(page.get_by_role("button", name="Start training")).to_be_enabled()
 
 
-def test_bad_upload_is_refused_in_words(visitor, server):
-    page = visitor.open()
+def test_bad_upload_is_refused_in_words(open_launch, server):
+    page = open_launch()
     page.get_by_text("Own data", exact=True).click()
     give = page.locator("input[type=file]")
     give.set_input_files({"name": "films.csv", "mimeType": "text/csv", "buffer": b"text,label\na,b,c,d\n"})

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browsing import go_to, settled, watched
+from browsing import go_to, settled
 from playwright.sync_api import expect
 from waiting import wait_for
 
@@ -29,10 +29,9 @@ def go_to_learn(page):
 
 
 @pytest.fixture
-def page(browser, server):
+def page(tabs, server):
     """The Learn page, reached as a person does; no errors, and no request that leaves the machine."""
-    with watched(browser, server.address, viewport={"width": 1440, "height": 1000}) as context:
-        page = context.new_page()
+    with tabs.watched(server.address, viewport={"width": 1440, "height": 1000}) as page:
         page.goto(server.address)
         go_to_learn(page)
         yield page
@@ -273,31 +272,27 @@ def test_lesson_trains_goes_on_after_a_reload_and_pauses(page, server):
 
 
 @pytest.mark.parametrize("anchor", ["cosine", "replay"])
-def test_link_of_a_tooltip_opens_at_its_term(anchor, browser, server):
-    page = browser.new_page(viewport={"width": 1280, "height": 800})
-    page.goto(f"{server.address}/learn#{anchor}")
-    expect(page.locator(f"#{anchor}")).to_be_in_viewport()
-    page.wait_for_timeout(2000)
-    expect(page.locator(f"#{anchor}")).to_be_in_viewport()
-    page.close()
+def test_link_of_a_tooltip_opens_at_its_term(anchor, tabs, server):
+    with tabs.watched(server.address, deep_links=True, viewport={"width": 1280, "height": 800}) as page:
+        page.goto(f"{server.address}/learn#{anchor}")
+        expect(page.locator(f"#{anchor}")).to_be_in_viewport()
+        page.wait_for_timeout(2000)
+        expect(page.locator(f"#{anchor}")).to_be_in_viewport()
 
 
 @pytest.mark.parametrize(("scheme", "background"), [("light", "rgb(255, 255, 255)"), ("dark", "rgb(18, 21, 28)")])
-def test_colours_follow_the_theme(scheme, background, browser, server):
-    context = browser.new_context(color_scheme=scheme)
-    page = context.new_page()
-    page.goto(f"{server.address}/learn")
-    text = page.locator(".playground")
-    expect(text).to_be_visible()
-    shade = [int(part) for part in re.findall(r"\d+", text.evaluate("e => getComputedStyle(e).color"))[:3]]
-    assert (sum(shade) > 3 * 128) == (scheme == "dark")
-    assert page.locator(".stApp").evaluate("e => getComputedStyle(e).backgroundColor") == background
-    context.close()
+def test_colours_follow_the_theme(scheme, background, tabs, server):
+    with tabs.watched(server.address, deep_links=True, color_scheme=scheme) as page:
+        page.goto(f"{server.address}/learn")
+        text = page.locator(".playground")
+        expect(text).to_be_visible()
+        shade = [int(part) for part in re.findall(r"\d+", text.evaluate("e => getComputedStyle(e).color"))[:3]]
+        assert (sum(shade) > 3 * 128) == (scheme == "dark")
+        assert page.locator(".stApp").evaluate("e => getComputedStyle(e).backgroundColor") == background
 
 
-def test_guesses_of_the_lesson_are_kept_by_the_browser(browser, shipped):
-    with watched(browser, shipped.address, deep_links=True) as context:
-        page = context.new_page()
+def test_guesses_of_the_lesson_are_kept_by_the_browser(tabs, shipped):
+    with tabs.watched(shipped.address, deep_links=True) as page:
         page.goto(f"{shipped.address}/learn")
         expect(page.get_by_text("0 of 6 answered")).to_be_visible()
         for guess in ("only B", "near -0.5"):
@@ -309,9 +304,8 @@ def test_guesses_of_the_lesson_are_kept_by_the_browser(browser, shipped):
         page.wait_for_function(
             "() => Object.keys(JSON.parse(localStorage.getItem('ortho-lora-lesson') ?? '{}')).length === 2"
         )
-        page.close()
+        page.goto("about:blank")
 
-        page = context.new_page()
         page.goto(f"{shipped.address}/learn")
         expect(page.get_by_text("2 of 6 answered")).to_be_visible()
         expect(page.get_by_text("Right: only B")).to_be_visible()

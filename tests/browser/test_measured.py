@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from browsing import choose, settled, watched
+from browsing import choose, settled
 from playwright.sync_api import expect
 from waiting import wait_for
 
@@ -33,9 +33,8 @@ def server(own_server, tiny):
     return own_server
 
 
-def test_a_lookahead_and_a_study_of_the_advice(browser, server):
-    with watched(browser, server.address, deep_links=True) as context:
-        page = context.new_page()
+def test_a_lookahead_and_a_study_of_the_advice(tabs, server):
+    with tabs.watched(server.address, deep_links=True) as page:
         page.goto(f"{server.address}/transfer?run=mine")
         settled(page)
         main = page.get_by_test_id("stMain")

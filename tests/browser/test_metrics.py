@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from browsing import choose, go_to, settled, watched
+from browsing import choose, go_to, settled
 from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
@@ -41,16 +41,14 @@ def two_seeds(server, records):
     return server
 
 
-def open_page(context, server, name):
-    page = context.new_page()
+def open_page(page, server, name):
     page.goto(server.address)
     go_to(page, name)
-    return page
 
 
-def test_a_link_reopens_seeds_and_axis_in_a_new_browser(browser, two_seeds):
-    with watched(browser, two_seeds.address) as context:
-        page = open_page(context, two_seeds, "Metrics")
+def test_a_link_reopens_seeds_and_axis_in_a_new_tab(tabs, two_seeds):
+    with tabs.watched(two_seeds.address) as page:
+        open_page(page, two_seeds, "Metrics")
         choose(page, page.get_by_role("combobox", name=re.compile("Compare with")), "joint-1")
         page.keyboard.press("Escape")
         page.get_by_text("Average seeds").click()
@@ -58,24 +56,22 @@ def test_a_link_reopens_seeds_and_axis_in_a_new_browser(browser, two_seeds):
         expect(page.locator(".js-plotly-plot .xtitle").first).to_have_text("seconds of training")
         expect(page).to_have_url(re.compile("seeds=true"))
         address = page.url
-
-    page = browser.new_page(viewport={"width": 1440, "height": 900})
-    page.goto(address)
-    expect(page.locator(".js-plotly-plot .xtitle").first).to_have_text("seconds of training")
-    settled(page)
-    legend = page.evaluate("() => document.querySelector('.js-plotly-plot')._fullData.map(trace => trace.name)")
+    with tabs.watched(two_seeds.address, deep_links=True) as page:
+        page.goto(address)
+        expect(page.locator(".js-plotly-plot .xtitle").first).to_have_text("seconds of training")
+        settled(page)
+        legend = page.evaluate("() => document.querySelector('.js-plotly-plot')._fullData.map(trace => trace.name)")
+        drawn = page.evaluate(
+            "() => Array.from(document.querySelector('.js-plotly-plot')._fullData).map(trace => Math.max(...trace.x))"
+        )
     assert "joint, 2 seeds" in legend
-    drawn = page.evaluate(
-        "() => Array.from(document.querySelector('.js-plotly-plot')._fullData).map(trace => Math.max(...trace.x))"
-    )
     assert max(drawn) == pytest.approx(8.0)  # the mean of 8 steps of 0.5 s and of 1.5 s
-    page.close()
 
 
-def test_replay_of_a_joint_run_is_drawn(browser, two_seeds):
+def test_replay_of_a_joint_run_is_drawn(tabs, two_seeds):
     options = {"viewport": {"width": 1024, "height": 900}, "color_scheme": "dark"}
-    with watched(browser, two_seeds.address, **options) as context:
-        page = open_page(context, two_seeds, "Projection")
+    with tabs.watched(two_seeds.address, **options) as page:
+        open_page(page, two_seeds, "Projection")
         page.get_by_role("button", name="Replay").click()
         expect(page.get_by_text("Tasks harmed").first).to_be_visible()
         expect(page.locator(".js-plotly-plot").first.get_by_text("sum (taken)")).to_be_visible()

@@ -27,9 +27,9 @@ def server(own_server):
     return own_server
 
 
-def test_run_is_watched_across_reload_and_restart_stopped_and_resumed(visitor, server):
+def test_run_is_watched_across_reload_and_restart_stopped_and_resumed(open_launch, server):
     launcher.start(load_config(overrides=SMALL), server.runs_dir, "mine")
-    page = visitor.open()
+    page = open_launch()
     under_way = re.compile(r"mine · ortho-lora · ▶ running, training, step \d+ of 100000")
     expect(page.get_by_text(under_way)).to_be_visible()
     page.wait_for_function("() => document.querySelectorAll('.js-plotly-plot').length === 2")
@@ -38,12 +38,10 @@ def test_run_is_watched_across_reload_and_restart_stopped_and_resumed(visitor, s
     expect(page.get_by_text(under_way)).to_be_visible()
     step = read_status(server.runs_dir / "mine").step
 
-    visitor.watching = False
-    page.close()
+    page.goto("about:blank")
     server.stop()
     server.start()
-    page = visitor.open()
-    visitor.watching = True
+    page = open_launch()
     expect(page.get_by_text(under_way)).to_be_visible()
     assert read_status(server.runs_dir / "mine").step > step
 
@@ -58,8 +56,8 @@ def test_run_is_watched_across_reload_and_restart_stopped_and_resumed(visitor, s
     assert read_status(server.runs_dir / "mine").step >= step
 
 
-def test_second_run_waits_moves_up_without_a_server_and_finishes(visitor, server, hold):
-    page = visitor.open()
+def test_second_run_waits_moves_up_without_a_server_and_finishes(open_launch, server, hold):
+    page = open_launch()
     for name, steps in (("first", "100000"), ("second", "3")):
         page.get_by_label("Name", exact=True).fill(name)
         for label, value in (("Steps", steps), ("Batch size", "2")):
@@ -77,14 +75,14 @@ def test_second_run_waits_moves_up_without_a_server_and_finishes(visitor, server
             hold("first")
     expect(page.get_by_text("second · ◌ queued, the next one")).to_be_visible()
 
-    page.close()
+    page.goto("about:blank")
     server.stop()
     os.kill(tickets(server.runs_dir)["first"].pid, signal.SIGCONT)
     wait_for(lambda: read_status(server.runs_dir / "first"))
     assert launcher.stop(server.runs_dir, "first")
     wait_for(lambda: (status := read_status(server.runs_dir / "second")) and status.state == "finished")
     server.start()
-    page = visitor.open()
+    page = open_launch()
     expect(page.get_by_text(re.compile("^✓ second finished"))).to_be_visible()
     assert read_status(server.runs_dir / "second").step == 3
     # One ended before the next began.

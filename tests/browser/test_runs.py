@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from browsing import check_row, go_to, settled, watched
+from browsing import check_row, go_to, settled
 from playwright.sync_api import expect
 
 from analysis.library.notes import read_notes
@@ -37,13 +37,13 @@ def add_run(server, records):
 
 
 @pytest.fixture
-def visit(browser, server):
-    """Opens an address of the dashboard in a browser of its own; in the end nothing has gone wrong in any."""
+def visit(tabs, server):
+    """Opens an address of the dashboard in a tab of its own; in the end nothing has gone wrong in any."""
     with ExitStack() as contexts:
 
         def open_address(path="runs", **options):
             options = {"viewport": {"width": 1440, "height": 1000}} | options
-            page = contexts.enter_context(watched(browser, server.address, deep_links=True, **options)).new_page()
+            page = contexts.enter_context(tabs.watched(server.address, deep_links=True, **options))
             page.goto(f"{server.address}/{path}")
             expect(page.get_by_role("heading", name="Runs", exact=True)).to_be_visible()
             expect(table(page)).to_be_visible()
@@ -95,7 +95,7 @@ def test_checked_rows_are_the_runs_of_all_pages_and_of_a_copied_address(visit, a
     expect(other.get_by_text("1 run of 3")).to_be_visible()
     expect(chosen(other)).to_have_value("second")
 
-    other.close()
+    other.goto("about:blank")
     page.get_by_role("link", name="Open in Metrics").click()
     expect(page.get_by_role("heading", name="Metrics", exact=True)).to_be_visible()
     for name in ("first", "third"):

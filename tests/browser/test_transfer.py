@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from browsing import expect_said, go_to, settled, watched
+from browsing import expect_said, go_to, settled
 from playwright.sync_api import expect
 from waiting import wait_for
 
@@ -34,9 +34,8 @@ def weigh(page, *weights):
         expect(field).to_have_count(0)
 
 
-def test_a_mixture_stays_on_other_pages_and_travels_in_a_link(browser, shipped):
-    with watched(browser, shipped.address, deep_links=True) as context:
-        page = context.new_page()
+def test_a_mixture_stays_on_other_pages_and_travels_in_a_link(tabs, shipped):
+    with tabs.watched(shipped.address, deep_links=True) as page:
         page.goto(f"{shipped.address}/transfer?run=sample-demo")
         asked = page.locator(".legendtext").get_by_text("your mixture")
         expect(page.locator(".legendtext").get_by_text("alone")).to_have_count(1)
@@ -52,9 +51,9 @@ def test_a_mixture_stays_on_other_pages_and_travels_in_a_link(browser, shipped):
         expect(asked).to_have_count(1)
         expect_said(page, mixture="trec:0")
 
-        other = context.new_page()
-        other.goto(link)
-        expect(other.locator(".legendtext").get_by_text("your mixture")).to_have_count(1)
-        weigh(other, "1", "1")
-        expect(other.locator(".legendtext").get_by_text("your mixture")).to_have_count(0)
-        expect(other).not_to_have_url(re.compile("mixture"))
+        with tabs.watched(shipped.address, deep_links=True) as other:
+            other.goto(link)
+            expect(other.locator(".legendtext").get_by_text("your mixture")).to_have_count(1)
+            weigh(other, "1", "1")
+            expect(other.locator(".legendtext").get_by_text("your mixture")).to_have_count(0)
+            expect(other).not_to_have_url(re.compile("mixture"))

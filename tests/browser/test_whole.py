@@ -5,7 +5,7 @@ from urllib.parse import parse_qs, urlparse
 
 import psutil
 import pytest
-from browsing import choose, go_to, settled, watched
+from browsing import choose, go_to, settled
 from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
@@ -14,11 +14,11 @@ BACKGROUNDS = {"light": "rgb(255, 255, 255)", "dark": "rgb(18, 21, 28)"}
 
 
 @pytest.fixture
-def page(browser, server, add_run):
+def page(tabs, server, add_run):
     """A page, and a run to look at."""
     add_run("made")
-    with watched(browser, server.address, deep_links=True) as context:
-        yield context.new_page()
+    with tabs.watched(server.address, deep_links=True) as page:
+        yield page
 
 
 def test_every_page_opens_without_errors_without_torch_and_asks_nobody_else(page, server):
@@ -42,7 +42,7 @@ def test_every_page_opens_without_errors_without_torch_and_asks_nobody_else(page
     assert not [path for path in files if "/torch/" in path]
 
 
-def test_a_copied_address_opens_the_same_view_elsewhere(page, server, browser):
+def test_a_copied_address_opens_the_same_view_elsewhere(page, server, tabs):
     page.goto(f"{server.address}/diagnosis?run=made")
     settled(page)
     page.get_by_test_id("stButtonGroup").get_by_role("button", name="conflict").click()
@@ -50,15 +50,14 @@ def test_a_copied_address_opens_the_same_view_elsewhere(page, server, browser):
     page.get_by_role("link", name="Task by task and over the steps").click()
     expect(page.get_by_label("Pair of tasks")).to_have_value("movies + movies-flip")
     settled(page)
-    elsewhere = browser.new_context().new_page()
-    elsewhere.goto(page.url)
-    expect(elsewhere.get_by_label("Pair of tasks")).to_have_value("movies + movies-flip")
-    go_to(page, "Diagnosis")
-    expect(page.get_by_role("heading", level=4)).to_have_count(1)
-    assert "verdicts=conflict" in page.url
-    elsewhere.goto(page.url)
-    expect(elsewhere.get_by_role("heading", level=4)).to_have_count(1)
-    elsewhere.context.close()
+    with tabs.watched(server.address, deep_links=True) as elsewhere:
+        elsewhere.goto(page.url)
+        expect(elsewhere.get_by_label("Pair of tasks")).to_have_value("movies + movies-flip")
+        go_to(page, "Diagnosis")
+        expect(page.get_by_role("heading", level=4)).to_have_count(1)
+        assert "verdicts=conflict" in page.url
+        elsewhere.goto(page.url)
+        expect(elsewhere.get_by_role("heading", level=4)).to_have_count(1)
 
 
 def test_what_an_address_chose_is_chosen_on_the_next_page_too(page, server):
