@@ -65,10 +65,6 @@ def _projected(run: Run) -> None:
     over_steps = state.ask(queries.projection_over_steps, run, selection)
     figure.show("projection-steps", partial(figures.projection_steps, over_steps), over_steps)
 
-    st.subheader("In which layers")
-    by_layer = state.ask(queries.projection_by_layer, run, selection)
-    figure.show("projection-layers", partial(figures.projection_layers, by_layer), by_layer)
-
     st.subheader("Who is projected against whom")
     value = DIRECTED[
         st.segmented_control(
@@ -86,15 +82,29 @@ def _projected(run: Run) -> None:
     figure.show("projection-pairs", partial(figures.projection_pairs, by_pair, tasks, value), by_pair)
 
     _remaining(run, selection)
+    figure.below(
+        "by-layer",
+        partial(_by_layer, run, selection),
+        label="In which layers",
+        icon="layers",
+        opened=selection.layers is not None,
+    )
+    figure.below("update", partial(_update, run, selection), label="What it does to the update", icon="balance")
 
-    st.subheader("What it does to the update")
+
+def _by_layer(run: Run, selection: Selection) -> None:
+    frame = state.ask(queries.projection_by_layer, run, selection)
+    figure.show("projection-layers", partial(figures.projection_layers, frame), frame)
+
+
+def _update(run: Run, selection: Selection) -> None:
     st.markdown(
         "The [update](learn#update) is a weighted sum of the tasks' own gradients. Without projection every"
         " [weight](learn#effective-weight) is 1; a weight above 1 means that others, projected against this task, now"
         " carry a part of its gradient."
     )
-    weights = state.ask(queries.weights, run, selection)
-    figure.show("weights", partial(figures.weights_over_steps, weights), weights)
+    frame = state.ask(queries.weights, run, selection)
+    figure.show("weights", partial(figures.weights_over_steps, frame), frame)
 
 
 def _recorded(run: Run) -> Extent | None:

@@ -21,6 +21,18 @@ def test_a_run_that_projects_shows_the_replay_last(add_run, open_page):
     assert "are negative before projection" in words(test).replace("\\", "")
 
 
+def test_layers_and_the_update_are_folded_and_open_for_who_chose_layers(add_run, open_page, unfold):
+    add_run("only")
+    test = open_page("projection")
+    count = len(test.get("plotly_chart"))
+    for more, name in enumerate(("by-layer", "update"), 1):
+        unfold(test, name)
+        assert not test.exception
+        assert len(test.get("plotly_chart")) == count + more
+    assert "a weight above 1 means" in words(test)
+    assert len(open_page("projection", layers="1").get("plotly_chart")) == count + 1
+
+
 def test_a_joint_run_shows_the_replay_first_and_nothing_of_weights(add_run, open_page):
     add_run("only", method="joint", rule="sum")
     assert headings(open_page("projection")) == ["What another rule or scope would have done", "What remains"]
