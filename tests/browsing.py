@@ -75,8 +75,9 @@ class Tabs:
             page.goto("about:blank")
             for event, hear in heard.items():
                 page.remove_listener(event, hear)
-            kept = {"origin": address, "storageTypes": "all"}
-            page.context.new_cdp_session(page).send("Storage.clearDataForOrigin", kept)
+            tools = page.context.new_cdp_session(page)
+            tools.send("Storage.clearDataForOrigin", {"origin": address, "storageTypes": "all"})
+            tools.detach()
             self._free.append(page)
         assert [url for url in requests if not url.startswith((address, "data:", "blob:"))] == []
         assert errors == []
