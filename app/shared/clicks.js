@@ -1,6 +1,6 @@
 // Tells Python what was clicked in a figure. Streamlit tells only of what can be selected, which a heatmap's cells cannot.
 export default function ({ parentElement, setTriggerValue }) {
-  const place = (parentElement.host ?? parentElement).closest('[class*="st-key-maps"]');
+  const place = (parentElement.host ?? parentElement).closest('[class*="st-key-panels"]');
   const hear = ({ points }) => {
     const clicked = points.find((point) => ![undefined, null, ""].includes(point.customdata));
     if (clicked) setTriggerValue("clicked", clicked.customdata);

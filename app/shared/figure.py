@@ -47,7 +47,7 @@ def show(
         st.info("Nothing is recorded for this selection yet.")
         return
     drawn = _drawn(draw, is_dark())
-    with st.container(key=f"maps{_maps_beside(drawn)}-{name}", gap=None):  # page.css has narrow screens scroll them
+    with st.container(key=f"panels{_panels(drawn)}-{name}", gap=None):  # page.css has narrow screens scroll them
         st.plotly_chart(
             drawn,
             theme=None,
@@ -72,10 +72,12 @@ def _follow(key: str, on_click: Callable[[Any], None]) -> None:
     on_click(st.session_state[key].clicked)
 
 
-def _maps_beside(drawn: go.Figure) -> int:
-    """How many heatmaps stand in a row of a figure."""
-    axes = {trace.xaxis or "x" for trace in drawn.data if trace.type == "heatmap"}
-    return len({drawn.layout[axis.replace("x", "xaxis", 1)].domain for axis in axes})
+def _panels(drawn: go.Figure) -> int:
+    """How many stand beside each other, four at most, where a phone has no room for them: two heatmaps, or three; 0."""
+    maps = [trace for trace in drawn.data if trace.type == "heatmap"]
+    axes = {trace.xaxis or "x" for trace in maps or drawn.data}
+    beside = len({drawn.layout[axis.replace("x", "xaxis", 1)].domain for axis in axes})
+    return min(beside, 4) if beside > (1 if maps else 2) else 0
 
 
 def below(

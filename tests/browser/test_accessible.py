@@ -30,16 +30,17 @@ async ([levels, excluded]) => {
         .map(node => `${id}: ${node.html.slice(0, 200)} ${node.failureSummary}`));
 }
 """
-# Figures in which one number of a heatmap lies over another; and whether the page must be scrolled sideways.
+# Figures in which numbers of a heatmap, or titles, lie over each other; and whether the page must be scrolled sideways.
 CRAMPED = """
 () => {
     const over = (one, other) => one.left < other.right && other.left < one.right
         && one.top < other.bottom && other.top < one.bottom;
     const main = document.querySelector('[data-testid=stMain]');
     return [...document.querySelectorAll('.js-plotly-plot')].filter(plot => {
-        const boxes = [...plot.querySelectorAll('.heatmap-label')].map(label => label.getBoundingClientRect());
+        const words = [...plot.querySelectorAll('.heatmap-label, .annotation-text')];
+        const boxes = words.map(one => one.getBoundingClientRect());
         return boxes.some((one, index) => boxes.slice(index + 1).some(other => over(one, other)));
-    }).map(plot => `numbers lie over each other: ${plot.closest('[class*=st-key-maps]').className}`)
+    }).map(plot => `words lie over each other: ${plot.closest('[class*=st-key-panels]').className}`)
         .concat(main.scrollWidth > main.clientWidth ? ['it is wider than the screen'] : []);
 }
 """
