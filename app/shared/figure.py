@@ -73,7 +73,7 @@ def _follow(key: str, on_click: Callable[[Any], None]) -> None:
 
 
 def _panels(drawn: go.Figure) -> int:
-    """How many stand beside each other, four at most, where a phone has no room for them: two heatmaps, or three; 0."""
+    """How many stand beside each other, counted to four; 0 where a phone has room for them: one heatmap, two others."""
     maps = [trace for trace in drawn.data if trace.type == "heatmap"]
     axes = {trace.xaxis or "x" for trace in maps or drawn.data}
     beside = len({drawn.layout[axis.replace("x", "xaxis", 1)].domain for axis in axes})
