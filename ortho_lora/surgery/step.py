@@ -1,13 +1,29 @@
 """The step under way: what its passes have brought so far, beside the gradients themselves."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from ortho_lora.surgery.gradients import Collected
 from ortho_lora.surgery.methods import Order
 from ortho_lora.surgery.projection import all_orders
 from ortho_lora.surgery.update import Update
+
+
+@dataclass
+class Pending:
+    """Blocks that wait to be projected together."""
+
+    indices: list[int] = field(default_factory=list)
+    collected: list[Collected] = field(default_factory=list)
+    bytes: int = 0  # of their parts
+
+    def add(self, index: int, collected: Collected) -> None:
+        self.indices.append(index)
+        self.collected.append(collected)
+        self.bytes += 0 if collected.parts is None else collected.parts.nbytes
 
 
 class Step:
@@ -20,7 +36,7 @@ class Step:
         self.scale: Tensor | None = None  # that losses are multiplied by, in float16
         self.turn = [0] * len(tasks)  # by task, the half that its next examples go to
         self.updates: list[Update] = []  # of blocks that were projected while backward went on
-        self.pending: dict[bool, list[int]] = {True: [], False: []}  # blocks that the method applies to, and others
+        self.pending = {True: Pending(), False: Pending()}  # blocks that the method applies to, and others
         self._orders: list[tuple[int, ...]] = []
         self._before: Tensor | None = None  # the generator's state before orders were drawn
 

@@ -1,14 +1,12 @@
 """Projects the blocks of a step: while its backward pass goes on where the method allows it, else at its end."""
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 
 from ortho_lora.surgery import distributed
 from ortho_lora.surgery.blocks import trained
 from ortho_lora.surgery.gradients import Collector
 from ortho_lora.surgery.measure import Measured
-from ortho_lora.surgery.step import Step
+from ortho_lora.surgery.step import Pending, Step
 from ortho_lora.surgery.update import Projector, average, measured
 
 PENDING_BYTES = 32 * 2**20
@@ -36,13 +34,12 @@ class Streaming:
             self.collector.on_complete = None
 
     def complete(self, step: Step, index: int) -> None:
-        """Take note that all of a block's gradient has come."""
-        pending = step.pending[self.projector.applied[index]]
-        pending.append(index)
-        parameters = sum(self.blocks[place].parameter.numel() for place in pending)
-        if parameters * 2 * len(step.tasks) * 4 >= PENDING_BYTES:
-            self._project(step, pending)
-            pending.clear()
+        """Take a block of which all of the gradient has come."""
+        applied = self.projector.applied[index]
+        step.pending[applied].add(index, self.collector.take(index))
+        if step.pending[applied].bytes >= PENDING_BYTES:
+            self._project(step, step.pending[applied])
+            step.pending[applied] = Pending()
 
     def finish(self, step: Step, *, first: bool) -> Measured:
         """Project what is left of a step.
@@ -56,11 +53,14 @@ class Streaming:
         """
         orders = step.orders()
         losses = step.known_losses(self.blocks[0].parameter.device)
-        if step.updates or any(step.pending.values()):
+        if step.updates or any(pending.indices for pending in step.pending.values()):
             known = {index for update in step.updates for index in update.indices}
-            left = [index for index in range(len(self.blocks)) if index not in known]
-            for applied in (True, False):
-                self._project(step, [index for index in left if self.projector.applied[index] == applied])
+            known.update(*(pending.indices for pending in step.pending.values()))
+            for index in range(len(self.blocks)):
+                if index not in known:
+                    step.pending[self.projector.applied[index]].add(index, self.collector.take(index))
+            for pending in step.pending.values():
+                self._project(step, pending)
         else:
             collected = [self.collector.take(index) for index in range(len(self.blocks))]
             if distributed.world_size() > 1:
@@ -70,7 +70,6 @@ class Streaming:
             step.updates.append(self.projector.all(collected, orders))
         return measured(step.updates, losses, step.scale, orders[0] if step.order != "mean" else None)
 
-    def _project(self, step: Step, indices: Sequence[int]) -> None:
-        if indices:
-            collected = [self.collector.take(index) for index in indices]
-            step.updates.append(self.projector.some(list(indices), collected, step.orders()))
+    def _project(self, step: Step, pending: Pending) -> None:
+        if pending.indices:
+            step.updates.append(self.projector.some(pending.indices, pending.collected, step.orders()))

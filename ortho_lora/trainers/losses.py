@@ -38,9 +38,12 @@ def of_labels(output: Any, labels: Tensor | None, *, shifted: bool) -> tuple[Ten
         begins = (counts.cumsum(1) == 0).sum(1)
         ends = counts.shape[1] - (counts.flip(1).cumsum(1) == 0).sum(1)
         # Row by row, without prompt and padding: logits of all tokens in full precision take more than the step itself.
+        # What fits into a CPU's cache is done in two thirds of the time.
+        tokens = 32 if logits.device.type == "cpu" else counts.shape[1]
         for row, (begin, end) in enumerate(torch.stack([begins, ends], 1).tolist()):
-            here = row, slice(begin, end)
-            found[here] = functional.cross_entropy(logits[here].float(), of_logits[here], reduction="none")
+            for first in range(begin, end, tokens):
+                here = row, slice(first, min(first + tokens, end))
+                found[here] = functional.cross_entropy(logits[here].float(), of_logits[here], reduction="none")
         return _in_place(found, labels), _in_place(counts, labels)
     if logits.ndim == 2 and labels.ndim == 1:
         if not labels.is_floating_point():

@@ -1,4 +1,6 @@
 import doctest
+import math
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -20,20 +22,26 @@ from ortho_lora.surgery.gram import (
     scope_groups,
 )
 
+SCALED = pytest.mark.parametrize("plain", [ortho_lora.surgery.gram.PLAIN, (math.inf, 0.0)], ids=["cpu", "scaled"])
 
-@given(gradients())
-def test_gram_reads_norms_and_cosines_of_the_vectors(vectors):
-    matrix = gram(vectors)
+
+@SCALED
+@given(vectors=gradients())
+def test_gram_reads_norms_and_cosines_of_the_vectors(plain, vectors):
+    with patch("ortho_lora.surgery.gram.PLAIN", plain):
+        matrix = gram(vectors)
     expected = torch.nn.functional.cosine_similarity(vectors.unsqueeze(0), vectors.unsqueeze(1), dim=-1, eps=0)
     torch.testing.assert_close(norms(matrix), vectors.norm(dim=-1), rtol=1e-12, atol=0)
     torch.testing.assert_close(cosines(matrix), expected, rtol=0, atol=1e-12)
 
 
+@SCALED
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @given(data=st.data(), tasks=st.integers(1, 5), size=st.integers(1, 40), seed=st.integers(0, 10**6))
-def test_squares_neither_vanish_nor_overflow_in_the_dtype_of_the_gradients(dtype, data, tasks, size, seed):
+def test_squares_neither_vanish_nor_overflow_in_the_dtype_of_the_gradients(plain, dtype, data, tasks, size, seed):
     given_to = (random_gradients(tasks, size, seed) * data.draw(scales(tasks))).to(dtype)
-    found, expected = gram(given_to), given_to.double() @ given_to.double().mT
+    with patch("ortho_lora.surgery.gram.PLAIN", plain):
+        found, expected = gram(given_to), given_to.double() @ given_to.double().mT
     length = expected.diagonal().sqrt()
     assert found.dtype == torch.float64
     torch.testing.assert_close(norms(found), length, rtol=1e-5, atol=0)

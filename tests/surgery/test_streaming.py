@@ -26,12 +26,14 @@ def test_streaming_gives_what_projecting_at_the_end_gives(monkeypatch):
 
 def test_streaming_holds_few_gradients_at_a_time(monkeypatch):
     problem = Problem(tiny_bert(layers=4), SIZES)
-    surgeon = OrthoLoRA(problem.model, problem.tasks)
     most = []
+    surgeon = OrthoLoRA(problem.model, problem.tasks)
     plain = surgeon.streaming.complete
 
     def watch(step, index):
-        most[-1] = max(most[-1], sum(of.parts is not None for of in surgeon.collector._collected))
+        pending = (of for waiting in step.pending.values() for of in waiting.collected)
+        held = (*surgeon.collector._collected, *pending)
+        most[-1] = max(most[-1], sum(of.parts is not None for of in held))
         plain(step, index)
 
     surgeon.streaming.complete = watch

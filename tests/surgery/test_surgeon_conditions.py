@@ -1,6 +1,7 @@
 """`OrthoLoRA` under the conditions that training has: half precision, compiled models, missing tasks."""
 
 import copy
+import math
 import warnings
 
 import pytest
@@ -182,6 +183,7 @@ def test_a_step_waits_once_however_many_layers_there_are(monkeypatch, way):
         surgeon.reset()
         with monkeypatch.context() as patch, Synchronisations() as modes:
             patch.setattr(torch.Tensor, "cpu", copy_to_host)
+            patch.setattr("ortho_lora.surgery.gram.PLAIN", (math.inf, 0.0))  # as on an accelerator
             backward(problem, surgeon, way)
         # The order is drawn, and the results are put in place, on the host.
         counts[layers] = len(copies)
