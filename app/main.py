@@ -1,5 +1,6 @@
 """`streamlit run app/main.py`: the pages, and the run that they show."""
 
+import gc
 import sys
 from pathlib import Path
 
@@ -9,12 +10,19 @@ import streamlit as st
 if (root := str(Path(__file__).resolve().parents[1])) not in sys.path:
     sys.path.append(root)
 
-from app.launching import under_way
-from app.shared import address, links, places, state, style
-from app.views import conflicts, diagnosis, launch, layers, learn, metrics, projection, runs, start, study, transfer
+from app.shared import style
 
 st.set_page_config(page_title="Ortho-LoRA", page_icon=str(Path(__file__).with_name("icon.svg")), layout="wide")
+style.show()
+# The pages take a second to import, in which the browser gets ready to draw. Nothing of theirs is garbage.
+gc.disable()
+
+from app.launching import under_way
+from app.shared import address, links, places, state
+from app.views import conflicts, diagnosis, launch, layers, learn, metrics, projection, runs, start, study, transfer
+
 state.spare_imports()
+gc.enable()
 library = st.Page(runs.page, title="Runs", icon=":material/list:", url_path="runs")
 training = {
     "Train": [st.Page(launch.page, title="Launch", icon=":material/rocket_launch:", url_path="launch"), library],
@@ -43,5 +51,4 @@ address.arrive(chosen.url_path)
 with st.sidebar:
     if chosen.url_path != "launch":  # which shows it at length
         under_way.show()
-style.show()
 chosen.run()

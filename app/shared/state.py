@@ -76,7 +76,6 @@ def spare_imports() -> None:
 
     It is never garbage, and going through it takes a tenth of a second: most of what a live page costs.
     """
-    gc.collect()
     gc.freeze()
     atexit.register(gc.unfreeze)  # else DuckDB calls it a leak when the server ends
 

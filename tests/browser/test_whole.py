@@ -42,6 +42,13 @@ def test_every_page_opens_without_errors_without_torch_and_asks_nobody_else(page
     assert not [path for path in files if "/torch/" in path]
 
 
+def test_what_draws_figures_is_loaded_before_there_is_one(page, server):
+    page.goto(f"{server.address}/runs")
+    page.wait_for_function("performance.getEntriesByType('resource').some(file => file.name.includes('PlotlyChart'))")
+    settled(page)
+    expect(page.get_by_test_id("stPlotlyChart")).to_have_count(0)
+
+
 def test_a_copied_address_opens_the_same_view_elsewhere(page, server, tabs):
     page.goto(f"{server.address}/diagnosis?run=made")
     settled(page)
