@@ -14,6 +14,6 @@ _paper = st.components.v2.component("paper", js=(_HERE / "paper.js").read_text(e
 def show() -> None:
     """Once a run; takes no room."""
     st.html(_HERE / "page.css")
-    with st.sidebar:
+    with st.sidebar, st.container(key="unseen", gap=None):
         _ahead(key="ahead", data={"file": _PLOTLY}, height=0)
         _paper(key="paper", height=0)
