@@ -36,19 +36,21 @@ def gram(gradients: Tensor) -> Tensor:
     values = gradients if gradients.dtype in (torch.float32, torch.float64) else gradients.float()
     precise = torch.float32 if values.device.type == "mps" else torch.float64
     if values.device.type == "cpu":  # elsewhere one would wait to see whether it may
-        with _no_autocast(values.device):
-            product = values @ values.mT
+        product = _products(values)
         squares = product.detach().diagonal(dim1=-2, dim2=-1).numpy()
         zero = squares == 0
         if (zero | (squares > PLAIN[0]) & (squares < PLAIN[1])).all() and not values.detach().numpy()[zero].any():
             return product.to(precise)
     largest = values.abs().amax(-1, keepdim=True)  # [..., T, 1]; ten times as fast as the norm of order infinity
     largest = largest.clamp(min=torch.finfo(values.dtype).tiny)
-    rows = values / largest
-    with _no_autocast(rows.device):
-        product = rows @ rows.mT
+    product = _products(values / largest)
     largest = largest.to(precise)
     return product.to(precise) * (largest * largest.mT)
+
+
+def _products(rows: Tensor) -> Tensor:
+    with _no_autocast(rows.device):
+        return rows @ rows.mT
 
 
 def norms(gram: Tensor) -> Tensor:

@@ -36,9 +36,10 @@ class Streaming:
     def complete(self, step: Step, index: int) -> None:
         """Take a block of which all of the gradient has come."""
         applied = self.projector.applied[index]
-        step.pending[applied].add(index, self.collector.take(index))
-        if step.pending[applied].bytes >= PENDING_BYTES:
-            self._project(step, step.pending[applied])
+        pending = step.pending[applied]
+        pending.add(index, self.collector.take(index))
+        if pending.bytes >= PENDING_BYTES:
+            self._project(step, pending)
             step.pending[applied] = Pending()
 
     def finish(self, step: Step, *, first: bool) -> Measured:
@@ -53,12 +54,12 @@ class Streaming:
         """
         orders = step.orders()
         losses = step.known_losses(self.blocks[0].parameter.device)
-        if step.updates or any(pending.indices for pending in step.pending.values()):
-            known = {index for update in step.updates for index in update.indices}
-            known.update(*(pending.indices for pending in step.pending.values()))
+        taken = {index for update in step.updates for index in update.indices}
+        taken.update(*(pending.indices for pending in step.pending.values()))
+        if taken:
             for index in range(len(self.blocks)):
-                if index not in known:
-                    step.pending[self.projector.applied[index]].add(index, self.collector.take(index))
+                if index not in taken:
+                    self.complete(step, index)
             for pending in step.pending.values():
                 self._project(step, pending)
         else:

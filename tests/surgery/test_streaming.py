@@ -26,8 +26,8 @@ def test_streaming_gives_what_projecting_at_the_end_gives(monkeypatch):
 
 def test_streaming_holds_few_gradients_at_a_time(monkeypatch):
     problem = Problem(tiny_bert(layers=4), SIZES)
-    most = []
     surgeon = OrthoLoRA(problem.model, problem.tasks)
+    most = []
     plain = surgeon.streaming.complete
 
     def watch(step, index):
